@@ -1,0 +1,3 @@
+"""sd-webui-negtrans: rendered-to-real fashion translation with negative embeddings (SD1.5)."""
+
+__version__ = "0.1.0"

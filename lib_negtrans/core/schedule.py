@@ -1,0 +1,120 @@
+"""The timestep grid, its alphas, and the one DDIM step that runs inversion and sampling alike.
+
+Notation: abar = alphas_cumprod, a = sqrt(abar), s = sqrt(1 - abar). A *position* counts grid levels from the clean end:
+position 0 is the clean latent (abar_0 of the training schedule, diffusers' `set_alpha_to_one=False`), position k is
+timestep tau_{k-1} of the ascending grid, position n the noisiest level in use.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TRAIN_STEPS = 1000
+
+
+def sd1_alphas_cumprod() -> Tensor:
+    """SD1's "scaled linear" schedule, beta .00085 to .012: alphas_cumprod (1000,) float64."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+    return torch.cumprod(1.0 - betas, dim=0)
+
+
+def strength_steps(steps: int, strength: float) -> int:
+    """How many of `steps` grid points a strength in (0, 1] uses: min(int(steps * strength), steps), as diffusers' img2img.
+
+    Raises ValueError when that is none.
+    """
+    if not 0.0 < strength <= 1.0:
+        raise ValueError(f"strength must be above 0 and at most 1, not {strength:g}.")
+    used = min(int(steps * strength), steps)
+    if used < 1:
+        raise ValueError(
+            f"strength {strength:g} with {steps} steps leaves no step to take: "
+            f"use at least {math.ceil(1 / strength)} steps or a strength of at least {1 / steps:.3g}."
+        )
+    return used
+
+
+def timestep_grid(steps: int, strength: float = 1.0, offset: int = 1) -> tuple[int, ...]:
+    """The ascending timesteps that a strength uses: tau_i = offset + i * floor(1000 / steps), "leading" spacing.
+
+    steps in 1..999, strength in (0, 1]. 50 steps at strength .3 give (1, 21, .., 281). Raises ValueError.
+    """
+    if not 1 <= steps < TRAIN_STEPS:
+        raise ValueError(f"steps must lie between 1 and {TRAIN_STEPS - 1}, not {steps}.")
+    spacing = TRAIN_STEPS // steps
+    return tuple(offset + i * spacing for i in range(strength_steps(steps, strength)))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One grid with its alphas, used by both directions.
+
+    alphas_cumprod: (1000,) any float dtype; timesteps ascending; prediction_type "epsilon" or "v_prediction".
+    Coefficients are computed in float64 and applied in the latent's own dtype.
+    """
+
+    alphas_cumprod: Tensor
+    timesteps: tuple[int, ...]
+    prediction_type: str = "epsilon"
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type must be epsilon or v_prediction, not {self.prediction_type!r}.")
+        if not self.timesteps or any(b <= a for a, b in zip(self.timesteps, self.timesteps[1:], strict=False)):
+            raise ValueError("timesteps must be ascending and not empty.")
+        if self.timesteps[0] < 0 or self.timesteps[-1] >= len(self.alphas_cumprod):
+            raise ValueError(f"timesteps must lie in 0..{len(self.alphas_cumprod) - 1}.")
+
+    @classmethod
+    def from_strength(
+        cls, alphas_cumprod: Tensor, steps: int, strength: float, prediction_type: str = "epsilon"
+    ) -> Schedule:
+        """The grid of `steps` points cut to `strength` (see `timestep_grid`)."""
+        return cls(alphas_cumprod, timestep_grid(steps, strength), prediction_type)
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def timestep(self, position: int) -> int:
+        """The timestep of position 1..n. Position 0 is the clean end and has none: IndexError."""
+        if not 1 <= position <= len(self.timesteps):
+            raise IndexError(f"position {position} has no timestep (1..{len(self.timesteps)} have).")
+        return self.timesteps[position - 1]
+
+    def alpha_bar(self, position: int) -> float:
+        """abar at a position 0..n."""
+        return float(self.alphas_cumprod[0 if position == 0 else self.timestep(position)])
+
+    def scales(self, position: int) -> tuple[float, float]:
+        """(a, s) = (sqrt(abar), sqrt(1 - abar)) at a position."""
+        abar = self.alpha_bar(position)
+        return math.sqrt(abar), math.sqrt(1.0 - abar)
+
+    def epsilon(self, latent: Tensor, output: Tensor, position: int) -> Tensor:
+        """The noise prediction from a model output at a position: eps = a v + s z for v-models (arXiv 2202.00512)."""
+        if self.prediction_type == "epsilon":
+            return output
+        a, s = self.scales(position)
+        return a * output + s * latent
+
+    def clean(self, latent: Tensor, epsilon: Tensor, position: int) -> Tensor:
+        """The prediction of the clean latent: (z - s eps) / a."""
+        a, s = self.scales(position)
+        return (latent - s * epsilon) / a
+
+    def move(self, latent: Tensor, epsilon: Tensor, source: int, target: int) -> Tensor:
+        """phi(z, eps; source -> target) = a_p (z - s_t eps) / a_t + s_p eps: DDIM with eta 0 (arXiv 2010.02502, eq. 12).
+
+        Up the grid (target > source) it inverts, down the grid it samples.
+        """
+        a, s = self.scales(target)
+        return a * self.clean(latent, epsilon, source) + s * epsilon
+
+    def add_noise(self, latent: Tensor, noise: Tensor, position: int) -> Tensor:
+        """The forward process: a z0 + s noise."""
+        a, s = self.scales(position)
+        return a * latent + s * noise

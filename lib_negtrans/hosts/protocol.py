@@ -1,0 +1,65 @@
+"""What the two jobs, training and translation, need of a model. Nothing here knows a particular host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+
+class HostError(Exception):
+    """The host cannot do what was asked; the message is one sentence that says what to do instead."""
+
+
+@runtime_checkable
+class ModelHost(Protocol):
+    """A Stable Diffusion 1.x model, wherever it runs.
+
+    Shapes: image (B, 3, H, W) in [0, 1] with H and W multiples of 8; latent (B, 4, H/8, W/8), already times the VAE's
+    scaling factor (0.18215); context (B, 77*k, width). Latents and predictions are float32 whatever dtype the UNet runs in.
+    """
+
+    name: str  # "standalone" or "webui"
+    checkpoint_name: str  # file stem, for metadata and infotext
+    checkpoint_hash: str  # sha256 of the checkpoint's content, hex
+    device: torch.device  # where the UNet runs
+    dtype: torch.dtype  # what the UNet runs in
+    unet: nn.Module  # ldm or diffusers module: hooks are put on its `attn1.to_q` and `attn1.to_k`
+    alphas_cumprod: Tensor  # (1000,) float64 on the CPU
+    prediction_type: str  # "epsilon" or "v_prediction"
+    embedding_width: int  # width of one token embedding: 768 on SD1.5
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """The mean of the VAE's posterior, scaled: image (B,3,H,W) in [0,1] -> latent (B,4,H/8,W/8) float32."""
+        ...
+
+    def encode_image_distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the posterior, both scaled: two (B,4,H/8,W/8) float32."""
+        ...
+
+    def decode_latent(self, latent: Tensor) -> Tensor:
+        """latent (B,4,h,w) -> image (B,3,8h,8w) float32 in [0,1]."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Prompts with `(word:1.2)` weights and embedding names -> context (B, 77*k, width), k the longest prompt's chunks.
+
+        embeddings maps a trigger word to vectors (n, width); they are spliced in where the word stands, and gradient flows to
+        them when grad is enabled. Prompts of one call are padded to the same number of chunks.
+        """
+        ...
+
+    def token_vectors(self, text: str) -> Tensor:
+        """The token embeddings (m, width) of a text's tokens, without start and end: what an initialisation text gives."""
+        ...
+
+    def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:
+        """The UNet's raw output (eps or v) for latent (B,4,h,w), timestep int or (B,), context (B,T,width): float32."""
+        ...
+
+    def training(self, gradient_checkpointing: bool = False) -> AbstractContextManager[None]:
+        """Frozen weights, fit for a backward pass to the embeddings; every flag and module is put back on exit."""
+        ...

@@ -1,0 +1,1 @@
+"""Training jobs: one object per kind; events out, a stop request in."""
