@@ -1,0 +1,220 @@
+"""Writes the demonstration model as ONE half-precision file in the naming of Stable Diffusion 1, with its config and clip folder.
+
+`python tools/demo_model/export.py --unet OUT/unet.pt --vae OUT/vae.pt --out assets/demo`, then
+`python tools/demo_model/export.py --check assets/demo` reloads the file through diffusers' own converter and compares outputs.
+Without --unet or --vae that network is written as initialised (to try loading before anything is trained).
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+from model import UNET, VAE, alphas_cumprod, load_tokenizer, make_text_encoder, make_unet, make_vae
+from safetensors.torch import load_file, save_file
+
+NAME = "negtrans-demo"
+
+RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0"}
+RESNET |= {"conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+UNET_TABLE = [
+    (r"time_embedding\.linear_1", lambda m: "time_embed.0"),
+    (r"time_embedding\.linear_2", lambda m: "time_embed.2"),
+    (r"conv_in", lambda m: "input_blocks.0.0"),
+    (r"conv_norm_out", lambda m: "out.0"),
+    (r"conv_out", lambda m: "out.2"),
+    (r"mid_block\.attentions\.0", lambda m: "middle_block.1"),
+    (r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{int(m[1]) * 2}"),
+    (r"down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.0"),
+    (r"down_blocks\.(\d)\.attentions\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.1"),
+    (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
+    (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0"),
+    (r"up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1"),
+    (r"up_blocks\.0\.upsamplers\.0", lambda m: "output_blocks.2.1"),
+    (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.2"),
+]
+VAE_TABLE = [
+    (r"encoder\.down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"encoder.down.{m[1]}.block.{m[2]}"),
+    (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", lambda m: f"encoder.down.{m[1]}.downsample"),
+    (r"decoder\.up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"decoder.up.{3 - int(m[1])}.block.{m[2]}"),
+    (r"decoder\.up_blocks\.(\d)\.upsamplers\.0", lambda m: f"decoder.up.{3 - int(m[1])}.upsample"),
+    (r"(encoder|decoder)\.mid_block\.resnets\.(\d)", lambda m: f"{m[1]}.mid.block_{int(m[2]) + 1}"),
+    (r"(encoder|decoder)\.mid_block\.attentions\.0", lambda m: f"{m[1]}.mid.attn_1"),
+    (r"(encoder|decoder)\.conv_norm_out", lambda m: f"{m[1]}.norm_out"),
+]
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def _rename(key: str, table: list, inner: dict) -> str:
+    for pattern, new in table:
+        match = re.match(pattern + r"\.", key)
+        if match:
+            rest = key[match.end() :]
+            for old, name in inner.items():
+                if rest.startswith(old + "."):
+                    rest = name + rest[len(old) :]
+                    break
+            return f"{new(match)}.{rest}"
+    return key
+
+
+def unet_to_ldm(state: dict) -> dict:
+    """diffusers' UNet2DConditionModel -> model.diffusion_model.*"""
+    return {f"model.diffusion_model.{_rename(k, UNET_TABLE, RESNET if '.resnets.' in k else {})}": v for k, v in state.items()}
+
+
+def vae_to_ldm(state: dict) -> dict:
+    """diffusers' AutoencoderKL -> first_stage_model.*; the attention's projections become 1x1 convolutions."""
+    out = {}
+    for key, value in state.items():
+        attention = ".attentions." in key
+        name = _rename(key, VAE_TABLE, VAE_ATTENTION if attention else {"conv_shortcut": "nin_shortcut"})
+        if attention and value.ndim == 2:
+            value = value[:, :, None, None]
+        out[f"first_stage_model.{name}"] = value
+    return out
+
+
+def text_to_ldm(state: dict) -> dict:
+    out = {f"cond_stage_model.transformer.{k}": v for k, v in state.items()}
+    out["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    return out
+
+
+def schedule_buffers() -> dict:
+    """The buffers a checkpoint of LatentDiffusion has; single precision."""
+    bars = alphas_cumprod().double()
+    prev = torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
+    out = dict(betas=1 - bars / prev, alphas_cumprod=bars, alphas_cumprod_prev=prev, sqrt_alphas_cumprod=bars.sqrt())
+    out.update(sqrt_one_minus_alphas_cumprod=(1 - bars).sqrt(), log_one_minus_alphas_cumprod=(1 - bars).log())
+    out.update(sqrt_recip_alphas_cumprod=bars.rsqrt(), sqrt_recipm1_alphas_cumprod=(1 / bars - 1).sqrt())
+    return {k: v.float() for k, v in out.items()}
+
+
+def yaml_text(clip_folder: str) -> str:
+    """The config that goes beside the checkpoint, in the form of SD1's v1-inference.yaml."""
+    widths = UNET["block_out_channels"]
+    mult = [w // widths[0] for w in widths]
+    vae_mult = [w // VAE["block_out_channels"][0] for w in VAE["block_out_channels"]]
+    return f"""# The negtrans demonstration model: Stable Diffusion 1 with smaller widths.
+model:
+  base_learning_rate: 1.0e-04
+  target: ldm.models.diffusion.ddpm.LatentDiffusion
+  params:
+    linear_start: 0.00085
+    linear_end: 0.0120
+    num_timesteps_cond: 1
+    log_every_t: 200
+    timesteps: 1000
+    first_stage_key: "jpg"
+    cond_stage_key: "txt"
+    image_size: {UNET["sample_size"]}
+    channels: 4
+    cond_stage_trainable: false
+    conditioning_key: crossattn
+    monitor: val/loss_simple_ema
+    scale_factor: {VAE["scaling_factor"]}
+    use_ema: False
+
+    unet_config:
+      target: ldm.modules.diffusionmodules.openaimodel.UNetModel
+      params:
+        image_size: {UNET["sample_size"]}
+        in_channels: 4
+        out_channels: 4
+        model_channels: {widths[0]}
+        attention_resolutions: [ 4, 2, 1 ]
+        num_res_blocks: {UNET["layers_per_block"]}
+        channel_mult: {mult}
+        num_heads: {UNET["attention_head_dim"]}
+        use_spatial_transformer: True
+        transformer_depth: 1
+        context_dim: {UNET["cross_attention_dim"]}
+        use_checkpoint: False
+        legacy: False
+
+    first_stage_config:
+      target: ldm.models.autoencoder.AutoencoderKL
+      params:
+        embed_dim: 4
+        monitor: val/rec_loss
+        ddconfig:
+          double_z: true
+          z_channels: 4
+          resolution: {VAE["sample_size"]}
+          in_channels: 3
+          out_ch: 3
+          ch: {VAE["block_out_channels"][0]}
+          ch_mult: {vae_mult}
+          num_res_blocks: {VAE["layers_per_block"]}
+          attn_resolutions: []
+          dropout: 0.0
+        lossconfig:
+          target: torch.nn.Identity
+
+    cond_stage_config:
+      target: ldm.modules.encoders.modules.FrozenCLIPEmbedder
+      params:
+        version: {clip_folder}
+"""
+
+
+def check(folder: Path) -> None:
+    """Reloads the file through diffusers' converter; its networks must give what ours give on the same weights."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
+    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / f"{NAME}.safetensors").items()}
+    print(f"{len(state)} tensors, {(folder / f'{NAME}.safetensors').stat().st_size / 1e6:.2f} MB")
+    unet, text, vae = make_unet().eval(), make_text_encoder().eval(), make_vae().eval()
+    config = dict(unet.config)
+    unet_state = convert_ldm_unet_checkpoint(dict(state), config)
+    print("unet", unet.load_state_dict(unet_state, strict=True))
+    print("vae ", vae.load_state_dict(convert_ldm_vae_checkpoint(dict(state), dict(vae.config)), strict=True))
+    prefix = "cond_stage_model.transformer."
+    text.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, strict=False)
+    for ours, theirs in ((unet_to_ldm, unet), (vae_to_ldm, vae)):
+        again = ours(theirs.state_dict())
+        assert all(torch.equal(again[k].flatten(), state[k].flatten()) for k in again), "our mapping differs from diffusers'"
+    ids = load_tokenizer(folder / "clip")(["a 3d render of clothes"], padding="max_length", return_tensors="pt").input_ids
+    gen = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        context = text(ids)[0]
+        noise = unet(torch.randn(1, 4, 16, 16, generator=gen), 200, context).sample
+        image = vae.decode(torch.randn(1, 4, 8, 8, generator=gen)).sample
+    print(f"context std {context.std():.3f}, noise std {noise.std():.3f}, picture std {image.std():.3f}, all finite:", end=" ")
+    print(bool(context.isfinite().all() and noise.isfinite().all() and image.isfinite().all()))
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ap.add_argument("--unet", type=Path, help="unet.pt of train_unet.py: its averaged weights are taken")
+    ap.add_argument("--vae", type=Path, help="vae.pt of train_vae.py, likewise")
+    ap.add_argument("--out", type=Path, default=Path("assets/demo"))
+    ap.add_argument("--clip-path", default="clip", help="what the yaml names as the text encoder's folder")
+    ap.add_argument("--check", type=Path, help="only check this folder")
+    args = ap.parse_args()
+    if args.check:
+        check(args.check)
+        return
+    torch.manual_seed(0)
+    unet, text, vae = make_unet(), make_text_encoder(), make_vae()
+    if args.unet:
+        averages = torch.load(args.unet, weights_only=True)["average"]
+        unet.load_state_dict(averages["unet"])
+        text.load_state_dict(averages["text"])
+    if args.vae:
+        vae.load_state_dict(torch.load(args.vae, weights_only=True)["average"]["vae"])
+    state = unet_to_ldm(unet.state_dict()) | vae_to_ldm(vae.state_dict()) | text_to_ldm(text.state_dict())
+    state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()} | schedule_buffers()
+    args.out.mkdir(parents=True, exist_ok=True)
+    load_tokenizer(args.out / "clip")
+    target = args.out / f"{NAME}.safetensors"
+    save_file({k: v.contiguous() for k, v in state.items()}, target.with_suffix(".tmp"), metadata={"format": "pt"})
+    target.with_suffix(".tmp").chmod(0o644)
+    target.with_suffix(".tmp").replace(target)
+    (args.out / f"{NAME}.yaml").write_text(yaml_text(args.clip_path))
+    check(args.out)
+
+
+if __name__ == "__main__":
+    main()
