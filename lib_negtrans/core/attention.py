@@ -1,0 +1,212 @@
+"""Texture-preserving attention control (TAC): which layers, and the hooks that capture and inject Q and K.
+
+In the shallow self-attention layers the generated branch uses the source branch's queries and keys and its own values:
+softmax(Q_src K_src^T / sqrt(d)) V_gen (FashionR2R, arXiv 2410.14429). Forward hooks on `attn1.to_q` and `attn1.to_k` do
+that for ldm, Forge and diffusers modules alike and leave the attention implementation to the host.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+# Q and K of one UNet call by layer name: each (S, tokens, channels), S = number of distinct sources.
+Features = dict[str, tuple[Tensor, Tensor]]
+
+
+class AttentionShapeError(RuntimeError):
+    """The controlled layer saw other shapes than the captured ones: token merging, tiling or another batch is in the way."""
+
+
+class _CaptureComplete(Exception):
+    """Ends a source forward once the last layer that is needed has been captured."""
+
+
+@dataclass(frozen=True)
+class SelfAttentionLayer:
+    """One self-attention of the UNet. level: how often its input was halved (0 = full latent resolution)."""
+
+    name: str  # IN01, M00, OUT11, in the webui's block numbering
+    level: int
+    module: nn.Module = field(repr=False, compare=False)
+
+    def tokens(self, latent_height: int, latent_width: int) -> int:
+        """Token count for a latent of this size: ceil-halved per level, as the stride-2 convolutions do."""
+        scale = 2**self.level
+        return math.ceil(latent_height / scale) * math.ceil(latent_width / scale)
+
+
+def _is_downsample(module: nn.Module) -> bool:
+    return type(module).__name__ in ("Downsample", "Downsample2D")
+
+
+def _ldm_levels(blocks: Iterable[nn.Module]) -> list[int]:
+    levels, level = [], 0
+    for block in blocks:
+        level += any(_is_downsample(m) for m in block.modules())
+        levels.append(level)
+    return levels
+
+
+def _locate(path: str, unet: nn.Module) -> tuple[str, int]:
+    """Block name and level of a module path, in ldm (`input_blocks`) or diffusers (`down_blocks`) naming."""
+    if hasattr(unet, "input_blocks"):
+        levels = _ldm_levels(unet.input_blocks)
+        if path.startswith("middle_block."):
+            return "M00", levels[-1]
+        kind, index = re.match(r"(input_blocks|output_blocks)\.(\d+)\.", path).groups()
+        # the output blocks mirror the input blocks: block k works at the level of input block -1-k
+        return (
+            (f"IN{int(index):02}", levels[int(index)])
+            if kind == "input_blocks"
+            else (f"OUT{int(index):02}", levels[-1 - int(index)])
+        )
+    if path.startswith("mid_block."):
+        return "M00", len(unet.down_blocks) - 1
+    kind, block, index = re.match(r"(down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)\.", path).groups()
+    block, index = int(block), int(index)
+    if kind == "down_blocks":  # ldm counts conv_in as block 0 and each downsampler as a block of its own
+        return f"IN{1 + block * (len(unet.down_blocks[0].resnets) + 1) + index:02}", block
+    return f"OUT{block * len(unet.up_blocks[0].resnets) + index:02}", len(unet.up_blocks) - 1 - block
+
+
+def self_attention_layers(unet: nn.Module) -> list[SelfAttentionLayer]:
+    """Every self-attention of an ldm or diffusers SD1 UNet, in the order of the forward pass (16 on SD1.5)."""
+    layers = []
+    for path, module in unet.named_modules():
+        if not path.endswith(".attn1"):
+            continue
+        name, level = _locate(path, unet)
+        depth = int(re.search(r"transformer_blocks\.(\d+)", path).group(1))
+        layers.append(SelfAttentionLayer(name if depth == 0 else f"{name}.{depth}", level, module))
+    order = {"I": 0, "M": 1, "O": 2}
+    return sorted(layers, key=lambda layer: (order[layer.name[0]], layer.name))
+
+
+def shallow_layers(unet: nn.Module, latent_size: tuple[int, int], flag: int) -> list[SelfAttentionLayer]:
+    """The layers with at least H*W/flag tokens, H and W in pixels: flag 64 gives 5 of 16, 256 10, 1024 15, 4096 all.
+
+    The published code's `attn_replace_layers`. latent_size is (height, width) of the latent.
+    """
+    height, width = latent_size
+    return [
+        layer
+        for layer in self_attention_layers(unet)
+        if layer.tokens(height, width) >= (8 * height) * (8 * width) / flag
+    ]
+
+
+class AttentionControl:
+    """Owns the hooks on the chosen layers while its context is open; afterwards no hook is left, whatever happened.
+
+    Between calls it does nothing. `with control.capture() as features:` records Q and K of the UNet call inside;
+    `with control.inject(features, rows):` replaces those of the rows named.
+    """
+
+    def __init__(self, layers: Sequence[SelfAttentionLayer]) -> None:
+        self.layers = list(layers)
+        self._handles: list = []
+        self._capturing: dict[str, list[Tensor | None]] | None = None
+        self._stop_early = False
+        self._captured_rows: slice | None = None
+        self._injecting: tuple[Features, Sequence[int]] | None = None
+
+    def __enter__(self) -> AttentionControl:
+        if self._handles:
+            raise RuntimeError("this attention control is already active.")
+        try:
+            for layer in self.layers:
+                for which, projection in enumerate((layer.module.to_q, layer.module.to_k)):
+                    self._handles.append(projection.register_forward_hook(self._hook(layer.name, which)))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._capturing = self._injecting = None
+
+    def _hook(self, name: str, which: int):
+        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor | None:
+            if self._capturing is not None:
+                self._record(name, which, output)
+                return None
+            if self._injecting is not None:
+                return self._replaced(name, which, output)
+            return None
+
+        return hook
+
+    def _record(self, name: str, which: int, output: Tensor) -> None:
+        rows = output if self._captured_rows is None else output[self._captured_rows]
+        pair = self._capturing.setdefault(name, [None, None])
+        pair[which] = rows.detach().clone()  # some attention implementations scale q or k in place
+        if self._stop_early and len(self._capturing) == len(self.layers) and None not in pair:
+            raise _CaptureComplete
+
+    def _replaced(self, name: str, which: int, output: Tensor) -> Tensor:
+        features, rows = self._injecting
+        if len(rows) != output.shape[0]:
+            raise AttentionShapeError(
+                f"layer {name} was called with {output.shape[0]} rows, {len(rows)} were announced."
+            )
+        source = features[name][which]
+        if source.shape[1:] != output.shape[1:]:
+            raise AttentionShapeError(
+                f"layer {name} has {tuple(output.shape[1:])} here but {tuple(source.shape[1:])} in the source: "
+                "turn off whatever changes the token count (token merging, Hypertile)."
+            )
+        targets = [i for i, row in enumerate(rows) if row >= 0]
+        if not targets:
+            return output
+        picked = source.to(output)[[rows[i] for i in targets]]
+        if len(targets) == len(rows):
+            return picked
+        result = output.clone()
+        result[targets] = picked
+        return result
+
+    @contextmanager
+    def capture(self, rows: slice | None = None, stop_early: bool = False) -> Generator[Features, None, None]:
+        """Record Q and K of the one UNet call inside, for the batch rows of a slice (all by default).
+
+        With stop_early the call is cut off after the last chosen layer (its result is lost, the `with` block ends quietly).
+        The mapping is filled when the block ends. Raises RuntimeError when the hooks are not active.
+        """
+        if not self._handles and self.layers:
+            raise RuntimeError("attention control is used outside its context.")
+        features: Features = {}
+        self._capturing, self._stop_early, self._captured_rows = {}, stop_early, rows
+        try:
+            yield features
+        except _CaptureComplete:
+            pass  # what was wanted has been captured
+        finally:
+            captured, self._capturing, self._stop_early, self._captured_rows = self._capturing or {}, None, False, None
+            features.update({name: (q, k) for name, (q, k) in captured.items()})
+
+    @contextmanager
+    def inject(self, features: Features, rows: Sequence[int]) -> Generator[None, None, None]:
+        """Replace Q and K in the UNet call inside: rows[i] is the source index for batch row i, or -1 to leave it alone.
+
+        Raises AttentionShapeError (from the call) when the batch or the token count is another.
+        """
+        if not self._handles and self.layers:
+            raise RuntimeError("attention control is used outside its context.")
+        missing = [layer.name for layer in self.layers if layer.name not in features]
+        if missing:
+            raise ValueError(f"the captured features lack the layers {', '.join(missing)}.")
+        self._injecting = (features, list(rows))
+        try:
+            yield
+        finally:
+            self._injecting = None

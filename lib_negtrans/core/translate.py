@@ -1,0 +1,87 @@
+"""Stage 2, realistic image generation: sampling down the grid with the source's attention held, as a generator of steps.
+
+The caller makes the guided prediction (its own batch of rows, or the webui's CFG denoiser) and shows, stops and saves;
+this module owns the order of things: which features are injected when, and the DDIM step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .attention import AttentionControl, Features
+from .inversion import Predict, Trajectory
+from .schedule import Schedule
+
+# (latent, timestep, features to inject into the conditional rows or None) -> guided model output
+PredictGuided = Callable[[Tensor, int, "Features | None"], Tensor]
+FeatureSource = Literal["captured", "recomputed"]
+
+
+@dataclass(frozen=True)
+class TranslationStep:
+    """One finished step: `index` of `total`, the timestep it left, the latent reached and the clean latent foreseen."""
+
+    index: int
+    total: int
+    timestep: int
+    latent: Tensor
+    clean: Tensor
+
+
+def controlled_steps(total: int, ratio: float) -> int:
+    """How many of the first sampled steps TAC controls: int(total * ratio), ratio in [0, 1]. Raises ValueError."""
+    if not 0.0 <= ratio <= 1.0:
+        raise ValueError(f"the TAC step ratio must lie between 0 and 1, not {ratio:g}.")
+    return int(total * ratio)
+
+
+def translation_steps(
+    start: Tensor,
+    schedule: Schedule,
+    predict_guided: PredictGuided,
+    *,
+    trajectory: Trajectory | None = None,
+    tac_steps: int = 0,
+    features_from: FeatureSource = "captured",
+    control: AttentionControl | None = None,
+    predict_source: Predict | None = None,
+    source_is_cond: bool = False,
+) -> Generator[TranslationStep, None, Tensor]:
+    """Sample from `start` (B, 4, h, w) at the noisiest position down to the clean end; the return value is that latent.
+
+    tac_steps: how many first steps get source features. "captured" takes them from the trajectory; "recomputed" runs
+    predict_source on the stored latent (needs control), and ends that forward after the last controlled layer.
+    source_is_cond: source prompt and prompt are the same, so that the first step from the trajectory's own end needs
+    no injection: both branches are one.
+    Raises ValueError when features are asked for and cannot be had.
+    """
+    total = len(schedule)
+    if tac_steps and trajectory is None:
+        raise ValueError("attention control needs the source trajectory: invert first, or set the TAC ratio to 0.")
+    if tac_steps and features_from == "recomputed" and (control is None or predict_source is None):
+        raise ValueError("recomputed features need an attention control and a source prediction.")
+
+    latent = start
+    for index, position in enumerate(range(total, 0, -1)):
+        timestep = schedule.timestep(position)
+        features = None
+        if index < tac_steps:
+            same_branch = source_is_cond and index == 0 and torch.equal(latent, trajectory.latents[position])
+            if features_from == "captured":
+                if position not in trajectory.features:
+                    raise ValueError(f"the trajectory holds no captured features for timestep {timestep}.")
+                features = trajectory.features[position]
+            elif not same_branch:
+                with control.capture(stop_early=True) as features:
+                    predict_source(trajectory.latents[position], timestep)
+        output = predict_guided(latent, timestep, features)
+        epsilon = schedule.epsilon(latent, output, position)
+        clean = schedule.clean(latent, epsilon, position)
+        latent = schedule.move(latent, epsilon, position, position - 1)
+        yield TranslationStep(index, total, timestep, latent, clean)
+    return latent
