@@ -100,7 +100,7 @@ class TranslationParams(_Params):
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC ratio",
     )  # fmt: skip
     fixed_point: int = option(
-        1, "Fixed-point iterations", "Extra UNet calls per inversion step that make the inversion exact; 1 or 2 suffice.",
+        1, "Fixed-point iterations", "Extra UNet calls per inversion step that make it exact; 1 or 2 suffice.",
         minimum=0, maximum=10, step=1, infotext="NegTrans fixed point",
     )  # fmt: skip
     start: str = option(
@@ -188,7 +188,7 @@ class TrainingParams(_Params):
     preview_every: int = option(
         0,
         "Preview every",
-        "Steps between preview translations; 0 makes only the final one.",
+        "Steps between preview translations; 0: only the final one.",
         minimum=0,
         maximum=1_000_000,
     )

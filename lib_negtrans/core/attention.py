@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 # Q and K of one UNet call by layer name: each (S, tokens, channels), S = number of distinct sources.
@@ -21,7 +20,7 @@ Features = dict[str, tuple[Tensor, Tensor]]
 
 
 class AttentionShapeError(RuntimeError):
-    """The controlled layer saw other shapes than the captured ones: token merging, tiling or another batch is in the way."""
+    """A controlled layer saw other shapes than the captured ones: token merging, tiling, another batch."""
 
 
 class _CaptureComplete(Exception):
@@ -179,7 +178,7 @@ class AttentionControl:
     def capture(self, rows: slice | None = None, stop_early: bool = False) -> Generator[Features, None, None]:
         """Record Q and K of the one UNet call inside, for the batch rows of a slice (all by default).
 
-        With stop_early the call is cut off after the last chosen layer (its result is lost, the `with` block ends quietly).
+        With stop_early the call is cut off after the last chosen layer: its result is lost, the `with` block ends quietly.
         The mapping is filled when the block ends. Raises RuntimeError when the hooks are not active.
         """
         if not self._handles and self.layers:
@@ -196,7 +195,7 @@ class AttentionControl:
 
     @contextmanager
     def inject(self, features: Features, rows: Sequence[int]) -> Generator[None, None, None]:
-        """Replace Q and K in the UNet call inside: rows[i] is the source index for batch row i, or -1 to leave it alone.
+        """Replace Q and K in the UNet call inside: rows[i] is batch row i's source index, or -1 to leave it alone.
 
         Raises AttentionShapeError (from the call) when the batch or the token count is another.
         """

@@ -53,12 +53,12 @@ def inversion_steps(
     capture: AttentionControl | None = None,
     capture_steps: int | None = None,
 ) -> Generator[InversionStep, None, Trajectory]:
-    """Invert a clean latent (B, 4, h, w) to the grid's noisiest position; the generator's return value is the Trajectory.
+    """Invert a clean latent (B, 4, h, w) to the grid's noisiest position; the generator returns the Trajectory.
 
     predict is called 1 + fixed_point times a step. capture: an active attention control that records Q and K at each
-    step's last evaluation, for the `capture_steps` noisiest positions (all by default). order "published" runs the
-    timesteps descending, one evaluation each, as the released FashionR2R code does (only its preset wants that): the end
-    latent is nearly the same, the source latents in between are too clean.
+    step's last evaluation, for the `capture_steps` noisiest positions (all by default). order "published" runs
+    the timesteps descending, one evaluation each, as the released FashionR2R code does (only its preset wants that):
+    the end latent is nearly the same, the source latents in between are too clean.
     Raises ValueError for a negative fixed_point, or a published order with iterations or capture.
     """
     if fixed_point < 0:

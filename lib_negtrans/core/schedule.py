@@ -23,7 +23,7 @@ def sd1_alphas_cumprod() -> Tensor:
 
 
 def strength_steps(steps: int, strength: float) -> int:
-    """How many of `steps` grid points a strength in (0, 1] uses: min(int(steps * strength), steps), as diffusers' img2img.
+    """How many of `steps` grid points a strength in (0, 1] uses: min(int(steps * strength), steps), as diffusers.
 
     Raises ValueError when that is none.
     """
@@ -107,7 +107,7 @@ class Schedule:
         return (latent - s * epsilon) / a
 
     def move(self, latent: Tensor, epsilon: Tensor, source: int, target: int) -> Tensor:
-        """phi(z, eps; source -> target) = a_p (z - s_t eps) / a_t + s_p eps: DDIM with eta 0 (arXiv 2010.02502, eq. 12).
+        """phi(z, eps; source -> target) = a_p (z - s_t eps)/a_t + s_p eps: DDIM, eta 0 (arXiv 2010.02502, eq. 12).
 
         Up the grid (target > source) it inverts, down the grid it samples.
         """

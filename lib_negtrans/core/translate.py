@@ -1,4 +1,4 @@
-"""Stage 2, realistic image generation: sampling down the grid with the source's attention held, as a generator of steps.
+"""Stage 2, realistic image generation: sampling down the grid with the source's attention held, step by step.
 
 The caller makes the guided prediction (its own batch of rows, or the webui's CFG denoiser) and shows, stops and saves;
 this module owns the order of things: which features are injected when, and the DDIM step.

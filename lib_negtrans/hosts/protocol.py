@@ -19,7 +19,7 @@ class ModelHost(Protocol):
     """A Stable Diffusion 1.x model, wherever it runs.
 
     Shapes: image (B, 3, H, W) in [0, 1] with H and W multiples of 8; latent (B, 4, H/8, W/8), already times the VAE's
-    scaling factor (0.18215); context (B, 77*k, width). Latents and predictions are float32 whatever dtype the UNet runs in.
+    scaling factor (0.18215); context (B, 77*k, width). Latents and predictions are float32 whatever the UNet runs in.
     """
 
     name: str  # "standalone" or "webui"
@@ -45,15 +45,15 @@ class ModelHost(Protocol):
         ...
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Prompts with `(word:1.2)` weights and embedding names -> context (B, 77*k, width), k the longest prompt's chunks.
+        """Prompts with `(word:1.2)` weights and embedding names -> context (B, 77*k, width), k chunks in the longest.
 
-        embeddings maps a trigger word to vectors (n, width); they are spliced in where the word stands, and gradient flows to
-        them when grad is enabled. Prompts of one call are padded to the same number of chunks.
+        embeddings maps a trigger word to vectors (n, width); they are spliced in where the word stands, and gradient
+        flows to them when grad is enabled. Prompts of one call are padded to the same number of chunks.
         """
         ...
 
     def token_vectors(self, text: str) -> Tensor:
-        """The token embeddings (m, width) of a text's tokens, without start and end: what an initialisation text gives."""
+        """The token embeddings (m, width) of a text, without start and end: what an initialisation text gives."""
         ...
 
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:
