@@ -1,0 +1,53 @@
+"""What was used, as PNG text in the webui's form, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from . import __version__
+from .params import TranslationParams
+
+_PAIR = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
+VERSION_KEY = "NegTrans version"
+
+
+def _quote(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]', text) or text != text.strip() else text
+
+
+def translation_fields(params: TranslationParams) -> dict[str, object]:
+    """Infotext key -> value for every option that has a key; empty texts are left out."""
+    fields = {opt.infotext: getattr(params, name) for name, opt in params.options().items() if opt.infotext}
+    return {VERSION_KEY: __version__} | {key: value for key, value in fields.items() if value != ""}
+
+
+def format_infotext(params: TranslationParams, size: tuple[int, int], extra: dict[str, object] | None = None) -> str:
+    """The `parameters` text of a PNG: prompt, negative prompt and one line of pairs; size is (width, height)."""
+    fields = {
+        "Steps": params.steps, "Sampler": "DDIM", "CFG scale": params.cfg_scale, "Seed": params.seed,
+        "Size": f"{size[0]}x{size[1]}", "Denoising strength": params.strength, "Script": "Realistic Translation",
+        **translation_fields(params), **(extra or {}),
+    }  # fmt: skip
+    lines = [params.prompt, f"Negative prompt: {params.negative_prompt}" if params.negative_prompt else None]
+    pairs = ", ".join(f"{key}: {_quote(value)}" for key, value in fields.items())
+    return "\n".join([line for line in lines if line is not None] + [pairs])
+
+
+def parse_pairs(line: str) -> dict[str, str]:
+    """The pairs of an infotext's last line, unquoted."""
+    return {
+        key: json.loads(value) if value.startswith('"') and value.endswith('"') else value.strip()
+        for key, value in _PAIR.findall(line)
+    }
+
+
+def translation_params_from_fields(fields: dict[str, str]) -> dict[str, object]:
+    """Field name -> typed value for every infotext key of ours that is present. Raises ValueError for a bad number."""
+    result: dict[str, object] = {}
+    for name, opt in TranslationParams.options().items():
+        if opt.infotext in fields:
+            default = getattr(TranslationParams(), name)
+            result[name] = type(default)(fields[opt.infotext])
+    return result

@@ -1,0 +1,197 @@
+"""One translation on any host: image -> latent -> inversion -> translation -> image, as a generator of progress.
+
+The standalone hosts' guided prediction is made here, in one batch of negative and conditional rows; the webui uses its
+own CFG denoiser with the same core (hosts/webui.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .core import guidance
+from .core.attention import AttentionControl, Features, shallow_layers
+from .core.inversion import Trajectory, finish, inversion_steps
+from .core.schedule import Schedule
+from .core.translate import controlled_steps, translation_steps
+from .hosts.protocol import HostError, ModelHost
+from .params import TranslationParams
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Step `index` of `total` over the whole job; phase "inversion" or "translation"; clean: latent foreseen, if any."""
+
+    phase: str
+    index: int
+    total: int
+    timestep: int
+    clean: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Forwards:
+    """UNet sample-forwards (rows evaluated). source counts forwards cut off after the last controlled layer as whole."""
+
+    inversion: int = 0
+    guided: int = 0
+    source: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.inversion + self.guided + self.source
+
+    def __str__(self) -> str:
+        parts = f"{self.inversion} inversion + {self.guided} guided + {self.source} source"
+        return f"{self.total} UNet sample-forwards ({parts})"
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A finished translation: image (B,3,H,W) in [0,1], latents (B,4,h,w), what it cost."""
+
+    image: Tensor
+    latent: Tensor
+    source_latent: Tensor
+    trajectory: Trajectory | None
+    forwards: Forwards
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Contexts (1, 77*k, width) of the three prompts; unconditional only where the inversion needs guidance."""
+
+    cond: Tensor
+    negative: Tensor
+    source: Tensor
+    unconditional: Tensor | None
+
+
+def encode_conditioning(host: ModelHost, params: TranslationParams, embeddings: Mapping[str, Tensor]) -> Conditioning:
+    """Encode the prompts of a translation; cond and negative come out with the same number of chunks."""
+    cond, negative = host.encode_prompts([params.prompt, params.negative_prompt], embeddings).split(1)
+    source = host.encode_prompts([params.source_prompt], embeddings)
+    # the released code guides its inversion too; with an empty source prompt that cancels
+    guided = params.order == "published" and params.source_prompt != ""
+    unconditional = host.encode_prompts([""]) if guided else None
+    return Conditioning(cond, negative, source, unconditional)
+
+
+@torch.no_grad()
+def translate_latent(
+    host: ModelHost,
+    latent: Tensor,
+    params: TranslationParams,
+    embeddings: Mapping[str, Tensor] | None = None,
+) -> Generator[Progress, None, tuple[Tensor, Trajectory | None, Forwards]]:
+    """Invert and translate clean latents (B, 4, h, w), float32; returns the final latent, the trajectory and the cost.
+
+    embeddings: trigger word -> vectors (n, width) for the prompts. Raises ParamError for bad parameters (before the first
+    step), HostError when the model gives NaN.
+    """
+    params.validate()
+    batch = latent.shape[0]
+    schedule = Schedule.from_strength(host.alphas_cumprod, params.steps, params.strength, host.prediction_type)
+    tac_steps = controlled_steps(len(schedule), params.tac_ratio)
+    if params.order == "published":  # the released code multiplies in another order (METHOD: R4)
+        tac_steps = int(params.steps * params.strength * params.tac_ratio)
+    control = AttentionControl(shallow_layers(host.unet, tuple(latent.shape[-2:]), params.tac_layers))
+    conditioning = encode_conditioning(host, params, embeddings or {})
+    counts = {"inversion": 0, "guided": 0, "source": 0}
+
+    def evaluate(kind: str, z: Tensor, timestep: int, *contexts: Tensor) -> list[Tensor]:
+        counts[kind] += batch * len(contexts)
+        context = torch.cat([c.expand(batch, -1, -1) for c in contexts])
+        output = host.predict_noise(torch.cat([z] * len(contexts)), timestep, context)
+        if not torch.isfinite(output).all():
+            raise HostError(
+                f"the model gave NaN at timestep {timestep}: use --dtype float32 (the webui: --no-half or upcast sampling)."
+            )
+        return list(output.chunk(len(contexts)))
+
+    def predict_inversion(z: Tensor, timestep: int) -> Tensor:
+        if conditioning.unconditional is None:
+            return evaluate("inversion", z, timestep, conditioning.source)[0]
+        uncond, cond = evaluate("inversion", z, timestep, conditioning.unconditional, conditioning.source)
+        return guidance.cfg(uncond, cond, params.cfg_scale)
+
+    def predict_source(z: Tensor, timestep: int) -> Tensor:
+        return evaluate("source", z, timestep, conditioning.source)[0]
+
+    # rows whose result cannot matter are not computed; under TAC the two branches differ even for equal prompts
+    same_prompts = torch.equal(conditioning.cond, conditioning.negative)
+
+    def predict_guided(z: Tensor, timestep: int, features: Features | None) -> Tensor:
+        if params.cfg_scale == 1 or (same_prompts and features is None):
+            contexts, rows = (conditioning.cond,), list(range(batch))
+        else:
+            contexts, rows = (conditioning.negative, conditioning.cond), [-1] * batch + list(range(batch))
+        if features is None:
+            predictions = evaluate("guided", z, timestep, *contexts)
+        else:
+            with control.inject(features, rows):
+                predictions = evaluate("guided", z, timestep, *contexts)
+        return predictions[0] if len(predictions) == 1 else guidance.cfg(*predictions, params.cfg_scale)
+
+    inverts = params.start == "inversion" or tac_steps > 0
+    captures = params.features_from == "captured" and tac_steps > 0
+    total = len(schedule) * (2 if inverts else 1)
+    with control:
+        trajectory = None
+        if inverts:
+            steps = inversion_steps(
+                latent, schedule, predict_inversion,
+                fixed_point=params.fixed_point, order=params.order,
+                capture=control if captures else None, capture_steps=tac_steps,
+            )  # fmt: skip
+            trajectory = yield from _relay(steps, "inversion", 0, total)
+        if params.start == "inversion":
+            start = trajectory.latents[-1]
+        else:
+            generator = torch.Generator().manual_seed(params.seed)
+            noise = torch.randn(latent.shape, generator=generator).to(latent)
+            start = schedule.add_noise(latent, noise, len(schedule))
+        steps = translation_steps(
+            start, schedule, predict_guided,
+            trajectory=trajectory, tac_steps=tac_steps, features_from=params.features_from,
+            control=control, predict_source=predict_source,
+            source_is_cond=params.source_prompt == params.prompt,
+        )  # fmt: skip
+        result = yield from _relay(steps, "translation", total - len(schedule), total)
+    return result, trajectory, Forwards(**counts)
+
+
+def _relay(steps: Generator, phase: str, offset: int, total: int) -> Generator[Progress, None, object]:
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as stop:
+            return stop.value
+        yield Progress(phase, offset + step.index, total, step.timestep, getattr(step, "clean", None))
+
+
+@torch.no_grad()
+def translate_image(
+    host: ModelHost,
+    image: Tensor,
+    params: TranslationParams,
+    embeddings: Mapping[str, Tensor] | None = None,
+) -> Generator[Progress, None, Translation]:
+    """Translate images (B, 3, H, W) in [0, 1], H and W multiples of 8; the generator returns a `Translation`."""
+    began = time.perf_counter()
+    source = host.encode_image(image)
+    latent, trajectory, forwards = yield from translate_latent(host, source, params, embeddings)
+    decoded = host.decode_latent(latent)
+    return Translation(decoded, latent, source, trajectory, forwards, time.perf_counter() - began)
+
+
+def translate(
+    host: ModelHost, image: Tensor, params: TranslationParams, embeddings: Mapping[str, Tensor] | None = None
+) -> Translation:
+    """`translate_image` run to its end."""
+    return finish(translate_image(host, image, params, embeddings))
