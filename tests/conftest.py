@@ -1,0 +1,25 @@
+"""Fixtures that all tests may use."""
+
+from __future__ import annotations
+
+import os
+
+# before torch is imported: small models are fastest on one thread, and nothing may ask the network
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import pytest
+
+from tests import tiny_model
+
+
+@pytest.fixture(scope="session")
+def shared_tiny_host():
+    """One StandaloneHost for tests that leave it as it is (building one takes a second)."""
+    return tiny_model.tiny_host()
+
+
+@pytest.fixture
+def tiny_host():
+    """A StandaloneHost of one's own: seed 0, CPU, float32, embedding width 64."""
+    return tiny_model.tiny_host()
