@@ -15,6 +15,7 @@ from . import __version__
 from .core.attention import AttentionShapeError
 from .hosts.protocol import HostError, ModelHost
 from .images import (
+    EXTENSIONS,
     ImageError,
     fit_within,
     flatten_alpha,
@@ -25,7 +26,7 @@ from .images import (
     to_pil,
 )
 from .infotext import format_infotext
-from .params import TranslationParams
+from .params import ParamError, TranslationParams
 from .pipeline import Forwards, Progress, translate_image
 
 
@@ -62,15 +63,15 @@ class Negative:
 def plan(source: Path, out: Path) -> list[Item]:
     """Items for a file or a folder tree; the tree is mirrored, two files of one stem keep their suffix in the name.
 
-    Raises FileNotFoundError when there is nothing at `source`, ValueError when it holds no picture.
+    Raises ParamError when there is nothing at `source`, or no picture in it.
     """
     if source.is_file():
         return [Item(source, out / f"{source.stem}.png")]
     if not source.is_dir():
-        raise FileNotFoundError(f"there is no file or folder {source}.")
+        raise ParamError(f"there is no file or folder {source}.")
     files = list(iter_image_files(source, exclude=out))
     if not files:
-        raise ValueError(f"no pictures were found in {source}.")
+        raise ParamError(f"no pictures were found in {source}: it takes {', '.join(sorted(EXTENSIONS))} files.")
     # compared without case, as Windows and macOS do
     stems = Counter(str(path.with_suffix("")).casefold() for path in files)
     items = []
@@ -83,7 +84,7 @@ def plan(source: Path, out: Path) -> list[Item]:
 
 
 def with_negatives(params: TranslationParams, negatives: list[Negative]) -> tuple[TranslationParams, dict[str, Tensor]]:
-    """The parameters with the embeddings' trigger words put before the negative prompt, and word -> vectors.
+    """The parameters with the trigger words put before the negative prompt, and word -> vectors.
 
     A word the user has typed already is not added again.
     """
@@ -104,9 +105,9 @@ def translate_file(
     size: tuple[int, int] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> tuple[Forwards, float]:
-    """Translate one file and write its PNG, alpha and parameters kept; size (width, height) to fit in, aspect kept.
+    """Translate one file and write its PNG with alpha and parameters; size (width, height) to fit in, aspect kept.
 
-    Raises ImageError for a file that cannot be used, HostError or AttentionShapeError from the model, OSError from disk.
+    Raises ImageError for a file that cannot be used, HostError or AttentionShapeError from the model, OSError.
     """
     picture = load_picture(item.source)
     rgb, alpha = flatten_alpha(picture), picture.alpha
@@ -156,7 +157,7 @@ def translate_items(
             forwards, seconds = translate_file(host, item, params, embeddings, size, on_progress)
         except (ImageError, HostError, AttentionShapeError, OSError) as error:
             yield ItemDone(item, index, total, error=str(error))
-        except torch.OutOfMemoryError if hasattr(torch, "OutOfMemoryError") else torch.cuda.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             yield ItemDone(item, index, total, error="needs more memory than there is: give a smaller --size.")
         else:

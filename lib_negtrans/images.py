@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .files import atomic_write
+from .params import ParamError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MINIMUM_SIDE = 64  # the UNet's lowest level would be empty below this
@@ -113,10 +114,10 @@ def flatten_alpha(picture: Picture, background: float = 0.5) -> Tensor:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`WxH` -> (width, height). Raises ValueError."""
+    """`WxH` -> (width, height). Raises ParamError."""
     width, separator, height = text.lower().partition("x")
     if not separator or not width.isdigit() or not height.isdigit() or min(int(width), int(height)) < MINIMUM_SIDE:
-        raise ValueError(f"size must be WIDTHxHEIGHT with at least {MINIMUM_SIDE} pixels a side, not {text!r}.")
+        raise ParamError(f"size must be WIDTHxHEIGHT with at least {MINIMUM_SIDE} pixels a side, not {text!r}.")
     return int(width), int(height)
 
 

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from .core.schedule import timestep_grid
+
 
 class ParamError(ValueError):
     """A parameter is out of range or contradicts another; the message is one sentence that says what to do."""
@@ -124,6 +126,10 @@ class TranslationParams(_Params):
         super().validate()
         if self.strength <= 0:
             raise ParamError("Strength must be above 0: at 0 nothing is translated.")
+        try:
+            timestep_grid(self.steps, self.strength)
+        except ValueError as error:
+            raise ParamError(str(error)) from error
         if self.order == "published" and (self.fixed_point or self.features == "captured"):
             raise ParamError("The published inversion order needs 0 fixed-point iterations and recomputed features.")
         return self

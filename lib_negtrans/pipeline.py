@@ -24,7 +24,7 @@ from .params import TranslationParams
 
 @dataclass(frozen=True)
 class Progress:
-    """Step `index` of `total` over the whole job; phase "inversion" or "translation"; clean: latent foreseen, if any."""
+    """Step `index` of `total` over the whole job; phase "inversion" or "translation"; clean: foreseen latent."""
 
     phase: str
     index: int
@@ -35,7 +35,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Forwards:
-    """UNet sample-forwards (rows evaluated). source counts forwards cut off after the last controlled layer as whole."""
+    """UNet sample-forwards, in rows; source ones, cut off after the last controlled layer, count whole."""
 
     inversion: int = 0
     guided: int = 0
@@ -91,8 +91,8 @@ def translate_latent(
 ) -> Generator[Progress, None, tuple[Tensor, Trajectory | None, Forwards]]:
     """Invert and translate clean latents (B, 4, h, w), float32; returns the final latent, the trajectory and the cost.
 
-    embeddings: trigger word -> vectors (n, width) for the prompts. Raises ParamError for bad parameters (before the first
-    step), HostError when the model gives NaN.
+    embeddings: trigger word -> vectors (n, width) for the prompts. Raises ParamError for bad parameters (before the
+    first step), HostError when the model gives NaN.
     """
     params.validate()
     batch = latent.shape[0]
@@ -109,9 +109,7 @@ def translate_latent(
         context = torch.cat([c.expand(batch, -1, -1) for c in contexts])
         output = host.predict_noise(torch.cat([z] * len(contexts)), timestep, context)
         if not torch.isfinite(output).all():
-            raise HostError(
-                f"the model gave NaN at timestep {timestep}: use --dtype float32 (the webui: --no-half or upcast sampling)."
-            )
+            raise HostError(f"the model gave NaN at timestep {timestep}: use --dtype float32 (in the webui --no-half).")
         return list(output.chunk(len(contexts)))
 
     def predict_inversion(z: Tensor, timestep: int) -> Tensor:
