@@ -90,7 +90,12 @@ def write_folder(networks: Networks, folder: Path) -> Path:
     networks.text_encoder.save_pretrained(folder / "text_encoder")
     load_tokenizer().save_pretrained(folder / "tokenizer")
     (folder / "scheduler").mkdir()
-    scheduler = dict(_class_name="DDIMScheduler", beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+    }
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
-    (folder / "model_index.json").write_text(json.dumps(dict(_class_name="StableDiffusionPipeline")))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     return folder

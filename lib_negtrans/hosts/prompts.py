@@ -1,9 +1,9 @@
 """Prompts as the webui means them: weights, BREAK, embedding names, chunks of 75 tokens. No model, no host.
 
-The semantics are those of A1111 v1.10.1 with its default options (emphasis "Original", comma backtrack 20), and two of its
-slips are not repeated: BREAK inside weighted brackets still breaks, and an embedding that comma backtracking moves into the
-next chunk takes its vectors along. What the webui handles before the tokens and this module does not (prompt editing
-`[a:b:0.5]`, `[a|b]`, AND, `<lora:...>`) is refused by `PromptError`: read as plain text it would be silently wrong.
+The semantics are those of A1111 v1.10.1 with its default options (emphasis "Original", comma backtrack 20). Two of its
+slips are not repeated: BREAK inside weighted brackets still breaks, and an embedding that comma backtracking moves into
+the next chunk takes its vectors along. What the webui handles before the tokens and this module does not (editing such as
+`[a:b:0.5]` and `[a|b]`, AND, `<lora:...>`) is refused by `PromptError`: read as plain text it would be silently wrong.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def refuse_unsupported(prompt: str) -> None:
     """Raises PromptError where the webui would do something that happens outside the text encoder."""
     if re.search(r"\bAND\b", prompt):
         raise PromptError(
-            "AND (several prompts in one) works only in the webui: use a comma here, or a lower-case 'and' if a word is meant."
+            "AND (several prompts in one) works only in the webui: use a comma here, or 'and' if the word is meant."
         )
     if found := _EXTRA_NETWORK.search(prompt):
-        raise PromptError(f"{found[0]} works only in the webui: merge it into the checkpoint, or take it out of the prompt.")
+        raise PromptError(f"{found[0]} works only in the webui: take it out, or merge it into the checkpoint.")
     opened: list[tuple[str, int]] = []
     for found in re.finditer(r"\\.|[()\[\]|]", prompt, re.S):
         mark, at = found[0], found.start()
@@ -228,7 +228,7 @@ class _ChunkBuilder:
         self._clear()
 
     def make_room(self, token: int) -> None:
-        """Before a token or an embedding that begins with it: remembers commas; a full chunk is closed, at a near comma."""
+        """Before a token, or an embedding that begins with it: remembers commas; closes a full chunk at a near comma."""
         full = len(self.tokens) == CHUNK_LENGTH
         if token == self.rules.comma:
             self.last_comma = len(self.tokens)
@@ -266,8 +266,8 @@ class _ChunkBuilder:
 def apply_emphasis(z: Tensor, multipliers: Tensor) -> Tensor:
     """The webui's "Original" emphasis: z times multipliers, then rescaled so that each row's mean is what it was.
 
-    z (B, 77, width), multipliers (B, 77). Rows without weights come back unchanged to the bit. The mean is taken row by row,
-    as the webui does for its usual one prompt at a time.
+    z (B, 77, width), multipliers (B, 77). Rows without weights come back unchanged to the bit. The mean is taken row by
+    row, as the webui does for its usual one prompt at a time.
     """
     multipliers = multipliers.to(z)
     weighted = z * multipliers[..., None]

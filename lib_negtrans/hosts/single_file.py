@@ -1,13 +1,15 @@
 """Single-file Stable Diffusion 1 checkpoints (.safetensors, .ckpt): what a file is, and its three networks.
 
-Widths and depths are read off the tensors' shapes; what shapes cannot tell (heads, schedule, prediction type) comes from the
+Widths and depths are read off the tensors' shapes; what shapes cannot tell (heads, schedule, prediction type) is in the
 `.yaml` beside the file, or is SD1.5's. The renaming of the tensors is diffusers' own.
 """
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,14 +54,18 @@ class Networks:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, on the CPU. Raises HostError for a file that is damaged or holds pickled objects."""
+    """All tensors of a checkpoint, on the CPU; those of a .ckpt stay in the file until they are used, where torch can.
+
+    Raises HostError for a file that is damaged or holds pickled objects.
+    """
     try:
         if path.suffix.lower() == ".safetensors":
             return load_file(path, device="cpu")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        lazy = zipfile.is_zipfile(path) and "mmap" in inspect.signature(torch.load).parameters
+        content = torch.load(path, map_location="cpu", weights_only=True, **({"mmap": True} if lazy else {}))
     except pickle.UnpicklingError as error:
         raise HostError(
-            f"{path} holds more than tensors, or is no checkpoint: it is not read for safety; convert it to .safetensors "
+            f"{path} holds more than tensors, or is no checkpoint; for safety it is not read: convert it to .safetensors "
             "(in the webui: Checkpoint Merger, one model, format safetensors)."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
@@ -72,7 +78,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def family(shapes: dict[str, tuple[int, ...]]) -> str:
-    """Names what a checkpoint is from its tensors' shapes: "SD1" or "SD1 inpainting", "SD2", "SDXL", "LoRA", ... or "unknown"."""
+    """What tensors of these shapes are: "SD1", or "SD1 inpainting", "SD2", "SDXL", "LoRA", ..., or "unknown"."""
     if any("lora_" in key for key in shapes):
         return "LoRA"
     if any(".joint_blocks." in key for key in shapes):
@@ -86,7 +92,7 @@ def family(shapes: dict[str, tuple[int, ...]]) -> str:
         if any(key.startswith(("encoder.down.", "encoder.down_blocks.", "first_stage_model.")) for key in shapes):
             return "VAE"
         return "UNet in diffusers layout" if "conv_in.weight" in shapes and "conv_out.weight" in shapes else "unknown"
-    contexts = {shape[1] for key, shape in shapes.items() if key.startswith(UNET_PREFIX) and key.endswith("attn2.to_k.weight")}
+    contexts = {s[1] for key, s in shapes.items() if key.startswith(UNET_PREFIX) and key.endswith("attn2.to_k.weight")}
     if any(key.startswith("cond_stage_model.model.") for key in shapes) or contexts == {1024}:
         return "SD2"
     if 2048 in contexts or 1280 in contexts:
@@ -99,7 +105,9 @@ def refuse_other_families(path: Path, name: str) -> None:
     if name == "unknown":
         raise HostError(f"{path} is not a Stable Diffusion checkpoint: give an SD1.x .safetensors or .ckpt file.")
     if name != "SD1":
-        raise HostError(f"{path} is a file of the kind {name}: this works with Stable Diffusion 1.x checkpoints, such as SD1.5.")
+        raise HostError(
+            f"{path} is of the kind {name}, and this works with Stable Diffusion 1.x only: give such a checkpoint."
+        )
 
 
 def read_config(path: Path) -> LdmConfig:
@@ -122,7 +130,7 @@ def read_config(path: Path) -> LdmConfig:
             clip_version=str(clip.get("version", "")),
         )
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HostError(f"{file} is not a Stable Diffusion 1 config ({error!r}): correct it, or move it away.") from error
+        raise HostError(f"{file} is no Stable Diffusion 1 config ({error!r}): correct it, or move it away.") from error
 
 
 def load_single_file(path: Path) -> Networks:
@@ -145,7 +153,7 @@ def load_single_file(path: Path) -> Networks:
         text = text_state(state)
         text_config = text_config_of(text, folders)
     except (KeyError, IndexError) as error:
-        raise HostError(f"{path} is incomplete, it lacks {error}: it needs the UNet, the VAE and the text encoder.") from error
+        raise HostError(f"{path} lacks {error}: a checkpoint has a UNet, a VAE and a text encoder.") from error
     unet = UNet2DConditionModel(**unet_config)
     _load(path, "UNet", unet, convert_ldm_unet_checkpoint(state, unet_config))
     vae = AutoencoderKL(**vae_config)
@@ -170,7 +178,9 @@ def _load(path: Path, part: str, module: nn.Module, state: dict[str, Tensor]) ->
         raise HostError(f"The {part} of {path} has an unknown shape: {str(error).splitlines()[-1].strip()}") from error
     missing = [key for key in missing if not key.endswith("position_ids")]
     if missing:
-        raise HostError(f"The {part} of {path} is incomplete: {len(missing)} tensors are missing, such as {missing[0]}.")
+        raise HostError(
+            f"The {part} of {path} lacks {len(missing)} tensors, such as {missing[0]}: copy the file again."
+        )
 
 
 def scaled_linear_alphas(start: float, end: float, steps: int = 1000) -> Tensor:
@@ -195,39 +205,40 @@ def unet_config_of(state: dict[str, Tensor], config: LdmConfig) -> dict:
             in_level += 1
             layers = max(layers, in_level)
         number += 1
-    context = next(v.shape[1] for k, v in state.items() if k.startswith(UNET_PREFIX) and k.endswith("attn2.to_k.weight"))
+    context = state[UNET_PREFIX + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"].shape[1]
     down = ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention]
     up = ["CrossAttnUpBlock2D" if has else "UpBlock2D" for has in reversed(attention)]
     # diffusers calls the number of heads attention_head_dim
     heads = [width // config.head_channels for width in widths] if config.head_channels else config.heads
-    return dict(
-        sample_size=64,
-        in_channels=state[key + "0.0.weight"].shape[1],
-        out_channels=state[UNET_PREFIX + "out.2.weight"].shape[0],
-        block_out_channels=tuple(widths),
-        layers_per_block=layers,
-        down_block_types=tuple(down),
-        up_block_types=tuple(up),
-        attention_head_dim=heads,
-        cross_attention_dim=context,
-        use_linear_projection=state[UNET_PREFIX + "middle_block.1.proj_in.weight"].ndim == 2,
-    )
+    return {
+        "sample_size": 64,
+        "in_channels": state[key + "0.0.weight"].shape[1],
+        "out_channels": state[UNET_PREFIX + "out.2.weight"].shape[0],
+        "block_out_channels": tuple(widths),
+        "layers_per_block": layers,
+        "down_block_types": tuple(down),
+        "up_block_types": tuple(up),
+        "attention_head_dim": heads,
+        "cross_attention_dim": context,
+        "use_linear_projection": state[UNET_PREFIX + "middle_block.1.proj_in.weight"].ndim == 2,
+    }
 
 
 def vae_config_of(state: dict[str, Tensor]) -> dict:
     """AutoencoderKL's arguments, from the tensors' shapes. Raises KeyError for a missing tensor."""
     key = VAE_PREFIX + "encoder.down."
-    blocks = {tuple(map(int, m.groups())) for name in state if (m := re.match(re.escape(key) + r"(\d+)\.block\.(\d+)\.", name))}
-    levels = 1 + max((level for level, _ in blocks), default=-1)
-    widths = tuple(state[f"{key}{level}.block.0.conv2.weight"].shape[0] for level in range(max(levels, 1)))
-    return dict(
-        sample_size=512,
-        block_out_channels=widths,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        layers_per_block=1 + max(block for _, block in blocks),
-        latent_channels=state[VAE_PREFIX + "decoder.conv_in.weight"].shape[1],
-    )
+    block = re.compile(re.escape(key) + r"(\d+)\.block\.(\d+)\.")
+    found = [(int(m[1]), int(m[2])) for name in state if (m := block.match(name))]
+    levels = 1 + max((level for level, _ in found), default=0)
+    widths = tuple(state[f"{key}{level}.block.0.conv2.weight"].shape[0] for level in range(levels))
+    return {
+        "sample_size": 512,
+        "block_out_channels": widths,
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+        "layers_per_block": 1 + max(number for _, number in found),
+        "latent_channels": state[VAE_PREFIX + "decoder.conv_in.weight"].shape[1],
+    }
 
 
 def text_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -252,12 +263,12 @@ def text_config_of(text: dict[str, Tensor], folders: list[Path]):
     if found := next((folder / "config.json" for folder in folders if (folder / "config.json").is_file()), None):
         config = CLIPTextConfig.from_json_file(found)
     config.update(
-        dict(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=len(layers),
-            intermediate_size=text["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
-            max_position_embeddings=text["text_model.embeddings.position_embedding.weight"].shape[0],
-        )
+        {
+            "vocab_size": vocabulary,
+            "hidden_size": width,
+            "num_hidden_layers": len(layers),
+            "intermediate_size": text["text_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+            "max_position_embeddings": text["text_model.embeddings.position_embedding.weight"].shape[0],
+        }
     )
     return config

@@ -22,12 +22,12 @@ MODEL_VARIABLE = "NEGTRANS_MODEL"
 
 
 def default_model_path() -> Path:
-    """The model used when none is named: $NEGTRANS_MODEL, or the demonstration model. Raises HostError if it is missing."""
+    """The model when none is named: $NEGTRANS_MODEL, or the demonstration model. Raises HostError if it is missing."""
     named = os.environ.get(MODEL_VARIABLE)
     path = Path(named).expanduser() if named else ASSETS / "negtrans-demo.safetensors"
     if not path.exists():
-        blame = f"{MODEL_VARIABLE} names {path}, which does not exist" if named else f"The demonstration model {path} is missing"
-        raise HostError(f"{blame}: give a checkpoint with --model PATH.")
+        what = f"The model {path} that {MODEL_VARIABLE} names" if named else f"The demonstration model {path}"
+        raise HostError(f"{what} is missing: give a checkpoint with --model PATH.")
     return path
 
 
@@ -56,14 +56,14 @@ def load_model(
 
 
 def load_tokenizer(folders: Sequence[Path] = ()):
-    """CLIP's tokenizer from the first folder that has a vocab.json and merges.txt, else the one that comes with the package."""
+    """CLIP's tokenizer from the first folder that has its files, else from the package. Raises HostError for none."""
     from transformers import CLIPTokenizer
 
     for folder in (*folders, ASSETS / "clip"):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     raise HostError(
-        f"No tokenizer: put CLIP's vocab.json and merges.txt into a folder 'clip' beside the model or into {ASSETS / 'clip'}."
+        f"No tokenizer found: put CLIP's vocab.json and merges.txt into 'clip' beside the model or in {ASSETS / 'clip'}."
     )
 
 
@@ -77,7 +77,7 @@ def _load_folder(path: Path) -> Networks:
         try:
             return json.loads((path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise HostError(f"{path} is not a diffusers folder of Stable Diffusion 1.x: {name} cannot be read.") from error
+            raise HostError(f"{path} is no diffusers folder of Stable Diffusion 1.x: it lacks {name}.") from error
 
     kind = config("model_index.json").get("_class_name", "")
     unet = config("unet/config.json")
@@ -91,7 +91,7 @@ def _load_folder(path: Path) -> Networks:
     single_file.refuse_other_families(path, family)
     scheduler = config("scheduler/scheduler_config.json")
     if scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
-        raise HostError(f"{path} has another noise schedule than Stable Diffusion 1.x: {scheduler.get('beta_schedule')}.")
+        raise HostError(f"{path} has another noise schedule than Stable Diffusion 1.x: use another model.")
     try:
         parts = [
             cls.from_pretrained(path / part, local_files_only=True, torch_dtype=torch.float32)
@@ -99,11 +99,10 @@ def _load_folder(path: Path) -> Networks:
         ]
     except (OSError, ValueError, RuntimeError) as error:
         raise HostError(f"{path} cannot be loaded, it may be incomplete: {str(error).splitlines()[0]}") from error
+    start, end = scheduler.get("beta_start", 0.00085), scheduler.get("beta_end", 0.012)
     return Networks(
         *parts,
-        alphas_cumprod=single_file.scaled_linear_alphas(
-            scheduler.get("beta_start", 0.00085), scheduler.get("beta_end", 0.012), scheduler.get("num_train_timesteps", 1000)
-        ),
+        alphas_cumprod=single_file.scaled_linear_alphas(start, end),
         scaling_factor=parts[1].config.scaling_factor,
         prediction_type=scheduler.get("prediction_type", "epsilon"),
         tokenizer_folders=[path / "tokenizer"],
@@ -147,7 +146,7 @@ class StandaloneHost:
         self.prompt_tokenizer = PromptTokenizer.from_clip(tokenizer)
         width = self.unet.config.cross_attention_dim
         if width != self.embedding_width:
-            raise HostError(f"The text encoder gives {self.embedding_width} channels, but the UNet takes {width}: wrong pair.")
+            raise HostError(f"The text encoder has width {self.embedding_width}, the UNet takes {width}: a wrong pair.")
 
     @property
     def _token_table(self) -> nn.Module:
@@ -159,7 +158,7 @@ class StandaloneHost:
 
     @cached_property
     def checkpoint_hash(self) -> str:
-        """sha256 of the file; of a folder's weight files in order of their paths; of the UNet's tensors if made in memory."""
+        """sha256 of the file; of a folder's weight files in order of paths; of the UNet's tensors if made in memory."""
         digest = hashlib.sha256()
         if self.path is None:
             for tensor in self.unet.state_dict().values():
@@ -175,12 +174,12 @@ class StandaloneHost:
         return digest.hexdigest()
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """The posterior's mean, scaled: image (B,3,H,W) in [0,1] -> latent (B,4,H/8,W/8) float32. ValueError for other shapes."""
+        """The posterior's mean, scaled: image (B,3,H,W) in [0,1] -> latent (B,4,H/8,W/8) float32."""
         return self.encode_image_distribution(image)[0]
 
     @torch.no_grad()
     def encode_image_distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, both scaled: two (B,4,H/8,W/8) float32."""
+        """Mean and standard deviation of the posterior, scaled: two (B,4,H/8,W/8) float32. ValueError for other shapes."""
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 8 or image.shape[3] % 8:
             raise ValueError(f"An image must be (B, 3, H, W) with H and W multiples of 8, not {tuple(image.shape)}.")
         posterior = self._vae(lambda x: self.vae.encode(x).latent_dist, image * 2 - 1, lambda d: d.mean)
@@ -203,14 +202,14 @@ class StandaloneHost:
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None) -> Tensor:
         """Prompts -> context (B, 77*k, width); see ModelHost. Weights and chunks follow the webui (hosts/prompts.py).
 
-        embeddings: trigger -> (n, width), 1 <= n <= 75. Raises ValueError for another shape, PromptError for a prompt that
-        only the webui can read.
+        embeddings: trigger -> (n, width), 1 <= n <= 75. Raises ValueError for another shape, PromptError for a prompt
+        that only the webui can read.
         """
         embeddings = dict(embeddings or {})
         for name, vectors in embeddings.items():
             if vectors.ndim != 2 or vectors.shape[1] != self.embedding_width:
-                shape = tuple(vectors.shape)
-                raise ValueError(f"The embedding {name} is {shape}; this model takes (vectors, {self.embedding_width}).")
+                wanted, shape = f"(vectors, {self.embedding_width})", tuple(vectors.shape)
+                raise ValueError(f"The embedding {name} is {shape}, but this model takes {wanted}.")
         rows = self.prompt_tokenizer.batch(prompts, {name: len(vectors) for name, vectors in embeddings.items()})
         if not rows:
             raise ValueError("encode_prompts needs at least one prompt.")
@@ -241,8 +240,8 @@ class StandaloneHost:
 
     def token_vectors(self, text: str) -> Tensor:
         """The token embeddings (m, width) float32 of a text, without start and end; (0, width) for an empty text."""
-        ids = self.prompt_tokenizer.tokenize([text])[0]
-        return self._token_table.weight[torch.tensor(ids, dtype=torch.long, device=self.device)].detach().float().clone()
+        ids = torch.tensor(self.prompt_tokenizer.tokenize([text])[0], dtype=torch.long, device=self.device)
+        return self._token_table.weight[ids].detach().float().clone()
 
     def token_table(self) -> tuple[Tensor, list[str]]:
         """All token embeddings (vocabulary, width) and their texts: for finding what a vector is near to."""
@@ -262,7 +261,7 @@ class StandaloneHost:
 
     @contextlib.contextmanager
     def training(self, gradient_checkpointing: bool = False) -> Iterator[None]:
-        """Frozen weights, fit for a backward pass to the embeddings; every flag is put back on exit, also after an error."""
+        """Frozen weights, fit for a backward pass to the embeddings; every flag is put back, also after an error."""
         networks = (self.unet, self.vae, self.text_encoder)
         grads = [(p, p.requires_grad) for network in networks for p in network.parameters()]
         modes = [(m, m.training) for network in networks for m in network.modules()]
