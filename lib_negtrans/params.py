@@ -189,6 +189,18 @@ class TrainingParams(_Params):
         "filewords", "Caption template",
         "Lines with [name] and [filewords]; a file, or one of the built-in: filewords, name, style.",
     )  # fmt: skip
+    pattern: str = option(
+        "", "File name pattern", 'Trains only on file names that match, such as "mh_*"; empty takes all.'
+    )
+    background: str = option(
+        "grey",
+        "Background",
+        "What is put under transparent pictures; a translation uses grey.",
+        choices=("grey", "white"),
+    )
+    objective: str = option(
+        "reconstruct", "Objective", "What is learnt: to reconstruct the renders.", choices=("reconstruct",)
+    )
     save_every: int = option(50, "Checkpoint every", "Steps between checkpoints.", minimum=1, maximum=1_000_000, step=1)
     keep: int = option(2, "Checkpoints kept", "Older ones are removed.", minimum=1, maximum=1000, step=1)
     preview_every: int = option(
