@@ -1,0 +1,34 @@
+"""What training raises when something is wrong with the call, the files or the run."""
+
+from __future__ import annotations
+
+from ..hosts.protocol import HostError
+from ..params import ParamError
+
+
+class TrainingError(Exception):
+    """Training cannot start or go on; the message says in one or two sentences what to do and where the vectors are."""
+
+
+class ScheduleError(ParamError):
+    """The text is not a learning-rate schedule."""
+
+
+class CaptionError(TrainingError):
+    """A caption template or a caption file cannot be used."""
+
+
+class DatasetError(TrainingError):
+    """The folder of pictures cannot be trained on."""
+
+
+class CheckpointError(TrainingError):
+    """A checkpoint is damaged, or belongs to another run."""
+
+
+def sentence(error: Exception) -> str:
+    """An error for a user: our own as they are, memory that ran out with what helps, others with their kind."""
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        return "Memory ran out: lower the batch size or the picture size, or turn on gradient checkpointing."
+    own = isinstance(error, TrainingError | HostError | ParamError)
+    return str(error) if own else f"{type(error).__name__}: {error}"
