@@ -1,0 +1,141 @@
+"""Checkpoints of a run: written whole or not at all, checked when read, never a pickle.
+
+A checkpoint is nested plain data with tensors in it, kept as a .safetensors file: the tensors as such, the rest as JSON
+in its header, and there a sha256 over both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from ..files import write_bytes_atomic
+from .errors import CheckpointError
+
+FORMAT = 1
+_FILE = re.compile(r"checkpoint-(\d{8,})\.safetensors")
+
+
+def encode(payload: Mapping[str, Any]) -> bytes:
+    """Nested dicts, lists, tensors, text, numbers, bools and None -> bytes. Tuples come back as lists."""
+    tensors: dict[str, Tensor] = {}
+    plain = json.dumps(_split(payload, tensors))
+    metadata = {"format": str(FORMAT), "plain": plain, "sha256": _digest(plain, tensors)}
+    return safetensors.torch.save(tensors, metadata)
+
+
+def decode(content: bytes) -> dict[str, Any]:
+    """The opposite of `encode`. Raises CheckpointError for anything that is not exactly what was written."""
+    try:
+        tensors = safetensors.torch.load(content)
+        length = struct.unpack("<Q", content[:8])[0]
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        plain, digest, version = metadata["plain"], metadata["sha256"], int(metadata["format"])
+    except (safetensors.SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"is cut off or no checkpoint ({type(error).__name__})") from error
+    if digest != _digest(plain, tensors):
+        raise CheckpointError("is damaged (its checksum differs)")
+    if version > FORMAT:
+        raise CheckpointError(f"was written by a newer version (format {version})")
+    return _join(json.loads(plain), tensors)
+
+
+def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = f"t{len(tensors):04d}"
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"$tensor": name}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value):
+            return {key: _split(item, tensors) for key, item in value.items()}
+        return {"$items": [[key, _split(item, tensors)] for key, item in value.items()]}  # JSON has only text as keys
+    if isinstance(value, list | tuple):
+        return [_split(item, tensors) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
+
+
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_join(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if "$items" in value:
+        return {key: _join(item, tensors) for key, item in value["$items"]}
+    return {key: _join(item, tensors) for key, item in value.items()}
+
+
+def _digest(plain: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(plain.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """sha256 of a tensor's bytes, hex."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of all checkpoint files in a folder, newest first; read or not."""
+    if not folder.is_dir():
+        return []
+    found = [(_FILE.fullmatch(path.name), path) for path in folder.iterdir()]
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return folder / f"checkpoint-{step:08d}.safetensors"
+
+
+def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any], keep: int) -> Path:
+    """Write `checkpoint-<step>.safetensors` atomically, then remove all but the `keep` newest. Raises OSError."""
+    path = checkpoint_path(folder, step)
+    write_bytes_atomic(path, encode(payload))
+    # one of a later step is a damaged one that was passed over: it must not count as kept
+    for _, old in [found for found in checkpoints(folder) if found[0] <= step][keep:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def newest_intact(folder: Path) -> tuple[dict[str, Any] | None, Path | None, list[str]]:
+    """(content, path, complaints): the newest checkpoint that is whole, and a sentence for each newer one that is not.
+
+    (None, None, []) when there is none at all. Raises CheckpointError when there are some and all are damaged.
+    """
+    complaints: list[str] = []
+    for _, path in checkpoints(folder):
+        try:
+            return decode(path.read_bytes()), path, complaints
+        except CheckpointError as error:
+            complaints.append(f"{path.name} {error}; the one before it is used.")
+        except OSError as error:
+            complaints.append(f"{path.name} cannot be read ({error.strerror}); the one before it is used.")
+    if complaints:
+        raise CheckpointError(
+            f"None of the {len(complaints)} checkpoints in {folder} can be read: "
+            "start afresh with overwrite, or in another run folder."
+        )
+    return None, None, []
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a folder: only for a run that its user starts afresh."""
+    for _, path in checkpoints(folder):
+        path.unlink(missing_ok=True)

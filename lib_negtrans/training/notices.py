@@ -1,0 +1,34 @@
+"""What a user should know before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..params import TrainingParams
+from .captions import Captions
+from .dataset import DatasetReport
+from .events import Notice
+from .objective import timestep_range
+
+
+def starting_notices(
+    params: TrainingParams, steps: int, report: DatasetReport, captions: Captions, init_tokens: int
+) -> Iterator[Notice]:
+    """Notices about the pictures, the captions, the start and the schedule.
+
+    steps: how many the schedule allows; init_tokens: how many tokens the initialisation text has.
+    """
+    for level, sentence in report.sentences():
+        yield Notice(sentence, level)
+    if captions.uses_filewords and not any(entry.captioned for entry in report.entries):
+        words = report.entries[0].words
+        yield Notice(f"No picture has a .txt: captions come from file names, such as {words!r}.", "warning")
+    if init_tokens > params.vectors:
+        text = f"The initialisation text has {init_tokens} tokens, the embedding {params.vectors} vectors"
+        yield Notice(f"{text}: not all are used.", "warning")
+    low, high = timestep_range(params.strength)
+    used = f"those that a translation at strength {params.strength:g} uses"
+    yield Notice(f"Timesteps {low} to {high} are trained: {used}.")
+    if steps < params.steps:
+        text = f"The learning-rate schedule ends at step {steps}: training stops there, not at {params.steps}."
+        yield Notice(text, "warning")

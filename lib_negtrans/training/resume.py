@@ -1,0 +1,68 @@
+"""May this run go on with that checkpoint?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..embeddings import EmbeddingError, read_embedding
+from ..params import TrainingParams
+from .checkpoint import tensor_sha256
+from .errors import CheckpointError
+
+# what a resumed run may change, because the vectors do not depend on it
+FREE_PARAMS = frozenset({"steps", "save_every", "keep", "preview_every", "gradient_checkpointing"})
+
+
+def fixed_params(params: TrainingParams) -> dict[str, Any]:
+    """The parameters on which the vectors depend, as plain data."""
+    return {key: value for key, value in params.to_dict().items() if key not in FREE_PARAMS}
+
+
+def check_resumable(payload: Mapping[str, Any], path: Path, identity: Mapping[str, Any], steps: int) -> None:
+    """Raises CheckpointError, naming what differs, unless a run of `identity` may go on with a checkpoint.
+
+    identity: {"name", "model" (hash), "params" (fixed)}, and "dataset" (fingerprint) once that is known; steps: how
+    many in all are asked for.
+    """
+    saved = payload["identity"]
+    if differing := differences(saved, identity):
+        raise CheckpointError(
+            f"{path.name} is of another run ({differing}): give the same, or start afresh in another run folder."
+        )
+    if "dataset" in identity and saved["dataset"] != identity["dataset"]:
+        raise CheckpointError(
+            f"{path.name} is of other pictures or captions than the folder holds now: restore them, "
+            "or start afresh in another run folder."
+        )
+    if payload["step"] > steps:
+        raise CheckpointError(
+            f"{path.name} has {payload['step']} steps, more than the {steps} asked for: ask for more."
+        )
+    if tensor_sha256(payload["vectors"]) != payload["vectors_sha256"]:
+        raise CheckpointError(f"{path.name} is damaged: remove it and resume from the one before.")
+
+
+def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Name, parameters and model that differ, in words; "" when none does."""
+    labels = {name: option.label for name, option in TrainingParams.options().items()}
+    found = [f"name {saved['name']!r} there, {here['name']!r} here"] if saved["name"] != here["name"] else []
+    for key in [*here["params"], *(key for key in saved["params"] if key not in here["params"])]:
+        there, now = saved["params"].get(key), here["params"].get(key)
+        if there != now:
+            found.append(f"{labels.get(key, key)} {there!r} there, {now!r} here")
+    if saved["model"] != here["model"]:
+        found.append("the model's weights")
+    return "; ".join(found)
+
+
+def is_result(out: Path, payload: Mapping[str, Any], steps: int) -> bool:
+    """Whether the embedding at `out` is what this checkpoint gives: the run was killed after its last write."""
+    try:
+        existing = read_embedding(out)
+    except EmbeddingError:
+        return False
+    return payload["step"] == steps and torch.equal(existing.vectors, payload["vectors"].cpu())
