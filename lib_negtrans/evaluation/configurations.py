@@ -1,0 +1,82 @@
+"""Named configurations to compare: `default,no-tac,none` and, with changes, `no-tac:strength=.5:steps=30`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from lib_negtrans.params import TRANSLATION_PRESETS, ParamError, TranslationParams, translation_preset
+
+# What each name changes; presets of params.py are names too. A dict may set prompts: those win over the call's.
+NAMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "no-tac": ("no attention control", {"tac_ratio": 0.0}),
+    "none": ("no embedding and no prompts: the reconstruction", {"prompt": "", "negative_prompt": ""}),
+    "plain": ("plain DDIM inversion, features recomputed", {"fixed_point": 0, "features": "recomputed"}),
+    "noise": ("img2img with the negative: noise instead of inversion, no attention control",
+              {"start": "noise", "tac_ratio": 0.0}),
+    "noise-tac": ("img2img with the negative and attention control", {"start": "noise"}),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to translate: its row's name, parameters, and trigger word -> vectors (n, width)."""
+
+    name: str
+    params: TranslationParams
+    embeddings: Mapping[str, Tensor]
+
+
+def describe_names() -> str:
+    """One line of help: every name that `parse_configurations` knows."""
+    presets = {name: text for name, (text, _) in TRANSLATION_PRESETS.items()}
+    return "; ".join(f"{name}: {text}" for name, text in (presets | {n: t for n, (t, _) in NAMED.items()}).items())
+
+
+def parse_configurations(
+    text: str,
+    values: Mapping[str, Any] | None = None,
+    trigger: str = "",
+    embeddings: Mapping[str, Tensor] | None = None,
+) -> list[Configuration]:
+    """`NAME[:FIELD=VALUE]...,...` -> configurations, in order, each once.
+
+    values: the call's parameters, for all of them; what a name sets wins over those, what the text sets over both.
+    trigger: what the embeddings add to the negative prompt, with their weights; "none" leaves it out.
+    Raises ParamError.
+    """
+    found: dict[str, Configuration] = {}
+    for item in (part.strip() for part in text.split(",")):
+        if not item:
+            continue
+        name, *changes = item.split(":")
+        if name in TRANSLATION_PRESETS:
+            base = TRANSLATION_PRESETS[name][1]
+        elif name in NAMED:
+            base = NAMED[name][1]
+        else:
+            raise ParamError(f"unknown configuration {name!r}; there are {', '.join([*TRANSLATION_PRESETS, *NAMED])}.")
+        merged = {**(values or {}), **base, **dict(_change(change) for change in changes)}
+        if name != "none" and trigger:
+            negative = merged.get("negative_prompt", "")
+            merged["negative_prompt"] = f"{trigger}, {negative}" if negative else trigger
+        params = translation_preset("default", **merged)
+        found[item] = Configuration(item, params, dict(embeddings or {}) if name != "none" else {})
+    if not found:
+        raise ParamError("--configs names nothing: give for example default,no-tac,none.")
+    return list(found.values())
+
+
+def _change(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    key = key.strip().replace("-", "_")
+    kinds = {f.name: type(f.default) for f in fields(TranslationParams)}
+    if not separator or key not in kinds:
+        raise ParamError(f"{text!r} is not FIELD=VALUE with a field of {', '.join(kinds)}.")
+    try:
+        return key, kinds[key](value)
+    except ValueError:
+        raise ParamError(f"{key} needs a {kinds[key].__name__}, not {value!r}.") from None

@@ -1,0 +1,162 @@
+"""KID and its standard error, SSIM and CIEDE2000 inside a mask, a photo-or-render probe: numpy in, numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Kid:
+    """An unbiased KID, unscaled, and its leave-one-out values: without_x (n,), without_y (m,). It can lie below 0."""
+
+    value: float
+    without_x: np.ndarray
+    without_y: np.ndarray
+
+    @property
+    def error(self) -> float:
+        """Standard error by the two-sample jackknife: what other renders and other photos would change."""
+        return _jackknife(self.without_x, self.without_y)
+
+    def minus(self, other: Kid) -> tuple[float, float]:
+        """Difference to a KID of the same renders (translated otherwise) to the same photos, and its paired error.
+
+        Most of the spread is common to both and cancels, so this tells configurations apart where the errors overlap.
+        """
+        if self.without_x.shape != other.without_x.shape or self.without_y.shape != other.without_y.shape:
+            raise ValueError("a paired difference needs the same pictures on both sides.")
+        error = _jackknife(self.without_x - other.without_x, self.without_y - other.without_y)
+        return self.value - other.value, error
+
+
+def _jackknife(*replicates: np.ndarray) -> float:
+    return float(np.sqrt(sum((len(r) - 1) / len(r) * ((r - r.mean()) ** 2).sum() for r in replicates)))
+
+
+def polynomial_kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """KID's kernel (x.y / d + 1)^3: (n, d), (m, d) -> (n, m) float64."""
+    return (x.astype(np.float64) @ y.astype(np.float64).T / x.shape[1] + 1) ** 3
+
+
+def kid(x: np.ndarray, y: np.ndarray) -> Kid:
+    """Kernel Inception Distance (arXiv 1801.01401): the unbiased squared MMD between features (n, d) and (m, d).
+
+    Over the whole sets, not over subsets of 1000: the sets here are small. Raises ValueError below 3 rows a side.
+    """
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 3:
+        raise ValueError(f"KID needs two sets of at least 3 equally wide features, not {x.shape} and {y.shape}.")
+    return _kid(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))
+
+
+def _kid(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> Kid:
+    n, m = xy.shape
+    rows_x, rows_y = xx.sum(1) - xx.diagonal(), yy.sum(1) - yy.diagonal()
+    sum_x, sum_y, sum_xy = rows_x.sum(), rows_y.sum(), xy.sum()
+
+    def mmd(within_x, n, within_y, m, between):
+        return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
+
+    return Kid(
+        float(mmd(sum_x, n, sum_y, m, sum_xy)),
+        mmd(sum_x - 2 * rows_x, n - 1, sum_y, m, sum_xy - xy.sum(1)),
+        mmd(sum_x, n, sum_y - 2 * rows_y, m - 1, sum_xy - xy.sum(0)),
+    )
+
+
+def kid_floor(photos: np.ndarray, count: int | None = None, splits: int = 50, seed: int = 0) -> tuple[float, float]:
+    """KID between disjoint random parts of one set (m, d): mean and deviation over `splits`.
+
+    count: size of the one part, as many as there are renders; by default, and at most, half. Below mean + 2 deviations
+    two sets cannot be told apart. Raises ValueError below 6 rows.
+    """
+    if len(photos) < 6:
+        raise ValueError(f"the floor needs at least 6 photos, not {len(photos)}.")
+    half = len(photos) // 2
+    count = max(3, min(count or half, half))
+    kernel, rng = polynomial_kernel(photos, photos), np.random.default_rng(seed)
+    values = []
+    for _ in range(splits):
+        order = rng.permutation(len(photos))
+        a, b = order[:count], order[count:]
+        values.append(_kid(kernel[np.ix_(a, a)], kernel[np.ix_(b, b)], kernel[np.ix_(a, b)]).value)
+    return float(np.mean(values)), float(np.std(values))
+
+
+def _check_pair(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    if a.shape != b.shape or a.ndim != 3 or a.shape[2] != 3:
+        raise ValueError(f"two pictures of one size (H, W, 3) are needed, not {a.shape} and {b.shape}.")
+    mask = np.ones(a.shape[:2], bool) if mask is None else mask.astype(bool)
+    if mask.shape != a.shape[:2] or not mask.any():
+        raise ValueError("the mask must be of the pictures' size and not empty.")
+    return mask
+
+
+def masked_ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Mean SSIM (Wang et al. 2004: Gaussian window of sigma 1.5) of the luminance of two pictures inside a mask.
+
+    a, b (H, W, 3) in [0, 1], at least 11 a side; mask (H, W) bool or None. Raises ValueError for other shapes.
+    """
+    from skimage.color import rgb2gray
+    from skimage.metrics import structural_similarity
+
+    mask = _check_pair(a, b, mask)
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    _, values = structural_similarity(rgb2gray(a), rgb2gray(b), full=True, **settings)
+    return float(values[mask].mean())
+
+
+def masked_delta_e(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> tuple[float, float]:
+    """CIEDE2000 of two pictures inside a mask: mean over pixels, and between the two mean colours (the colour's drift).
+
+    a, b (H, W, 3) sRGB in [0, 1]; mask (H, W) bool or None. About 1 is just noticeable. ValueError for other shapes.
+    """
+    from skimage.color import deltaE_ciede2000, rgb2lab
+
+    mask = _check_pair(a, b, mask)
+    lab_a, lab_b = rgb2lab(a)[mask], rgb2lab(b)[mask]
+    return float(deltaE_ciede2000(lab_a, lab_b).mean()), float(deltaE_ciede2000(lab_a.mean(0), lab_b.mean(0)))
+
+
+class PhotoProbe:
+    """A ridge classifier on features, photo or render, that is never asked about a figure it was fitted on.
+
+    photos (m, d); renders (n, d): the untranslated ones. Folds divide the renders; both classes weigh the same.
+    """
+
+    def __init__(self, photos: np.ndarray, renders: np.ndarray, folds: int = 5, seed: int = 0, ridge: float = 0.1):
+        rng = np.random.default_rng(seed)
+        self.fold = rng.permutation(len(renders)) % folds
+        photo_fold = rng.permutation(len(photos)) % folds
+        models, right = [], []
+        for k in range(folds):
+            photo_rows, render_rows = photos[photo_fold != k], renders[self.fold != k]
+            models.append(_fit_ridge(photo_rows, render_rows, ridge))
+            right.append(_score(models[-1], photos[photo_fold == k]) > 0)
+        self.models = models
+        self.accuracy = float((np.concatenate(right).mean() + 1 - self.photo_share(renders)) / 2)
+
+    def photo_share(self, translated: np.ndarray) -> float:
+        """Share in [0, 1] of pictures (n, d), in the order of the renders, that it takes for photos."""
+        if len(translated) != len(self.fold):
+            raise ValueError(f"{len(self.fold)} pictures are needed, in the renders' order, not {len(translated)}.")
+        scores = np.concatenate([_score(m, translated[self.fold == k]) for k, m in enumerate(self.models)])
+        return float((scores > 0).mean())
+
+
+def _fit_ridge(photos: np.ndarray, renders: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    centre = (photos.mean(0) + renders.mean(0)) / 2
+    scale = np.concatenate([photos, renders]).std(0) + 1e-6
+    x = (np.concatenate([photos, renders]).astype(np.float64) - centre) / scale
+    target = np.r_[np.ones(len(photos)), -np.ones(len(renders))]
+    weight = np.sqrt(np.r_[np.full(len(photos), 1 / len(photos)), np.full(len(renders), 1 / len(renders))])
+    xw = x * weight[:, None]
+    gram = xw @ xw.T  # the dual form: fewer pictures than features
+    gram[np.diag_indices_from(gram)] += ridge * np.trace(gram) / len(gram)
+    return xw.T @ np.linalg.solve(gram, target * weight), centre, scale
+
+
+def _score(model: tuple[np.ndarray, np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:
+    weights, centre, scale = model
+    return (x - centre) / scale @ weights
