@@ -61,7 +61,9 @@ def load_host(args: argparse.Namespace):
     from .hosts.standalone import default_model_path, load_model
 
     try:
-        return load_model(args.model or default_model_path(), device=args.device, dtype=args.dtype and getattr(torch, args.dtype))
+        return load_model(
+            args.model or default_model_path(), device=args.device, dtype=args.dtype and getattr(torch, args.dtype)
+        )
     except HostError as error:
         raise CallError(str(error)) from error
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_negtrans.files import write_bytes_atomic
+from lib_negtrans.files import atomic_write
 
 MAX_VECTORS = 75  # one prompt chunk; longer ones make the webui fail
 MAX_FILE_BYTES = 64 << 20
@@ -120,14 +120,13 @@ def read_embedding(path: str | Path) -> Embedding:
         raise EmbeddingError(f"{path} is not an embedding: those end in .pt, .safetensors or .bin.")
     try:
         size = path.stat().st_size
-        content = path.read_bytes() if size <= MAX_FILE_BYTES else b""
     except OSError as error:
         raise EmbeddingError(f"{path} cannot be read: {error.strerror}.") from error
     if size > MAX_FILE_BYTES:
         raise EmbeddingError(f"{path} has {size >> 20} MB, too large for an embedding: is it a checkpoint or a LoRA?")
     if suffix == ".safetensors":
-        return _embedding_from(path, *_decode_safetensors(path, content))
-    return _embedding_from(path, _decode_pickle(path, content), {})
+        return _embedding_from(path, *_decode_safetensors(path))
+    return _embedding_from(path, _decode_pickle(path), {})
 
 
 def write_embedding(path: str | Path, embedding: Embedding, overwrite: bool = False) -> None:
@@ -145,16 +144,21 @@ def write_embedding(path: str | Path, embedding: Embedding, overwrite: bool = Fa
     plain = _plain_metadata(embedding)
     if path.suffix == ".pt":
         content = _encode_pt(embedding, vectors, plain)
-        back = _decode_pickle(path, content)["string_to_param"]["*"]
     elif path.suffix == ".safetensors":
         content = _encode_safetensors(embedding, vectors, plain)
-        back = _decode_safetensors(path, content)[0][embedding.name]
     else:
         raise EmbeddingError(f"{path.name} must end in .pt or .safetensors.")
-    # what this process's own torch.load (in the webui: its restricted one) does not give back is not put on disk
-    if not torch.equal(back, vectors):
-        raise EmbeddingError(f"{path.name} was not written: reading it back gave other vectors, please report this.")
-    write_bytes_atomic(path, content, overwrite)
+    with atomic_write(path, overwrite) as temporary:
+        temporary.write_bytes(content)
+        # a file that this process's own torch.load (in the webui: its restricted one) cannot read gets no name
+        if path.suffix == ".pt":
+            back = _decode_pickle(temporary)["string_to_param"]["*"]
+        else:
+            back = _decode_safetensors(temporary)[0][embedding.name]
+        if not torch.equal(back, vectors):
+            raise EmbeddingError(
+                f"{path.name} was not written: reading it back gave other vectors; please report this."
+            )
 
 
 def _plain_metadata(embedding: Embedding) -> dict:
@@ -199,25 +203,23 @@ def _encode_safetensors(embedding: Embedding, vectors: Tensor, plain: dict) -> b
     return struct.pack("<Q", len(header)) + header + content
 
 
-def _decode_safetensors(path: Path, content: bytes) -> tuple[dict, dict]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+def _decode_safetensors(path: Path) -> tuple[dict, dict]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        data = load(content)
-        length = struct.unpack("<Q", content[:8])[0]
-        return data, json.loads(content[8 : 8 + length]).get("__metadata__") or {}
-    except (SafetensorError, struct.error, ValueError) as error:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
         raise EmbeddingError(f"{path} is damaged or no safetensors file: {error}.") from error
 
 
-def _decode_pickle(path: Path, content: bytes) -> dict:
+def _decode_pickle(path: Path) -> dict:
     try:
         with _allow_parameter_dict():
-            data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            data = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EmbeddingError(f"{path} holds more than tensors and may be malicious: it was not read.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         # what a cut off or foreign file makes of the unpickler
         raise EmbeddingError(f"{path} is damaged or no embedding: copy it again.") from error
     if data is None:  # the webui's own torch.load answers so after its check

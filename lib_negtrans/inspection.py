@@ -45,7 +45,7 @@ def describe_embedding(embedding: Embedding, host: TokenTable | None = None, nea
 
 
 def nearest_tokens(vectors: Tensor, table: Tensor, texts: list[str], count: int = 5) -> list[list[dict]]:
-    """For each of vectors (n, width) the `count` tokens of table (vocabulary, width) of the largest cosine, best first."""
+    """For each of vectors (n, width) the `count` tokens of table (vocabulary, width) nearest by cosine, best first."""
     if vectors.shape[1] != table.shape[1]:
         raise EmbeddingError(
             f"The embedding has width {vectors.shape[1]}, but the model's tokens have {table.shape[1]}."

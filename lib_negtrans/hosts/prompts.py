@@ -2,7 +2,7 @@
 
 The semantics are those of A1111 v1.10.1 with its default options (emphasis "Original", comma backtrack 20). Two of its
 slips are not repeated: BREAK inside weighted brackets still breaks, and an embedding that comma backtracking moves into
-the next chunk takes its vectors along. What the webui handles before the tokens and this module does not (editing such as
+the next chunk takes its vectors along. What the webui handles before the tokens and this module does not (editing as in
 `[a:b:0.5]` and `[a|b]`, AND, `<lora:...>`) is refused by `PromptError`: read as plain text it would be silently wrong.
 """
 
@@ -228,7 +228,7 @@ class _ChunkBuilder:
         self._clear()
 
     def make_room(self, token: int) -> None:
-        """Before a token, or an embedding that begins with it: remembers commas; closes a full chunk at a near comma."""
+        """Before a token or an embedding that begins with it: remembers commas; closes a full chunk at a near one."""
         full = len(self.tokens) == CHUNK_LENGTH
         if token == self.rules.comma:
             self.last_comma = len(self.tokens)

@@ -65,7 +65,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True, **({"mmap": True} if lazy else {}))
     except pickle.UnpicklingError as error:
         raise HostError(
-            f"{path} holds more than tensors, or is no checkpoint; for safety it is not read: convert it to .safetensors "
+            f"{path} holds more than tensors, or is no checkpoint, so it was not read: convert it to .safetensors "
             "(in the webui: Checkpoint Merger, one model, format safetensors)."
         ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:

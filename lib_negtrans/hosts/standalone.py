@@ -63,7 +63,7 @@ def load_tokenizer(folders: Sequence[Path] = ()):
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     raise HostError(
-        f"No tokenizer found: put CLIP's vocab.json and merges.txt into 'clip' beside the model or in {ASSETS / 'clip'}."
+        f"No tokenizer: put CLIP's vocab.json and merges.txt into 'clip' beside the model or into {ASSETS / 'clip'}."
     )
 
 
@@ -179,7 +179,7 @@ class StandaloneHost:
 
     @torch.no_grad()
     def encode_image_distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, scaled: two (B,4,H/8,W/8) float32. ValueError for other shapes."""
+        """Mean and standard deviation of the posterior, scaled: two (B,4,H/8,W/8) float32. Raises ValueError."""
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 8 or image.shape[3] % 8:
             raise ValueError(f"An image must be (B, 3, H, W) with H and W multiples of 8, not {tuple(image.shape)}.")
         posterior = self._vae(lambda x: self.vae.encode(x).latent_dist, image * 2 - 1, lambda d: d.mean)
@@ -228,10 +228,14 @@ class StandaloneHost:
             return torch.stack(rows)
 
         ids = torch.tensor([chunk.tokens for chunk in chunks], device=self.device)
+        default_dtype = torch.get_default_dtype()
         handle = self._token_table.register_forward_hook(splice)
         try:
+            # transformers makes its causal mask in the default dtype, which float64's smallest number overflows
+            torch.set_default_dtype(self.text_encoder.dtype)
             result = self.text_encoder(input_ids=ids, output_hidden_states=self.clip_skip > 1)
         finally:
+            torch.set_default_dtype(default_dtype)
             handle.remove()
         if self.clip_skip == 1:
             return result.last_hidden_state
@@ -265,8 +269,9 @@ class StandaloneHost:
         networks = (self.unet, self.vae, self.text_encoder)
         grads = [(p, p.requires_grad) for network in networks for p in network.parameters()]
         modes = [(m, m.training) for network in networks for m in network.modules()]
+        # what enabling gradient checkpointing sets on modules: their attributes of these names, those absent included
         names = ("gradient_checkpointing", "_gradient_checkpointing_func")
-        flags = [(m, n, vars(m)[n]) for m in self.unet.modules() for n in names if n in vars(m)]
+        flags = [(m, {n: vars(m)[n] for n in names if n in vars(m)}) for m in self.unet.modules()]
         try:
             for network in networks:
                 network.requires_grad_(False).eval()
@@ -276,11 +281,11 @@ class StandaloneHost:
             with torch.enable_grad():
                 yield
         finally:
-            if gradient_checkpointing:
-                self.unet.disable_gradient_checkpointing()
             for parameter, flag in grads:
                 parameter.requires_grad_(flag)
             for module, mode in modes:
                 module.training = mode
-            for module, name, value in flags:
-                setattr(module, name, value)
+            for module, values in flags:
+                for name in names:
+                    vars(module).pop(name, None)
+                vars(module).update(values)

@@ -1,0 +1,160 @@
+"""The command line as people meet it: good folders, bad folders, wrong calls."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_negtrans import cli
+from lib_negtrans.folder import Negative, plan, with_negatives
+from lib_negtrans.infotext import parse_pairs
+from lib_negtrans.params import ParamError, TranslationParams
+
+FAST = ["--steps", "10", "--negative-prompt", "a 3d render"]
+
+
+@pytest.fixture
+def run(monkeypatch, shared_tiny_host, capsys):
+    """Runs a command on the tiny model; gives exit code, standard output and standard error."""
+    monkeypatch.setattr(cli, "load_host", lambda _args: shared_tiny_host)
+
+    def call(*argv: str):
+        code = cli.main([str(a) for a in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def noise(path, width=64, height=72, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+def messy_tree(root):
+    noise(root / "a.png")
+    noise(root / "a.jpg")
+    noise(root / "sub" / "cmyk.jpg", mode="CMYK")
+    noise(root / "sub" / "deep er" / "写真 1.png", mode="RGBA")
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16).save(root / "sub" / "deep16.png")
+    Image.new("RGB", (1, 1)).save(root / "tiny.png")
+    (root / "corrupt.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    (root / "notes.txt").write_text("not a picture")
+
+
+def test_a_messy_tree_is_mirrored_failures_are_named_and_a_second_run_does_the_rest(run, tmp_path):
+    messy_tree(tmp_path / "in")
+    code, out, err = run("translate", "--input", tmp_path / "in", "--out", tmp_path / "out", *FAST)
+    assert code == 1
+    made = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
+    assert made == ["a.jpg.png", "a.png", "sub/cmyk.png", "sub/deep er/写真 1.png", "sub/deep16.png"]
+    failures = [line for line in err.splitlines() if line.startswith("failed:")]
+    assert len(failures) == 2
+    assert "corrupt.png: cannot be read" in failures[0] and "tiny.png: is 1x1 pixels" in failures[1]
+    assert "Traceback" not in err and "5 translated, 0 there already, 2 failed" in out
+
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
+    (tmp_path / "out" / "a.png").unlink()
+    code, out, _err = run("translate", "--input", tmp_path / "in", "--out", tmp_path / "out", *FAST)
+    assert code == 1 and "1 translated, 4 there already, 2 failed" in out
+    changed = [p for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
+    assert [p.name for p in changed] == ["a.png"]
+
+
+def test_size_alpha_and_text_of_the_output(run, tmp_path):
+    noise(tmp_path / "p.png", 70, 90, "RGBA")
+    code, _out, _err = run(
+        "translate", "--input", tmp_path / "p.png", "--out", tmp_path / "o", *FAST, "--strength", "0.4"
+    )
+    assert code == 0
+    result = Image.open(tmp_path / "o" / "p.png")
+    assert result.size == (70, 90) and result.mode == "RGBA"
+    fields = parse_pairs(result.text["parameters"].split("\n")[-1])
+    assert fields["NegTrans strength"] == "0.4" and fields["Steps"] == "10"
+    assert json.loads(result.text["negtrans"])["params"]["negative_prompt"] == "a 3d render"
+
+
+def test_json_events_are_one_object_a_line(run, tmp_path):
+    noise(tmp_path / "in" / "p.png")
+    (tmp_path / "in" / "bad.png").write_bytes(b"x")
+    code, out, _err = run("translate", "--input", tmp_path / "in", "--out", tmp_path / "o", *FAST, "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert code == 1 and [e["event"] for e in events] == ["error", "translated", "done"]
+    assert events[1]["forwards"] == 3 * 2 + 3 * 2
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--input", "missing"], "no file or folder missing"),
+        (["--input", "empty"], "no pictures were found"),
+        (["--input", "p.png", "--strength", "0.01"], "leaves no step"),
+        (["--input", "p.png", "--strength", "2"], "Strength must lie between"),
+        (["--input", "p.png", "--size", "12"], "size must be"),
+        (["--input", "p.png", "--negative", "nothing.pt"], "nothing.pt"),
+        (["--input", "p.png", "--negative", "p.png"], "p.png"),
+        (["--input", "p.png", "--preset", "fashionr2r", "--fixed-point", "1"], "published inversion order"),
+    ],
+)
+def test_wrong_calls_are_one_line_and_exit_2(run, tmp_path, monkeypatch, argv, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    noise(tmp_path / "p.png")
+    code, _out, err = run("translate", "--out", "o", *argv)
+    assert code == 2 and says in err and len(err.strip().splitlines()) == 1
+
+
+def test_output_folder_that_is_a_file_is_refused(run, tmp_path):
+    noise(tmp_path / "p.png")
+    code, _out, err = run("translate", "--input", tmp_path / "p.png", "--out", tmp_path / "p.png")
+    assert code == 2 and "name a folder" in err
+
+
+def test_interrupt_keeps_what_is_done(run, tmp_path, monkeypatch, shared_tiny_host):
+    noise(tmp_path / "in" / "a.png")
+    noise(tmp_path / "in" / "b.png")
+    original, calls = shared_tiny_host.predict_noise, []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(shared_tiny_host, "predict_noise", interrupted)
+    code, _out, err = run("translate", "--input", tmp_path / "in", "--out", tmp_path / "o", *FAST)
+    assert code == 130 and "again to go on" in err
+    assert [p.name for p in (tmp_path / "o").iterdir()] == ["a.png"]
+    assert not any(m._forward_hooks for m in shared_tiny_host.unet.modules())
+
+
+def test_the_output_inside_the_input_is_not_translated_again(tmp_path):
+    noise(tmp_path / "a.png")
+    noise(tmp_path / "out" / "a.png")
+    assert [item.source.name for item in plan(tmp_path, tmp_path / "out")] == ["a.png"]
+
+
+def test_negatives_join_the_prompt_once():
+    negatives = [Negative("neg-a", None), Negative("neg-b", None, 1.3), Negative("neg-c", None)]
+    params, embeddings = with_negatives(TranslationParams(negative_prompt="blurry, neg-c"), negatives)
+    assert params.negative_prompt == "neg-a, (neg-b:1.3), blurry, neg-c"
+    assert list(embeddings) == ["neg-a", "neg-b", "neg-c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "weight"),
+    [("a.pt", "a.pt", 1.0), ("a.pt:1.5", "a.pt", 1.5), (r"C:\x\a.pt", r"C:\x\a.pt", 1.0), ("d:a.pt:.5", "d:a.pt", 0.5)],
+)
+def test_negative_argument(text, path, weight):
+    parsed = cli.parse_negative(text)
+    assert (str(parsed[0]), parsed[1]) == (path, weight)
+
+
+def test_unknown_names_are_param_errors():
+    with pytest.raises(ParamError):
+        TranslationParams.from_dict({"unknown": 1})

@@ -1,0 +1,72 @@
+"""One parameter model: ranges, presets, infotext there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lib_negtrans.infotext import format_infotext, parse_pairs, translation_params_from_fields
+from lib_negtrans.params import (
+    TRANSLATION_PRESETS,
+    ParamError,
+    TrainingParams,
+    TranslationParams,
+    translation_preset,
+)
+
+
+@pytest.mark.parametrize("params", [TranslationParams, TrainingParams])
+def test_defaults_are_valid_and_every_field_has_an_option(params):
+    instance = params().validate()
+    assert set(params.options()) == {field.name for field in dataclasses.fields(params)}
+    assert params.from_dict(instance.to_dict()) == instance
+    for name, opt in params.options().items():
+        assert opt.label and opt.help.endswith("."), name
+        assert opt.infotext is None or opt.infotext.startswith("NegTrans ")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"strength": 0}, "Strength must be above 0"),
+        ({"strength": 1.5}, "Strength must lie between"),
+        ({"strength": 0.01}, "leaves no step"),
+        ({"steps": 0}, "Steps must lie between"),
+        ({"cfg_scale": "7"}, "CFG scale must lie between"),
+        ({"start": "middle"}, "Start from must be one of"),
+        ({"order": "published"}, "needs 0 fixed-point"),
+        ({"strenght": 0.3}, "unknown parameter 'strenght'"),
+        ({"cfg_scale": float("nan")}, "CFG scale must lie between"),
+    ],
+)
+def test_wrong_values_are_refused_in_words(values, says):
+    with pytest.raises(ParamError, match=says):
+        TranslationParams.from_dict(values)
+
+
+@pytest.mark.parametrize("name", TRANSLATION_PRESETS)
+def test_presets_are_valid(name):
+    assert translation_preset(name, cfg_scale=3.0).cfg_scale == 3.0
+
+
+def test_the_published_preset_recomputes_and_the_default_captures():
+    assert translation_preset("fashionr2r").features_from == "recomputed"
+    assert translation_preset("default").features_from == "captured"
+    assert translation_preset("default", fixed_point=0).features_from == "recomputed"
+
+
+def test_infotext_gives_every_option_back():
+    params = TranslationParams(
+        prompt="a photo", negative_prompt='neg-x, "quoted"', source_prompt="a render, grey: studio", strength=0.42,
+        steps=40, cfg_scale=5.5, tac_layers=64, tac_ratio=0.35, fixed_point=2, start="noise", features="recomputed",
+    )  # fmt: skip
+    text = format_infotext(params, (256, 128))
+    first, second, last = text.split("\n")
+    assert first == "a photo" and second == 'Negative prompt: neg-x, "quoted"'
+    fields = parse_pairs(last)
+    assert fields["Script"] == "Realistic Translation" and fields["Size"] == "256x128"
+    restored = translation_params_from_fields(fields)
+    assert set(restored) == {name for name, opt in params.options().items() if opt.infotext}
+    for name, value in restored.items():
+        assert value == getattr(params, name), name
