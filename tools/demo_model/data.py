@@ -1,9 +1,9 @@
 """Latents, pixels and captions the demonstration model is trained on.
 
-`python tools/demo_model/data.py --data DIR --out LATENTS` encodes DIR/photos/train and DIR/renders/train (and, as held-out
-shards that no training reads, DIR/*/eval) into shards `NAME.pt`. A shard is a list of dicts: domain, name, label, colour,
-pattern, pixels (uint8 CHW) and latent (float16, already times 0.18215). The first shards are the ones training needs first:
-training may start while later shards are still being written.
+`python tools/demo_model/data.py --data DIR --out LATENTS` encodes DIR/photos/train and DIR/renders/train (and,
+as held-out shards that no training reads, DIR/*/eval) into shards `NAME.pt`. A shard is a list of dicts: domain,
+name, label, colour, pattern, pixels (uint8 CHW) and latent (float16, already times 0.18215). The first shards are
+the ones training needs first: it may start while later shards are still being written.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def taesd(data: Path) -> tuple[nn.Module, nn.Module]:
 
 
 def describe(pixels: np.ndarray, mask: np.ndarray) -> tuple[str, str]:
-    """Dominant colour word and, where statistics are clear, a pattern word, of the masked pixels (HWC uint8, HW bool)."""
+    """Dominant colour word and, where statistics are clear, a pattern word, of the masked pixels."""
     from scipy.ndimage import binary_erosion, gaussian_filter
 
     if mask.sum() < 64:
@@ -104,7 +104,7 @@ def caption(item: dict, rng: random.Random, domain: str | None = None, full: boo
     """One caption naming domain, garment, colour and pattern; parts are dropped at random unless `full`."""
     domain = item["domain"] if domain is None else domain
     prefix = "a photo of" if domain == "photo" else "a 3d render of"
-    words = [item["pattern"] if full or rng.random() < 0.7 else "", item["colour"] if full or rng.random() < 0.7 else ""]
+    words = [item[key] if full or rng.random() < 0.7 else "" for key in ("pattern", "colour")]
     label = item["label"] if full or rng.random() < 0.8 else "clothes"
     body = " ".join([w for w in words if w] + [label])
     article = "" if label in ("clothes", "pants", "shorts", "shoes") else "a "
@@ -160,23 +160,23 @@ def _item(domain, name, label, colour, pattern, pixels, flip) -> dict:
     if flip:
         pixels = pixels[:, ::-1]
     pixels = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    return dict(domain=domain, name=name, label=label, colour=colour, pattern=pattern, pixels=pixels)
+    return {"domain": domain, "name": name, "label": label, "colour": colour, "pattern": pattern, "pixels": pixels}
 
 
 # name, domain, split, share of the files, arguments; in the order in which training wants them
 SHARDS = [
-    ("eval_photos128", "photo", "eval", 1.0, dict(short=128, flip=False)),
-    ("eval_renders128", "render", "eval", 1.0, dict(size=128, flip=False, crop=True, jitter=0.0)),
-    ("renders_crop128", "render", "train", 1.0, dict(size=128, flip=False, crop=True, jitter=0.0)),
-    ("photos128", "photo", "train", 1.0, dict(short=128, flip=False)),
-    ("renders_crop128f", "render", "train", 1.0, dict(size=128, flip=True, crop=True, jitter=1.0)),
-    ("renders_crop192", "render", "train", 1.0, dict(size=192, flip=False, crop=True, jitter=0.3)),
-    ("photos192f", "photo", "train", 1.0, dict(short=192, flip=True)),
-    ("renders256", "render", "train", 1.0, dict(size=256, flip=False, crop=False, jitter=0.0)),
-    ("renders_crop192f", "render", "train", 1.0, dict(size=192, flip=True, crop=True, jitter=1.0)),
-    ("photos256", "photo", "train", 0.5, dict(short=256, flip=False)),
-    ("renders256f", "render", "train", 1.0, dict(size=256, flip=True, crop=False, jitter=0.0)),
-    ("photos128f", "photo", "train", 1.0, dict(short=128, flip=True)),
+    ("eval_photos128", "photo", "eval", 1.0, {"short": 128, "flip": False}),
+    ("eval_renders128", "render", "eval", 1.0, {"size": 128, "flip": False, "crop": True, "jitter": 0.0}),
+    ("renders_crop128", "render", "train", 1.0, {"size": 128, "flip": False, "crop": True, "jitter": 0.0}),
+    ("photos128", "photo", "train", 1.0, {"short": 128, "flip": False}),
+    ("renders_crop128f", "render", "train", 1.0, {"size": 128, "flip": True, "crop": True, "jitter": 1.0}),
+    ("renders_crop192", "render", "train", 1.0, {"size": 192, "flip": False, "crop": True, "jitter": 0.3}),
+    ("photos192f", "photo", "train", 1.0, {"short": 192, "flip": True}),
+    ("renders256", "render", "train", 1.0, {"size": 256, "flip": False, "crop": False, "jitter": 0.0}),
+    ("renders_crop192f", "render", "train", 1.0, {"size": 192, "flip": True, "crop": True, "jitter": 1.0}),
+    ("photos256", "photo", "train", 0.5, {"short": 256, "flip": False}),
+    ("renders256f", "render", "train", 1.0, {"size": 256, "flip": True, "crop": False, "jitter": 0.0}),
+    ("photos128f", "photo", "train", 1.0, {"short": 128, "flip": True}),
 ]
 
 
@@ -203,7 +203,7 @@ def encode_items(items: list[dict], encode, pixel_budget: int = 16 * 128 * 128) 
         for i in range(0, len(group), n):
             chunk = group[i : i + n]
             latents = encode(torch.stack([it["pixels"] for it in chunk]).float() / 255)
-            for item, latent in zip(chunk, latents):
+            for item, latent in zip(chunk, latents, strict=False):
                 item["latent"] = latent.half().clone()
 
 
@@ -222,7 +222,7 @@ def main() -> None:
     ap.add_argument("--vae", type=Path, help="checkpoint of train_vae.py; default the TAESD teacher")
     ap.add_argument("--pixels-from", type=Path, help="folder of shards whose pictures are encoded again")
     ap.add_argument("--threads", type=int, default=1)
-    ap.add_argument("--part", default="0/1", help="encode every n-th shard only, as I/N: several processes share the work")
+    ap.add_argument("--part", default="0/1", help="encode every n-th shard only, as I/N")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -247,7 +247,8 @@ def main() -> None:
         encode_items(items, encode)
         torch.save(items, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
-        print(f"{path.name}: {len(items)} pictures, built in {built - start:.0f} s, encoded in {time.time() - built:.0f} s", flush=True)
+        cost = f"built in {built - start:.0f} s, encoded in {time.time() - built:.0f} s"
+        print(f"{path.name}: {len(items)} pictures, {cost}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Writes the demonstration model as ONE half-precision file in the naming of Stable Diffusion 1, with its config and clip folder.
+"""Writes the demonstration model as ONE half-precision file in SD1's naming, with its config and clip folder.
 
 `python tools/demo_model/export.py --unet OUT/unet.pt --vae OUT/vae.pt --out assets/demo`, then
-`python tools/demo_model/export.py --check assets/demo` reloads the file through diffusers' own converter and compares outputs.
+`python tools/demo_model/export.py --check assets/demo` reloads the file through diffusers' own converter.
 Without --unet or --vae that network is written as initialised (to try loading before anything is trained).
 """
 
@@ -60,7 +60,8 @@ def _rename(key: str, table: list, inner: dict) -> str:
 
 def unet_to_ldm(state: dict) -> dict:
     """diffusers' UNet2DConditionModel -> model.diffusion_model.*"""
-    return {f"model.diffusion_model.{_rename(k, UNET_TABLE, RESNET if '.resnets.' in k else {})}": v for k, v in state.items()}
+    names = {k: _rename(k, UNET_TABLE, RESNET if ".resnets." in k else {}) for k in state}
+    return {f"model.diffusion_model.{names[k]}": v for k, v in state.items()}
 
 
 def vae_to_ldm(state: dict) -> dict:
@@ -85,7 +86,12 @@ def schedule_buffers() -> dict:
     """The buffers a checkpoint of LatentDiffusion has; single precision."""
     bars = alphas_cumprod().double()
     prev = torch.cat([torch.ones(1, dtype=torch.float64), bars[:-1]])
-    out = dict(betas=1 - bars / prev, alphas_cumprod=bars, alphas_cumprod_prev=prev, sqrt_alphas_cumprod=bars.sqrt())
+    out = {
+        "betas": 1 - bars / prev,
+        "alphas_cumprod": bars,
+        "alphas_cumprod_prev": prev,
+        "sqrt_alphas_cumprod": bars.sqrt(),
+    }
     out.update(sqrt_one_minus_alphas_cumprod=(1 - bars).sqrt(), log_one_minus_alphas_cumprod=(1 - bars).log())
     out.update(sqrt_recip_alphas_cumprod=bars.rsqrt(), sqrt_recipm1_alphas_cumprod=(1 / bars - 1).sqrt())
     return {k: v.float() for k, v in out.items()}
@@ -159,30 +165,39 @@ model:
 """
 
 
-def check(folder: Path) -> None:
-    """Reloads the file through diffusers' converter; its networks must give what ours give on the same weights."""
+def load(folder: Path) -> tuple:
+    """(unet, text encoder, vae, tokenizer) of an exported folder, in single precision, by diffusers' own converter."""
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
     state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / f"{NAME}.safetensors").items()}
-    print(f"{len(state)} tensors, {(folder / f'{NAME}.safetensors').stat().st_size / 1e6:.2f} MB")
-    unet, text, vae = make_unet().eval(), make_text_encoder().eval(), make_vae().eval()
-    config = dict(unet.config)
-    unet_state = convert_ldm_unet_checkpoint(dict(state), config)
-    print("unet", unet.load_state_dict(unet_state, strict=True))
-    print("vae ", vae.load_state_dict(convert_ldm_vae_checkpoint(dict(state), dict(vae.config)), strict=True))
+    unet, text, vae = make_unet(), make_text_encoder(), make_vae()
+    unet.load_state_dict(convert_ldm_unet_checkpoint(dict(state), dict(unet.config)))
+    vae.load_state_dict(convert_ldm_vae_checkpoint(dict(state), dict(vae.config)))
     prefix = "cond_stage_model.transformer."
-    text.load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}, strict=False)
-    for ours, theirs in ((unet_to_ldm, unet), (vae_to_ldm, vae)):
-        again = ours(theirs.state_dict())
-        assert all(torch.equal(again[k].flatten(), state[k].flatten()) for k in again), "our mapping differs from diffusers'"
-    ids = load_tokenizer(folder / "clip")(["a 3d render of clothes"], padding="max_length", return_tensors="pt").input_ids
+    own = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and "position_ids" not in k}
+    missing, unexpected = text.load_state_dict(own, strict=False)
+    assert not unexpected and all("position_ids" in k for k in missing)
+    for network in (unet, text, vae):
+        network.eval().requires_grad_(False)
+    return unet, text, vae, load_tokenizer(folder / "clip")
+
+
+def check(folder: Path) -> None:
+    """The reloaded networks, named again by our mapping, must be the file; and what they give must be finite."""
+    unet, text, vae, tokenizer = load(folder)
+    state = load_file(folder / f"{NAME}.safetensors")
+    again = unet_to_ldm(unet.state_dict()) | vae_to_ldm(vae.state_dict()) | text_to_ldm(text.state_dict())
+    assert again.keys() | schedule_buffers().keys() == state.keys(), "the file has other tensors than the networks"
+    assert all(torch.equal(again[k].to(state[k].dtype), state[k]) for k in again), "our mapping differs from diffusers'"
+    ids = tokenizer(["a 3d render of clothes"], padding="max_length", return_tensors="pt").input_ids
     gen = torch.Generator().manual_seed(0)
     with torch.no_grad():
         context = text(ids)[0]
         noise = unet(torch.randn(1, 4, 16, 16, generator=gen), 200, context).sample
         image = vae.decode(torch.randn(1, 4, 8, 8, generator=gen)).sample
-    print(f"context std {context.std():.3f}, noise std {noise.std():.3f}, picture std {image.std():.3f}, all finite:", end=" ")
-    print(bool(context.isfinite().all() and noise.isfinite().all() and image.isfinite().all()))
+    assert all(x.isfinite().all() for x in (context, noise, image))
+    size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+    print(f"{folder}: {len(state)} tensors, {size / 1e6:.2f} MB in all")
 
 
 def main() -> None:

@@ -9,39 +9,39 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-UNET = dict(
-    sample_size=32,
-    in_channels=4,
-    out_channels=4,
-    block_out_channels=(32, 64, 128, 128),
-    layers_per_block=2,
-    cross_attention_dim=64,
-    attention_head_dim=2,  # as in SD1's configuration files: the number of heads
-    down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-)
-VAE = dict(
-    sample_size=256,
-    block_out_channels=(32, 64, 64, 96),
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    up_block_types=("UpDecoderBlock2D",) * 4,
-    layers_per_block=1,
-    latent_channels=4,
-    scaling_factor=0.18215,
-)
-TEXT = dict(
-    vocab_size=49408,
-    hidden_size=64,
-    intermediate_size=256,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    max_position_embeddings=77,
-    hidden_act="quick_gelu",
-    projection_dim=64,
-    bos_token_id=49406,
-    eos_token_id=49407,
-    pad_token_id=49407,
-)
+UNET = {
+    "sample_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (32, 64, 128, 128),
+    "layers_per_block": 2,
+    "cross_attention_dim": 64,
+    "attention_head_dim": 2,  # as in SD1's configuration files: the number of heads
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+}
+VAE = {
+    "sample_size": 256,
+    "block_out_channels": (32, 64, 64, 96),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "scaling_factor": 0.18215,
+}
+TEXT = {
+    "vocab_size": 49408,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 64,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
 
 
 def make_unet() -> UNet2DConditionModel:
@@ -82,14 +82,15 @@ def write_clip_folder(folder: Path) -> None:
     """config.json and the tokenizer's files, from the merges that PyPI's open_clip_torch carries (MIT)."""
     folder.mkdir(parents=True, exist_ok=True)
     source = Path(find_spec("open_clip").origin).with_name("bpe_simple_vocab_16e6.txt.gz")
-    merges = gzip.open(source).read().decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
+    with gzip.open(source) as f:
+        merges = f.read().decode("utf-8").split("\n")[1 : 49152 - 256 - 2 + 1]
     visible = list(range(33, 127)) + list(range(161, 173)) + list(range(174, 256))
     hidden = [b for b in range(256) if b not in visible]
     letters = [chr(b) for b in visible] + [chr(256 + i) for i in range(len(hidden))]
     vocab = letters + [c + "</w>" for c in letters] + ["".join(m.split()) for m in merges]
     vocab += ["<|startoftext|>", "<|endoftext|>"]
-    with open(folder / "vocab.json", "w", encoding="utf-8") as f:
-        json.dump({v: i for i, v in enumerate(vocab)}, f, ensure_ascii=False, separators=(",", ":"))
+    numbered = json.dumps({v: i for i, v in enumerate(vocab)}, ensure_ascii=False, separators=(",", ":"))
+    (folder / "vocab.json").write_text(numbered, encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     special["pad_token"] = "<|endoftext|>"

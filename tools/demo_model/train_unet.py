@@ -1,8 +1,8 @@
 """Trains the UNet and the text encoder together on cached latents.
 
-The learning rate is constant after a warm-up; a file named `decay` beside the checkpoint holding a number of steps (or
---decay N from the start) begins a cosine decay to zero over that many steps, after which the run ends: so that it can be told
-at any time to finish by a chosen hour. --resume goes on from OUT/unet.pt, if wished on other latents (--latents).
+The learning rate is constant after a warm-up; a file named `decay` beside the checkpoint holding a number of steps
+(or --decay N from the start) begins a cosine decay to zero over that many steps, after which the run ends: so that it
+can be told at any time to finish by a chosen hour. --resume goes on from OUT/unet.pt, if wished on other latents.
 """
 
 import argparse
@@ -76,8 +76,9 @@ def held_out(unet, text, tokens, items, bars, count: int = 48, size: int = 16) -
         chosen = chosen[:: max(1, len(chosen) // count)][:count]
         z = torch.stack([take_crop(i["latent"], size, None, centre=True) for i in chosen]).float()
         rng = random.Random(0)
+        wrong = "render" if domain == "photo" else "photo"
         own = text(tokens([caption(i, rng, full=True) for i in chosen]))[0]
-        other = text(tokens([caption(i, rng, "render" if domain == "photo" else "photo", full=True) for i in chosen]))[0]
+        other = text(tokens([caption(i, rng, wrong, full=True) for i in chosen]))[0]
         empty = text(tokens([""] * len(chosen)))[0]
         gen = torch.Generator().manual_seed(1)
         for lo, hi in RANGES:
@@ -136,7 +137,7 @@ def main() -> None:
     evals = load_shards(args.latents, held_out=True)
 
     def save() -> None:
-        state = dict(unet=unet.state_dict(), text=text.state_dict(), optimizer=optimizer.state_dict())
+        state = {"unet": unet.state_dict(), "text": text.state_dict(), "optimizer": optimizer.state_dict()}
         state.update(average=average.shadow, count=average.count, step=step)
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
@@ -173,7 +174,8 @@ def main() -> None:
         if step % 100 == 0:
             speed = (step - began) / (time.time() - start)
             mean = sum(losses[-100:]) / len(losses[-100:])
-            print(f"{time.strftime('%H:%M:%S')} step {step} loss {mean:.4f} lr {args.lr * rate:.1e} {speed:.2f} step/s", flush=True)
+            now = time.strftime("%H:%M:%S")
+            print(f"{now} step {step} loss {mean:.4f} lr {args.lr * rate:.1e} {speed:.2f} step/s", flush=True)
             pool.refresh()
         if step % 500 == 0 or step == 100:
             save()

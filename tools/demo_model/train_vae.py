@@ -1,8 +1,9 @@
 """Distils an autoencoder in the SD1 layout from TAESD.
 
-The encoder's mean regresses the teacher's latents (as the shards of data.py hold them); the decoder learns latents -> the ORIGINAL
-pixels, so that it may become better than the teacher's. For the first --warm steps the decoder sees the teacher's latents, then
-the encoder's own, with its gradient. As in train_unet.py a file `decay` in the output folder starts the end.
+The encoder's mean regresses the teacher's latents (as the shards of data.py hold them); the decoder learns latents ->
+the ORIGINAL pixels, so that it may become better than the teacher's. For the first --warm steps the decoder sees the
+teacher's latents, then the encoder's own, with its gradient. As in train_unet.py a file `decay` in the output folder
+starts the end.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def pixel_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def compare(vae, items, data: Path, count: int = 60) -> str:
-    """PSNR of the round trip on held-out pictures beside the teacher's, and how far the latents are from the teacher's."""
+    """PSNR of the round trip on held-out pictures beside the teacher's, and how far apart the latents are."""
     decoder = taesd(data)[1]
     lines = []
     for domain in ("photo", "render"):
@@ -76,7 +77,7 @@ def main() -> None:
     ap.add_argument("--crop", type=int, default=64)
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--threads", type=int, default=1)
-    ap.add_argument("--bf16", action="store_true", help="bfloat16 autocast: 2.3 times as fast where the processor has AMX")
+    ap.add_argument("--bf16", action="store_true", help="bfloat16 autocast: twice as fast where the processor has AMX")
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--only-compare", action="store_true")
     args = ap.parse_args()
@@ -105,7 +106,7 @@ def main() -> None:
     names = set(args.latents.glob("*.pt"))
 
     def save() -> None:
-        state = dict(vae=vae.state_dict(), optimizer=optimizer.state_dict(), step=step)
+        state = {"vae": vae.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
         state.update(average=average.shadow, count=average.count)
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
@@ -129,7 +130,7 @@ def main() -> None:
             item = rng.choice(items)
             _, h, w = item["latent"].shape
             # renders are smooth and soon learned: two photographs for each of them
-            if item["domain"] == "render" and rng.random() < 0.4 or min(h, w) < k:
+            if (item["domain"] == "render" and rng.random() < 0.4) or min(h, w) < k:
                 continue
             i, j = rng.randint(0, h - k), rng.randint(0, w - k)
             pixels.append(item["pixels"][:, i * 8 : (i + k) * 8, j * 8 : (j + k) * 8])
@@ -156,7 +157,8 @@ def main() -> None:
         if step % 20 == 0:
             a, b = torch.tensor(losses[-20:]).mean(0).tolist()
             now, speed = time.strftime("%H:%M:%S"), (step - began) / (time.time() - start)
-            print(f"{now} step {step} pixels {a:.4f} anchor {b:.4f} lr {args.lr * rate:.1e} {speed:.2f} step/s", flush=True)
+            line = f"{now} step {step} pixels {a:.4f} anchor {b:.4f} lr {args.lr * rate:.1e} {speed:.2f} step/s"
+            print(line, flush=True)
         if step % 100 == 0:
             save()
             if set(args.latents.glob("*.pt")) != names:
