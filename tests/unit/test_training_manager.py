@@ -1,0 +1,152 @@
+"""The manager of trainings: one at a time, found again, stopped, resumed, its result with a card beside it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_negtrans.embeddings import read_embedding
+from lib_negtrans.params import TrainingParams
+from lib_negtrans.training.manager import (
+    FAILED,
+    FINISHED,
+    STOPPED,
+    LocalWorkplace,
+    TrainingBusy,
+    TrainingManager,
+    TrainingRefused,
+    TrainingRequest,
+)
+
+PARAMS = TrainingParams(steps=3, vectors=2, accumulation=1, size=64, save_every=2, preview_every=2)
+
+
+@pytest.fixture
+def renders(tmp_path):
+    folder = tmp_path / "renders"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"red coat {number}.png")
+    return folder
+
+
+@pytest.fixture
+def manager(tiny_host, tmp_path):
+    return TrainingManager(LocalWorkplace(tiny_host, tmp_path / "embeddings", tmp_path / "runs"))
+
+
+def changed(**values):
+    return TrainingParams.from_dict(PARAMS.to_dict() | values)
+
+
+def test_a_training_to_its_end(manager, renders, tmp_path):
+    first = manager.start(TrainingRequest("neg-render", renders, PARAMS))
+    assert first.busy and first.name == "neg-render"
+    state = manager.wait(120)
+    assert state.phase == FINISHED, state.error
+    assert state.step == 3 and state.published and state.fraction == 1.0
+    assert [step for step, _, _ in state.curve] == [1, 2, 3]
+    assert [step for step, _ in state.previews] == [2, 3]
+    assert state.vector_norm > 0 and state.change > 0
+    embedding = tmp_path / "embeddings/neg-render.pt"
+    assert read_embedding(embedding).vectors.shape == (2, 64)
+    assert Image.open(tmp_path / "embeddings/neg-render.preview.png").size == (64, 64)
+    card = json.loads((tmp_path / "embeddings/neg-render.json").read_text())
+    assert "3 renders" in card["description"] and card["negtrans"]["step"] == 3
+    json.dumps(state.to_dict())
+
+
+def test_a_second_training_is_refused_in_words(manager, renders):
+    manager.start(TrainingRequest("neg-a", renders, changed(steps=500)))
+    with pytest.raises(TrainingBusy, match="neg-a is being trained"):
+        manager.start(TrainingRequest("neg-b", renders, PARAMS))
+    assert manager.request_stop()
+    assert manager.wait(120).phase == STOPPED
+    assert not manager.request_stop()
+
+
+def test_interrupted_run_is_found_and_gone_on_with(manager, renders, tmp_path):
+    manager.start(TrainingRequest("neg-render", renders, changed(steps=400)))
+    while manager.snapshot().step < 2:
+        time.sleep(0.02)
+    manager.request_stop()
+    stopped = manager.wait(120)
+    assert stopped.phase == STOPPED and 2 <= stopped.step < 400 and stopped.checkpoint
+    assert not (tmp_path / "embeddings/neg-render.pt").exists()
+
+    # as after a restart of the program
+    again = TrainingManager(manager.workplace)
+    assert again.resumable() == [("neg-render", stopped.step, 400)]
+    with pytest.raises(TrainingRefused, match="resume it"):
+        again.start(TrainingRequest("neg-render", renders, PARAMS))
+    again.resume("neg-render", steps=stopped.step + 2)
+    state = again.wait(120)
+    assert state.phase == FINISHED, state.error
+    assert state.start_step == stopped.step and state.step == stopped.step + 2
+    assert again.resumable() == []
+
+
+def test_stop_while_waiting_for_the_turn(manager, renders):
+    with manager.workplace.lock:
+        manager.start(TrainingRequest("neg-render", renders, PARAMS))
+        manager.request_stop()
+    state = manager.wait(120)
+    assert state.phase == STOPPED and "nothing was written" in state.log[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("../up", "only a-z"), ("", "needs a name"), ("Neg", "use neg"), ("coat", "ordinary word"), ("con", "Windows")],
+)
+def test_names(manager, renders, name, sentence):
+    with pytest.raises(TrainingRefused, match=sentence):
+        manager.start(TrainingRequest(name, renders, PARAMS))
+    assert not manager.workplace.runs_folder.exists()
+
+
+def test_existing_embeddings_are_not_hidden_or_replaced(manager, renders, tmp_path):
+    other = tmp_path / "embeddings/old/Neg-render.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"")
+    with pytest.raises(TrainingRefused, match="same trigger word"):
+        manager.check_name("neg-render")
+    (tmp_path / "embeddings/neg-b.pt").write_bytes(b"")
+    with pytest.raises(TrainingRefused, match="exists already"):
+        manager.check_name("neg-b")
+    assert manager.check_name("neg-b", overwrite=True) == "neg-b"
+
+
+def test_requests_that_cannot_start(manager, renders, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for request, sentence in [
+        (TrainingRequest("neg-a", tmp_path / "none", PARAMS), "There is no folder"),
+        (TrainingRequest("neg-a", empty, PARAMS), "No pictures"),
+        (TrainingRequest("neg-a", renders, changed(lr="fast")), "not a number"),
+        (TrainingRequest("neg-a", renders, PARAMS, preview_image=tmp_path / "no.png"), "no picture"),
+    ]:
+        with pytest.raises(TrainingRefused, match=sentence):
+            manager.start(request)
+    with pytest.raises(TrainingRefused, match="no interrupted run"):
+        manager.resume("neg-a")
+
+
+def test_a_failure_in_the_thread_is_shown(manager, renders):
+    for path in renders.iterdir():
+        path.write_bytes(b"no picture")
+    manager.start(TrainingRequest("neg-a", renders, PARAMS))
+    state = manager.wait(60)
+    assert state.phase == FAILED and "None of the 3 pictures" in state.error and state.log[-1] == state.error
+
+
+def test_the_hosts_own_interrupt_stops_it(manager, renders):
+    asked = threading.Event()
+    manager.workplace.progress = lambda snapshot: snapshot.step >= 2 or asked.is_set()
+    manager.start(TrainingRequest("neg-a", renders, changed(steps=400)))
+    assert manager.wait(120).phase == STOPPED
