@@ -175,12 +175,15 @@ def command_translate(args: argparse.Namespace, report: Reporter) -> int:
 
 
 def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
-    """Say what a file is."""
-    from .embeddings import EmbeddingError, describe_file
+    """Say what a file is; with --model also the tokens nearest to each vector."""
+    from .embeddings import EmbeddingError
+    from .hosts.protocol import HostError
+    from .inspection import describe_file
 
+    host = load_host(args) if args.model else None
     try:
-        facts = describe_file(Path(args.file))
-    except (EmbeddingError, OSError) as error:
+        facts = describe_file(Path(args.file), host)
+    except (EmbeddingError, HostError, OSError) as error:
         raise CallError(f"{args.file}: {error}") from error
     report.event("inspect", "\n".join(f"{key}: {value}" for key, value in facts.items()), **facts)
     return EXIT_DONE
@@ -188,6 +191,9 @@ def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from .evaluation import command as evaluation_command
+    from .training import command as training_command
+
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--model", help="an SD1 .safetensors/.ckpt or diffusers folder (default: the demonstration model)"
@@ -215,6 +221,16 @@ def build_parser() -> argparse.ArgumentParser:
     translate.add_argument("--overwrite", action="store_true", help="translate again what is there already")
     add_params(translate, TranslationParams)
     translate.set_defaults(run=command_translate)
+
+    train = commands.add_parser(
+        "train-negative", parents=[common], help="learn what makes a folder of renders look rendered"
+    )
+    training_command.add_arguments(train)
+    train.set_defaults(run=training_command.run)
+
+    evaluate = commands.add_parser("evaluate", parents=[common], help="measure translations against photographs")
+    evaluation_command.add_arguments(evaluate)
+    evaluate.set_defaults(run=evaluation_command.run)
 
     inspect = commands.add_parser("inspect", parents=[common], help="say what an embedding or checkpoint file is")
     inspect.add_argument("file")

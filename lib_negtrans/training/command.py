@@ -1,0 +1,157 @@
+"""`python -m lib_negtrans train-negative`: the training job with a progress bar, files beside the embedding, Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from ..embeddings import EmbeddingError
+from ..hosts.protocol import HostError, ModelHost
+from ..images import ImageError, iter_image_files, load_picture
+from ..params import TrainingParams
+from . import events
+from .card import write_card
+from .errors import TrainingError
+from .negative import NegativeTraining
+from .preview import TranslationPreview
+
+if TYPE_CHECKING:
+    from ..cli import Reporter
+
+LARGEST_AUTOMATIC_SIZE = 512  # what SD1.5 was trained at
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options and every training parameter; the common ones are the caller's."""
+    from ..cli import add_params
+
+    parser.add_argument("--images", required=True, metavar="DIR", help="renders to learn from, sub-folders included")
+    parser.add_argument("--name", required=True, help="the embedding's name and trigger word: a-z, 0-9, - and _")
+    parser.add_argument("--out", required=True, metavar="DIR", help="gets NAME.pt, NAME.preview.png, NAME.json")
+    parser.add_argument("--run-folder", metavar="DIR", help="checkpoints and loss CSV (default: OUT/NAME.run)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an embedding and a run of this name")
+    parser.add_argument("--preview", metavar="FILE", help="render to translate as preview (default: the first one)")
+    add_params(parser, TrainingParams)
+
+
+def automatic_size(images: Path) -> int:
+    """The training size when none is given: the pictures' median short side, a multiple of 64 from 64 to 512.
+
+    Small renders are not blown up: their blur would be learnt as part of the rendered look.
+    """
+    sides = []
+    for path in iter_image_files(images):
+        with contextlib.suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
+            sides.append(min(image.size))
+    if not sides:
+        return LARGEST_AUTOMATIC_SIZE
+    return max(64, min(LARGEST_AUTOMATIC_SIZE, int(statistics.median(sides)) // 64 * 64))
+
+
+@contextlib.contextmanager
+def stop_on_signals(job: NegativeTraining, report: Reporter) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the job after the step under way; a second Ctrl-C interrupts at once."""
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        report.event("stopping", "stopping after this step; Ctrl-C again to stop at once ..", signal=number)
+        job.request_stop()
+
+    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def run(args: argparse.Namespace, report: Reporter) -> int:
+    """Train; 0 done, 1 failed in mid-run (all kept), 130 stopped before the end. Raises CallError for a wrong call."""
+    from ..cli import CallError, load_host
+
+    try:
+        return _run(args, report, load_host(args))
+    except (TrainingError, EmbeddingError, HostError, ImageError) as error:
+        raise CallError(str(error)) from error
+
+
+def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
+    from ..cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CallError, given
+
+    images, out = Path(args.images), Path(args.out)
+    if not images.is_dir():
+        raise CallError(f"--images {images} is no folder.")
+    values = given(args, TrainingParams)
+    if "size" not in values:
+        values["size"] = automatic_size(images)
+        report.event(
+            "notice", f"Training at {values['size']} pixels, after the pictures' own size.", size=values["size"]
+        )
+    params = TrainingParams.from_dict(values)
+    folder = Path(args.run_folder) if args.run_folder else out / f"{args.name}.run"
+    render = Path(args.preview) if args.preview else next(iter_image_files(images), None)
+    job = NegativeTraining(
+        host, params, images=images, name=args.name, run_folder=folder, out=out / f"{args.name}.pt",
+        resume=args.resume, overwrite=args.overwrite, preview=_preview(args, report, host, render, params, folder),
+    )  # fmt: skip
+    last = preview = None
+    started = False
+    with stop_on_signals(job, report), report.bar(unit="step") as bar:
+        try:
+            for event in job.run():
+                last, started = event, started or isinstance(event, events.Started)
+                if isinstance(event, events.Preview):
+                    preview = event.result
+                _show(event, report, bar)
+        except TrainingError as error:
+            if not started:
+                raise
+            report.problem(f"error: {error}")
+            return EXIT_SOME_FAILED
+    if not isinstance(last, events.Finished):
+        return EXIT_INTERRUPTED
+    for complaint in write_card(last.embedding, params, last, preview):
+        report.problem(complaint)
+    report.event("written", f"{out / args.name}.pt, .preview.png and .json are ready; use it with --negative.")
+    return EXIT_DONE
+
+
+def _preview(args, report: Reporter, host: ModelHost, render: Path | None, params: TrainingParams, folder: Path):
+    """A preview maker, or none where the render that was not asked for by name cannot be read."""
+    if render is None:
+        return None
+    try:
+        load_picture(render)
+    except ImageError as error:
+        if args.preview:
+            raise ImageError(f"--preview {render}: {error}") from error
+        report.event("notice", f"No previews: {render.name} {error}", level="warning")
+        return None
+    return TranslationPreview(host, render, params, folder)
+
+
+def _show(event: events.Event, report: Reporter, bar) -> None:
+    """An event as JSON, as movement of the bar, or as a line."""
+    fields = event.to_dict()
+    kind = fields.pop("event")
+    if isinstance(event, events.Started):
+        bar.reset(total=event.steps)
+        bar.update(event.start_step)
+    if isinstance(event, events.StepDone):
+        bar.update(event.step - bar.n)
+        bar.set_postfix_str(f"loss {event.loss_average:.4f}, moved {event.change:.3f}", refresh=False)
+        # without a terminal there is no bar: a line now and then instead
+        spoken = bar.disable and (event.step % 50 == 0 or event.step == event.steps)
+        report.event(kind, str(event) if spoken else None, **fields)
+    elif isinstance(event, events.Caching):
+        report.event(kind, str(event) if event.done == event.total else None, **fields)
+    else:
+        report.event(kind, str(event), **fields)
