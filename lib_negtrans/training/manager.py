@@ -73,7 +73,7 @@ class Workplace(Protocol):
         ...
 
     def publish(self, embedding: Path) -> list[str]:
-        """Make a finished embedding known, during the turn; returns sentences for the user, e.g. why it is not shown."""
+        """Make a finished embedding known, during the turn; returns sentences for the user: why it is not shown."""
         ...
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
@@ -250,7 +250,7 @@ class TrainingManager:
             return self.snapshot()
 
     def resume(self, name: str, **changes: Any) -> TrainingSnapshot:
-        """Go on with the run of this name from its newest checkpoint, as it was asked for but for `changes` of parameters.
+        """Go on with the run of this name from its newest checkpoint, as asked for then but for `changes` of parameters.
 
         Raises TrainingBusy, TrainingRefused, ParamError.
         """
