@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from .core.schedule import timestep_grid
+from .core.schedule import strength_steps, timestep_grid
+from .core.translate import controlled_steps
 
 
 class ParamError(ValueError):
@@ -140,6 +141,13 @@ class TranslationParams(_Params):
         if self.features != "auto":
             return self.features
         return "captured" if self.fixed_point >= 1 else "recomputed"
+
+    @property
+    def tac_steps(self) -> int:
+        """How many of the first sampled steps are under attention control."""
+        if self.order == "published":  # the released code multiplies in another order (METHOD: R4)
+            return int(self.steps * self.strength * self.tac_ratio)
+        return controlled_steps(strength_steps(self.steps, self.strength), self.tac_ratio)
 
 
 # Each preset with a sentence for the user; None in `values` never occurs, fields left out keep the caller's value.

@@ -17,7 +17,7 @@ from .core import guidance
 from .core.attention import AttentionControl, Features, shallow_layers
 from .core.inversion import Trajectory, finish, inversion_steps
 from .core.schedule import Schedule
-from .core.translate import controlled_steps, translation_steps
+from .core.translate import translation_steps
 from .hosts.protocol import HostError, ModelHost
 from .params import TranslationParams
 
@@ -97,9 +97,7 @@ def translate_latent(
     params.validate()
     batch = latent.shape[0]
     schedule = Schedule.from_strength(host.alphas_cumprod, params.steps, params.strength, host.prediction_type)
-    tac_steps = controlled_steps(len(schedule), params.tac_ratio)
-    if params.order == "published":  # the released code multiplies in another order (METHOD: R4)
-        tac_steps = int(params.steps * params.strength * params.tac_ratio)
+    tac_steps = params.tac_steps
     control = AttentionControl(shallow_layers(host.unet, tuple(latent.shape[-2:]), params.tac_layers))
     conditioning = encode_conditioning(host, params, embeddings or {})
     counts = {"inversion": 0, "guided": 0, "source": 0}
