@@ -9,13 +9,14 @@ from PIL import Image
 from lib_negtrans.images import to_pil
 from lib_negtrans.sheet import contact_sheet
 
+from .features import SIZE
 from .run import Evaluation, Row
 
 HEADER = (
     "configuration", "KID", "change", "KID garment", "photo-like", "SSIM", "dE00", "dE00 mean", "s/picture", "forwards"
 )  # fmt: skip
 NOTE = (
-    "KID: EfficientNet-Lite0 features of {size} px crops, unscaled, unbiased, ± standard error (jackknife); not "
+    "KID: EfficientNet-Lite0 features at {side} px, unscaled, unbiased, ± standard error (jackknife); not "
     "comparable with published KID (Inception-v3). change: to the first row, paired error. KID garment: all "
     "backgrounds {what}. photo-like: share that a ridge probe takes for photos (its held-out accuracy {accuracy:.0%}). "
     "SSIM of luminance, dE00 (CIEDE2000, mean over pixels) and dE00 mean (of the mean colour): inside the garment "
@@ -55,9 +56,8 @@ def markdown_table(evaluation: Evaluation, background: str = "same") -> str:
     lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *rows]
     table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
     what = "replaced by those of the first row" if background == "same" else "replaced by their mean colour"
-    size = evaluation.sources.shape[-1]
     counts = f"{len(evaluation.names)} renders against {evaluation.photos} photos. "
-    return f"{table}\n\n{counts}{NOTE.format(size=size, what=what, accuracy=evaluation.probe_accuracy)}"
+    return f"{table}\n\n{counts}{NOTE.format(side=SIZE, what=what, accuracy=evaluation.probe_accuracy)}"
 
 
 def row_data(row: Row) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from PIL import Image
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
 from lib_negtrans import cli
-from lib_negtrans.evaluation import command, features
+from lib_negtrans.evaluation import command, features, reference
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render, render_files
+from lib_negtrans.evaluation.reference import kid_to_photos
 from lib_negtrans.evaluation.report import HEADER, evaluation_data, evaluation_sheet, markdown_table
 from lib_negtrans.evaluation.run import evaluate, judge_outputs, round_trip
 
@@ -193,6 +194,24 @@ def test_without_the_packages_the_command_says_what_to_install(folder, monkeypat
     monkeypatch.setattr(command, "missing_packages", lambda: "The evaluation needs more packages: pip install ...")
     with pytest.raises(cli.CallError, match="pip install"):
         call(f"--renders {folder}")
+
+
+def test_a_wrong_call_ends_with_code_2_and_one_line(folder, capsys):
+    assert cli.main(["evaluate", "--renders", str(folder / "nowhere")]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "Traceback" not in said.err
+
+
+@needs_features
+def test_kid_without_photographs():
+    crops = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    noise, grey = kid_to_photos(crops, crops * 0.1 + 0.5)
+    assert noise.value > 5 * noise.error and grey.value > 0
+
+
+def test_kid_without_photographs_and_without_packages_is_left_out(monkeypatch):
+    monkeypatch.setattr(reference, "missing_packages", lambda: "The evaluation needs more packages: ...")
+    assert kid_to_photos(torch.rand(4, 3, 64, 64)) is None
 
 
 @needs_features
