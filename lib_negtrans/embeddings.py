@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib_negtrans.files import atomic_write
+from .files import atomic_write
 
 MAX_VECTORS = 75  # one prompt chunk; longer ones make the webui fail
 MAX_FILE_BYTES = 64 << 20

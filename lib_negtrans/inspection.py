@@ -9,9 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lib_negtrans.embeddings import MAX_FILE_BYTES, Embedding, EmbeddingError, read_embedding
-from lib_negtrans.hosts import single_file
-from lib_negtrans.hosts.protocol import HostError
+from .embeddings import MAX_FILE_BYTES, Embedding, EmbeddingError, read_embedding
+from .hosts import single_file
+from .hosts.protocol import HostError
 
 
 class TokenTable(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib_negtrans.hosts import single_file
-from lib_negtrans.hosts.prompts import Chunk, PromptTokenizer, apply_emphasis
-from lib_negtrans.hosts.protocol import HostError
-from lib_negtrans.hosts.single_file import Networks
+from . import single_file
+from .diffusers_folder import load_folder
+from .prompts import Chunk, PromptTokenizer, apply_emphasis
+from .protocol import HostError
+from .single_file import Networks
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "demo"
 MODEL_VARIABLE = "NEGTRANS_MODEL"
@@ -47,7 +49,7 @@ def load_model(
     if not path.exists():
         raise HostError(f"There is no {path}: give a Stable Diffusion 1.x checkpoint file or diffusers folder.")
     if path.is_dir():
-        networks = _load_folder(path)
+        networks = load_folder(path)
     elif path.suffix.lower() in single_file.SUFFIXES:
         networks = single_file.load_single_file(path)
     else:
@@ -67,46 +69,17 @@ def load_tokenizer(folders: Sequence[Path] = ()):
     )
 
 
-def _load_folder(path: Path) -> Networks:
-    import json
-
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
-
-    def config(name: str) -> dict:
-        try:
-            return json.loads((path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise HostError(f"{path} is no diffusers folder of Stable Diffusion 1.x: it lacks {name}.") from error
-
-    kind = config("model_index.json").get("_class_name", "")
-    unet = config("unet/config.json")
-    family = {4: "SD1", 9: "SD1 inpainting", 8: "SD1 InstructPix2Pix"}.get(unet.get("in_channels"), "unknown")
-    if (path / "text_encoder_2").exists() or "XL" in kind:
-        family = "SDXL"
-    elif "StableDiffusion3" in kind or "Flux" in kind:
-        family = kind.removesuffix("Pipeline")
-    elif unet.get("cross_attention_dim") == 1024:
-        family = "SD2"
-    single_file.refuse_other_families(path, family)
-    scheduler = config("scheduler/scheduler_config.json")
-    if scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
-        raise HostError(f"{path} has another noise schedule than Stable Diffusion 1.x: use another model.")
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """For float64 only: transformers makes its causal mask in the default dtype, which float64's minimum overflows."""
+    before = torch.get_default_dtype()
+    if dtype == torch.float64:
+        torch.set_default_dtype(dtype)
     try:
-        parts = [
-            cls.from_pretrained(path / part, local_files_only=True, torch_dtype=torch.float32)
-            for cls, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"), (CLIPTextModel, "text_encoder"))
-        ]
-    except (OSError, ValueError, RuntimeError) as error:
-        raise HostError(f"{path} cannot be loaded, it may be incomplete: {str(error).splitlines()[0]}") from error
-    start, end = scheduler.get("beta_start", 0.00085), scheduler.get("beta_end", 0.012)
-    return Networks(
-        *parts,
-        alphas_cumprod=single_file.scaled_linear_alphas(start, end),
-        scaling_factor=parts[1].config.scaling_factor,
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
-        tokenizer_folders=[path / "tokenizer"],
-    )
+        yield
+    finally:
+        if dtype == torch.float64:
+            torch.set_default_dtype(before)
 
 
 class StandaloneHost:
@@ -143,6 +116,7 @@ class StandaloneHost:
         text_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.text_encoder = networks.text_encoder.to(self.device, text_dtype).eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self._encoding = threading.Lock()
         self.prompt_tokenizer = PromptTokenizer.from_clip(tokenizer)
         width = self.unet.config.cross_attention_dim
         if width != self.embedding_width:
@@ -228,15 +202,13 @@ class StandaloneHost:
             return torch.stack(rows)
 
         ids = torch.tensor([chunk.tokens for chunk in chunks], device=self.device)
-        default_dtype = torch.get_default_dtype()
-        handle = self._token_table.register_forward_hook(splice)
-        try:
-            # transformers makes its causal mask in the default dtype, which float64's smallest number overflows
-            torch.set_default_dtype(self.text_encoder.dtype)
-            result = self.text_encoder(input_ids=ids, output_hidden_states=self.clip_skip > 1)
-        finally:
-            torch.set_default_dtype(default_dtype)
-            handle.remove()
+        # one at a time: another thread's call would run this one's hook
+        with self._encoding, _default_dtype(self.text_encoder.dtype):
+            handle = self._token_table.register_forward_hook(splice)
+            try:
+                result = self.text_encoder(input_ids=ids, output_hidden_states=self.clip_skip > 1)
+            finally:
+                handle.remove()
         if self.clip_skip == 1:
             return result.last_hidden_state
         model = getattr(self.text_encoder, "text_model", self.text_encoder)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +71,18 @@ def test_every_layout_gives_the_model_that_was_saved(models, name, shared_tiny_h
     assert (host.checkpoint_name, host.prediction_type, host.embedding_width) == (Path(name).stem, "epsilon", 64)
     torch.testing.assert_close(host.alphas_cumprod, sd1_alphas_cumprod(), rtol=1e-12, atol=0)
     assert not any(p.requires_grad for m in (host.unet, host.vae, host.text_encoder) for p in m.parameters())
+
+
+def test_a_folder_with_half_precision_weights_only_is_read(models, tmp_path, shared_tiny_host):
+    shutil.copytree(models / "diffusers", tmp_path / "half")
+    for file in (tmp_path / "half").rglob("*model.safetensors"):
+        save_file(
+            {k: v.half() for k, v in load_file(file).items()}, file.with_suffix(".fp16.safetensors"), {"format": "pt"}
+        )
+        file.unlink()
+    host = load_model(tmp_path / "half", device="cpu")
+    for ours, expected in zip(outputs(host)[2:4], outputs(shared_tiny_host)[2:4], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0.05)
 
 
 def test_the_yaml_beside_a_file_is_followed(models, tmp_path, shared_tiny_host):
@@ -368,3 +382,17 @@ def test_a_checkpoint_is_described_without_loading_it(models):
         assert (described["kind"], described["family"], described["usable"]) == ("checkpoint", "SD1", True)
         assert described["width"] == 64
     assert describe_file(models / "diffusers")["parts"] == []
+
+
+def test_threads_do_not_get_each_others_vectors(shared_tiny_host):
+    host = shared_tiny_host
+    vectors = {name: torch.full((1, 64), float(name[-1])) for name in ("neg-1", "neg-2", "neg-3")}
+    expected = {name: host.encode_prompts([name], {name: v}) for name, v in vectors.items()}
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [
+            (name, pool.submit(host.encode_prompts, [name], {name: v}))
+            for _ in range(10)
+            for name, v in vectors.items()
+        ]
+        for name, job in jobs:
+            torch.testing.assert_close(job.result(), expected[name])

@@ -44,6 +44,8 @@ PROMPTS = [
     "word " * 74 + "neg-render tail",
     "word, " * 37 + "end end",
     ("word " * 70 + ", ") + "one two three four five six seven",
+    "word " * 55 + "," + " tail" * 25,
+    "word " * 54 + "," + " tail" * 25,
     "word " * 75,
     "word " * 76,
     "word " * 75 + ",",
