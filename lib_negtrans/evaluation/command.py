@@ -107,7 +107,7 @@ def _enough(renders: list) -> None:
 def _judge(args, report: Reporter, renders: list[Render], photos) -> tuple[Evaluation, int]:
     from lib_negtrans.cli import load_host
 
-    from .run import judge_outputs
+    from .run import judge_pictures, round_trip
 
     folder = Path(args.outputs)
     # the suffix may differ (translate writes PNG), the place in the tree may not
@@ -130,9 +130,12 @@ def _judge(args, report: Reporter, renders: list[Render], photos) -> tuple[Evalu
         judged.append(render)
         outputs.append(picture)
     _enough(judged)
-    host = load_host(args) if args.model else None
+    # without the model SSIM and CIEDE2000 contain the VAE's own loss
+    pictures = [r.rgb for r in judged]
+    base = ("renders through the VAE", round_trip(load_host(args), pictures)) if args.model else ("renders", pictures)
+    sets = {folder.name or "outputs": outputs}
     sizes = {"size": args.size, "background": args.background}
-    result = judge_outputs(judged, outputs, photos, Lite0(), host=host, name=folder.name or "outputs", **sizes)
+    result = judge_pictures(judged, base, sets, photos, Lite0(), **sizes)
     return result, len(renders) - len(judged)
 
 

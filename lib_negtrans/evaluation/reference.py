@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor
 
-from .features import SIZE, WIDTH, Lite0, missing_packages
-from .metrics import Kid, kid
+from .features import SIZE, WIDTH
 
 PHOTO_FEATURES = Path(__file__).resolve().parents[2] / "assets" / "photo_features.npz"
 
@@ -24,15 +22,3 @@ def load_photo_features(path: Path = PHOTO_FEATURES) -> np.ndarray:
         if int(file["size"]) != SIZE:
             raise ValueError(f"{path} was made at {int(file['size'])} px instead of {SIZE}: make it again.")
         return file["features"].astype(np.float32)
-
-
-def kid_to_photos(*sets: Tensor) -> list[Kid] | None:
-    """KID to those photographs of each set of garment crops (N, 3, H, W) in [0, 1], N >= 3.
-
-    None where the feature packages are not installed (`features.missing_packages` says how), so that a demonstration
-    can leave the number out.
-    """
-    if missing_packages() is not None or not PHOTO_FEATURES.is_file():
-        return None
-    network, photos = Lite0(), load_photo_features()
-    return [kid(network(images), photos) for images in sets]

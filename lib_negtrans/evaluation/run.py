@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -221,32 +221,31 @@ def evaluate(
     return Evaluation(rows, floor, judge.probe.accuracy, len(features), sources, crops, masks, names)
 
 
-def judge_outputs(
+def judge_pictures(
     renders: Sequence[Render],
-    outputs: Sequence[Tensor],
+    base: tuple[str, Sequence[Tensor]],
+    sets: Mapping[str, Sequence[Tensor]],
     photos: Tensor | np.ndarray,
     network: FeatureNetwork,
     *,
     size: int = 128,
     background: str = "same",
-    host: ModelHost | None = None,
-    name: str = "outputs",
+    costs: Mapping[str, Cost] | None = None,
 ) -> Evaluation:
-    """Judge pictures (3, H, W) translated before, whole renders in the same order, of any size of the same shape.
+    """Judge the garment crops of pictures that are there already: whole ones (3, H, W), in the renders' order.
 
-    host: row 0 is the renders through its VAE; None: the renders themselves, so that SSIM and CIEDE2000 contain the
-    VAE's own loss.
+    base: name and pictures of the row that SSIM and CIEDE2000 refer to, best the renders through the VAE; sets: row
+    name -> pictures, of any size of the same shape; photos as in `evaluate`.
     """
     sources = torch.stack([cut(r.rgb, r.box, size) for r in renders])
     masks = torch.stack([cut_mask(r.mask, r.box, size) for r in renders])
-    base = sources if host is None else cut_all(round_trip(host, [r.rgb for r in renders], 1), renders, size)
     features = photos if isinstance(photos, np.ndarray) else network(photos)
-    judge = Judge(network, features, base, masks, background)
-    crops = cut_all(outputs, renders, size)
-    first = "renders" if host is None else "renders through the VAE"
-    rows = [judge.base_row(first), judge.row(name, crops)]
+    crops = {base[0]: cut_all(base[1], renders, size)}
+    judge = Judge(network, features, crops[base[0]], masks, background)
+    rows = [judge.base_row(base[0])]
+    for name, pictures in sets.items():
+        crops[name] = cut_all(pictures, renders, size)
+        rows.append(judge.row(name, crops[name], (costs or {}).get(name)))
     floor = kid_floor(features, len(renders))
     names = [r.name for r in renders]
-    return Evaluation(
-        rows, floor, judge.probe.accuracy, len(features), sources, {first: base, name: crops}, masks, names
-    )
+    return Evaluation(rows, floor, judge.probe.accuracy, len(features), sources, crops, masks, names)

@@ -13,12 +13,11 @@ from PIL import Image
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
 from lib_negtrans import cli
-from lib_negtrans.evaluation import command, features, reference
+from lib_negtrans.evaluation import command, features
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render, render_files
-from lib_negtrans.evaluation.reference import kid_to_photos
 from lib_negtrans.evaluation.report import HEADER, evaluation_data, evaluation_sheet, markdown_table
-from lib_negtrans.evaluation.run import evaluate, judge_outputs, round_trip
+from lib_negtrans.evaluation.run import Cost, evaluate, judge_pictures, round_trip
 
 needs_features = pytest.mark.skipif(features.missing_packages() is not None, reason=str(features.missing_packages()))
 
@@ -77,12 +76,14 @@ def test_every_configuration_has_its_row_crops_and_cost(shared_tiny_host, render
     assert result.masks.shape == (5, 64, 64) and result.photos == 12
 
 
-def test_garment_column_does_not_see_the_background(shared_tiny_host, renders):
+def test_garment_column_does_not_see_the_background(renders):
     """Outputs that differ from the renders in their background alone: KID moves, KID garment does not."""
     outputs = [torch.where(r.mask, r.rgb, torch.tensor(0.9)) for r in renders]
-    result = judge_outputs(renders, outputs, PHOTOS, pool, size=64)
+    pictures = [r.rgb for r in renders]
+    costs = {"brighter": Cost(0.5, 60)}
+    result = judge_pictures(renders, ("renders", pictures), {"brighter": outputs}, PHOTOS, pool, size=64, costs=costs)
     base, row = result.rows
-    assert base.name == "renders"
+    assert (base.name, row.name, row.cost) == ("renders", "brighter", costs["brighter"])
     moved = abs(row.kid.value - base.kid.value)
     assert abs(row.kid_garment.value - base.kid_garment.value) < 0.05 * moved
     assert row.delta_e < 1  # resampling mixes a little over the mask's edge
@@ -90,7 +91,8 @@ def test_garment_column_does_not_see_the_background(shared_tiny_host, renders):
 
 def test_judged_outputs_may_have_another_scale(renders):
     doubled = [torch.nn.functional.interpolate(r.rgb[None], scale_factor=2)[0] for r in renders]
-    row = judge_outputs(renders, doubled, PHOTOS, pool, size=64).rows[1]
+    pictures = [r.rgb for r in renders]
+    row = judge_pictures(renders, ("renders", pictures), {"doubled": doubled}, PHOTOS, pool, size=64).rows[1]
     assert row.ssim > 0.97 and abs(row.kid_change[0]) < 0.02
 
 
@@ -200,18 +202,6 @@ def test_a_wrong_call_ends_with_code_2_and_one_line(folder, capsys):
     assert cli.main(["evaluate", "--renders", str(folder / "nowhere")]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.count("\n") == 1 and "Traceback" not in said.err
-
-
-@needs_features
-def test_kid_without_photographs():
-    crops = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    noise, grey = kid_to_photos(crops, crops * 0.1 + 0.5)
-    assert noise.value > 5 * noise.error and grey.value > 0
-
-
-def test_kid_without_photographs_and_without_packages_is_left_out(monkeypatch):
-    monkeypatch.setattr(reference, "missing_packages", lambda: "The evaluation needs more packages: ...")
-    assert kid_to_photos(torch.rand(4, 3, 64, 64)) is None
 
 
 @needs_features
