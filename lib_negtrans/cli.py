@@ -191,6 +191,7 @@ def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
+    from . import demo
     from .evaluation import command as evaluation_command
     from .training import command as training_command
 
@@ -208,6 +209,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demonstration = commands.add_parser("demo", parents=[common], help="the whole job on the bundled renders")
+    demo.add_arguments(demonstration)
+    demonstration.set_defaults(run=demo.run)
 
     translate = commands.add_parser("translate", parents=[common], help="turn renders into photographs")
     translate.add_argument("--input", required=True, help="a picture or a folder tree")

@@ -110,7 +110,7 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
                 last, started = event, started or isinstance(event, events.Started)
                 if isinstance(event, events.Preview):
                     preview = event.result
-                _show(event, report, bar)
+                show_event(event, report, bar)
         except TrainingError as error:
             if not started:
                 raise
@@ -138,7 +138,7 @@ def _preview(args, report: Reporter, host: ModelHost, render: Path | None, param
     return TranslationPreview(host, render, params, folder)
 
 
-def _show(event: events.Event, report: Reporter, bar) -> None:
+def show_event(event: events.Event, report: Reporter, bar) -> None:
     """An event as JSON, as movement of the bar, or as a line."""
     fields = event.to_dict()
     kind = fields.pop("event")
