@@ -25,7 +25,8 @@ METADATA_KEY = "negtrans"
 _IMAGE_SUFFIXES = (".png", ".webp", ".jxl", ".avif")
 _PICKLE_SUFFIXES = (".pt", ".bin")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-_HOST_ENTRY = re.compile(r"archive/(data\.pkl|version|byteorder|data/\d+|\.data/serialization_id)")
+# what the webui accepts in a .pt and torch needs; the serialization id would differ between versions of torch
+_HOST_ENTRY = re.compile(r"archive/(data\.pkl|version|byteorder|data/\d+)")
 
 
 class EmbeddingError(ValueError):
@@ -188,7 +189,9 @@ def _encode_pt(embedding: Embedding, vectors: Tensor, plain: dict) -> bytes:
         for name in source.namelist():
             # newer torch adds entries that the webui refuses; torch reads the file without them
             if _HOST_ENTRY.fullmatch(name):
-                target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), source.read(name))
+                entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+                entry.create_system = 3  # the same on Windows
+                target.writestr(entry, source.read(name))
     return packed.getvalue()
 
 

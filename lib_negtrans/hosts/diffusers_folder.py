@@ -12,7 +12,7 @@ from .single_file import Networks, refuse_other_families, scaled_linear_alphas
 
 
 def load_folder(path: Path) -> Networks:
-    """The networks of a folder that StableDiffusionPipeline saved, in float32. Raises HostError for anything but SD1."""
+    """The networks of a folder that StableDiffusionPipeline saved, in float32. Raises HostError for other models."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 

@@ -63,10 +63,12 @@ def test_any_shape_and_dtype_survives(tmp_path_factory, count, width, dtype, suf
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_equal_content_gives_equal_bytes(tmp_path, suffix):
     first, second = tmp_path / "a" / f"neg-render{suffix}", tmp_path / "b" / f"neg-render{suffix}"
-    write_embedding(first, example())
-    # strings and storages that are other objects, a view of a larger tensor, another order of the metadata
-    name = "".join(list("neg-render"))
-    other = Embedding(name, torch.cat([vectors(), vectors(5)])[:3], 120, "".join("tiny"), "".join(["ab"] * 32))
+    one = example()
+    one.checkpoint_name = one.name
+    write_embedding(first, one)
+    # equal strings that are other objects, a view of a larger tensor, another order of the metadata
+    other = Embedding("".join("neg-render"), torch.cat([vectors(), vectors(5)])[:3], 120)
+    other.checkpoint_name, other.checkpoint_hash = "".join(["neg-", "render"]), "".join(["ab"] * 32)
     other.metadata = dict(reversed(METADATA.items()))
     write_embedding(second, other)
     assert first.read_bytes() == second.read_bytes()
