@@ -39,9 +39,7 @@ def check_resumable(payload: Mapping[str, Any], path: Path, identity: Mapping[st
             "or start afresh in another run folder."
         )
     if payload["step"] > steps:
-        raise CheckpointError(
-            f"{path.name} has {payload['step']} steps, more than the {steps} asked for: ask for more."
-        )
+        raise CheckpointError(f"{path.name} has {payload['step']} steps already, not {steps}: ask for more steps.")
     if tensor_sha256(payload["vectors"]) != payload["vectors_sha256"]:
         raise CheckpointError(f"{path.name} is damaged: remove it and resume from the one before.")
 

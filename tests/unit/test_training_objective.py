@@ -1,0 +1,143 @@
+"""The loss: its formulas, its timesteps and its gradient."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, timestep_grid
+from lib_negtrans.training.objective import Model, Rows, add_noise, encode_once, reconstruct, target, timestep_range
+from lib_negtrans.training.state import FIRST_SCALE, GROWTH_STEPS, LossScale
+from lib_negtrans.training.step import initial_vectors
+from tests.tiny_model import tiny_host
+
+ALPHAS = sd1_alphas_cumprod()
+
+
+def rows(batch=3, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (batch, 4, 8, 8)
+    return Rows(
+        torch.randn(shape, generator=generator, dtype=dtype),
+        torch.randn(shape, generator=generator, dtype=dtype),
+        torch.tensor([0, 140, 300, 77][:batch]),
+        tuple(f"coat {i}, neg-x" for i in range(batch)),
+    )
+
+
+def model(predict=None, prediction_type="epsilon"):
+    return Model(predict, lambda captions: torch.zeros(len(captions), 77, 8), ALPHAS, prediction_type)
+
+
+def test_noise_is_the_schedules_forward_process():
+    some = rows()
+    schedule = Schedule(ALPHAS, (0, 140, 300))
+    for i in range(3):
+        wanted = schedule.add_noise(some.latents[i], some.noise[i], i + 1)
+        assert torch.allclose(add_noise(model(), some)[i], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_a_perfect_prediction_costs_nothing(kind):
+    some = rows(dtype=torch.float64)
+    schedule = Schedule(ALPHAS, (0, 140, 300), kind)
+    wanted = target(model(prediction_type=kind), some)
+    # the target, read as a model output by the schedule that translation uses, is the noise that was added
+    noisy = add_noise(model(), some)
+    for i in range(3):
+        assert torch.allclose(schedule.epsilon(noisy[i], wanted[i], i + 1), some.noise[i], atol=1e-12)
+    assert reconstruct(model(lambda z, t, c: wanted, kind), some).abs().max() < 1e-12
+
+
+def test_loss_is_the_mean_square_of_each_row_in_float32():
+    some = rows()
+    off = torch.tensor([0.0, 0.5, 1e-4]).reshape(3, 1, 1, 1)
+    loss = reconstruct(model(lambda z, t, c: some.noise + off), some)
+    assert torch.allclose(loss, off.flatten() ** 2, atol=1e-7)
+    half = reconstruct(model(lambda z, t, c: some.noise.half()), some)
+    assert half.dtype == torch.float32
+
+
+def test_unknown_prediction_type_is_refused():
+    with pytest.raises(ValueError, match="not 'sample'"):
+        target(model(prediction_type="sample"), rows())
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.1, 0.3, 0.305, 0.5, 0.99, 1.0])
+def test_training_covers_what_translation_uses(strength):
+    low, high = timestep_range(strength)
+    used = [t for n in range(1, 1000) if int(n * strength) >= 1 for t in timestep_grid(n, strength)]
+    assert low <= min(used) and max(used) <= high <= 999
+    assert high <= 1000 * strength + 1, "and little more"
+
+
+def test_default_strength_trains_timesteps_up_to_300():
+    assert timestep_range(0.3) == (0, 300)
+    with pytest.raises(ValueError, match="above 0"):
+        timestep_range(0.0)
+
+
+def test_equal_captions_are_encoded_once():
+    calls = []
+
+    def encode(captions):
+        calls.append(list(captions))
+        return torch.tensor([[[float(len(caption))]] for caption in captions])
+
+    contexts = encode_once(encode, ["a", "bbb", "a", "cc", "bbb"])
+    assert calls == [["a", "bbb", "cc"]]
+    assert contexts.flatten().tolist() == [1, 3, 1, 2, 3]
+
+
+def test_gradient_equals_finite_differences():
+    """d loss / d vectors through text encoder and UNet, in float64 on the tiny model."""
+    host = tiny_host(dtype=torch.float64)
+    vectors = host.token_vectors("style coat").double().requires_grad_()
+    some = rows(2, torch.float64)
+
+    def loss(values):
+        def encode(captions):
+            return encode_once(lambda texts: host.encode_prompts(texts, {"neg-x": values}), captions)
+
+        return reconstruct(Model(host.predict_noise, encode, host.alphas_cumprod), some).mean()
+
+    with host.training():
+        (gradient,) = torch.autograd.grad(loss(vectors), vectors)
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            direction = torch.randn(vectors.shape, generator=generator, dtype=torch.float64)
+            step = 1e-5 * direction
+            with torch.no_grad():
+                measured = (loss(vectors + step) - loss(vectors - step)) / 2e-5
+            wanted = (gradient * direction).sum()
+            assert math.isclose(measured, wanted, rel_tol=1e-6, abs_tol=1e-10), (float(measured), float(wanted))
+    assert gradient.abs().max() > 1e-6
+
+
+def test_start_spreads_the_text_over_the_vectors(shared_tiny_host):
+    host = shared_tiny_host
+    coat, style = host.token_vectors("coat")[0], host.token_vectors("style")[0]
+    assert torch.equal(initial_vectors(host, "style", 3), torch.stack([style] * 3))
+    # row i is token floor(i*m/n), as in the webui
+    assert torch.equal(initial_vectors(host, "coat style", 3), torch.stack([coat, coat, style]))
+    assert torch.equal(initial_vectors(host, "coat style coat", 1), coat[None])
+    assert torch.equal(initial_vectors(host, " ", 2), torch.zeros(2, host.embedding_width))
+    start = initial_vectors(host, "style", 1)
+    start += 1
+    assert torch.equal(host.token_vectors("style")[0], style), "the model's table is not shared"
+
+
+def test_loss_scale_halves_on_overflow_and_grows_back():
+    scale = LossScale(enabled=True)
+    assert scale.value == FIRST_SCALE
+    assert scale.reduce() and scale.value == FIRST_SCALE / 2
+    for _ in range(GROWTH_STEPS):
+        scale.succeeded()
+    assert scale.value == FIRST_SCALE
+    while scale.value > 1:
+        assert scale.reduce()
+    assert not scale.reduce()
+    off = LossScale(enabled=False)
+    assert off.value == 1.0 and not off.reduce()
