@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from ..embeddings import EmbeddingError, validate_name
 from ..files import write_text_atomic
 from ..hosts.protocol import HostError, ModelHost
-from ..images import iter_image_files
+from ..images import ImageError, iter_image_files, load_picture
 from ..params import ParamError, TrainingParams
 from .captions import load_captions
 from .card import write_card
@@ -250,7 +250,7 @@ class TrainingManager:
             return self.snapshot()
 
     def resume(self, name: str, **changes: Any) -> TrainingSnapshot:
-        """Go on with the run of this name from its newest checkpoint, as asked for then but for `changes` of parameters.
+        """Go on with the run of this name from its newest checkpoint, as asked for then but for changed parameters.
 
         Raises TrainingBusy, TrainingRefused, ParamError.
         """
@@ -321,8 +321,11 @@ class TrainingManager:
             raise TrainingRefused(f"There is no folder {folder}: give the folder with the pictures to train on.")
         if next(iter_image_files(folder), None) is None:
             raise TrainingRefused(f"No pictures were found in {folder}: PNG, JPEG, WebP, BMP, TIFF and GIF are read.")
-        if request.preview_image is not None and not request.preview_image.is_file():
-            raise TrainingRefused(f"There is no picture {request.preview_image} to preview on.")
+        if request.preview_image is not None:
+            try:
+                load_picture(request.preview_image)
+            except ImageError as error:
+                raise TrainingRefused(f"The preview picture {request.preview_image.name} {error}") from error
 
     def _work(self, request: TrainingRequest) -> None:
         """The thread: never raises, because nobody would see it."""

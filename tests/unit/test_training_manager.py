@@ -129,7 +129,7 @@ def test_requests_that_cannot_start(manager, renders, tmp_path):
         (TrainingRequest("neg-a", tmp_path / "none", PARAMS), "There is no folder"),
         (TrainingRequest("neg-a", empty, PARAMS), "No pictures"),
         (TrainingRequest("neg-a", renders, changed(lr="fast")), "not a number"),
-        (TrainingRequest("neg-a", renders, PARAMS, preview_image=tmp_path / "no.png"), "no picture"),
+        (TrainingRequest("neg-a", renders, PARAMS, preview_image=tmp_path / "no.png"), "no.png there is no such"),
     ]:
         with pytest.raises(TrainingRefused, match=sentence):
             manager.start(request)

@@ -50,8 +50,8 @@ def loaded_host() -> WebuiHost | None:
 class WebuiHost:
     """A ModelHost on `shared.sd_model`; shapes are those of the protocol.
 
-    Made anew for every job: it is bound to one checkpoint, and says so when another one takes its place. What belongs to
-    the sampling of a picture and not to the text encoder (AND, `[a:b:0.5]`, `<lora:...>`), `encode_prompts` reads as text.
+    Made anew for every job: it is bound to one checkpoint and says so when another takes its place. What belongs to
+    the sampling of a picture and not to the text encoder (AND, `[a:b:0.5]`, `<lora:...>`) is text to `encode_prompts`.
     """
 
     name = "webui"
@@ -219,14 +219,14 @@ class WebuiHost:
         """Raises HostError when the webui runs in a way that training cannot go through."""
         if getattr(self.model, "lowvram", False):
             raise HostError(
-                "Training needs text encoder and UNet in memory together: start the webui without --medvram or --lowvram."
+                "Training needs text encoder and UNet in memory at once: start the webui without --medvram, --lowvram."
             )
         if devices.fp8:
             raise HostError("The weights are stored in 8 bits: set Settings > Optimizations > FP8 weight to Disable.")
         if sd_unet.current_unet is not None:
             raise HostError("Another UNet engine is active: set Settings > Stable Diffusion > SD Unet to None.")
         if getattr(shared.opts, "hypertile_enable_unet", False):
-            raise HostError("Hypertile cuts attention into tiles: switch Settings > Hypertile > Enable Hypertile U-Net off.")
+            raise HostError("Hypertile is on for the UNet: switch it off in Settings > Hypertile for the training.")
 
     @contextlib.contextmanager
     def training(self, gradient_checkpointing: bool = False) -> Iterator[None]:
@@ -270,7 +270,8 @@ class WebuiHost:
 def registered(embeddings: Mapping[str, Tensor]) -> Iterator[Any]:
     """Vectors (n, width) in the host's embedding database under their names; what they stood before is put back.
 
-    Gives a function that tells whether they are still in it. The tensors themselves are registered: gradients reach them.
+    Gives a function that tells whether they are still in it. The tensors themselves are registered, so that gradients
+    reach them.
     """
     database = sd_hijack.model_hijack.embedding_db
     model = shared.sd_model
@@ -299,7 +300,7 @@ def registered(embeddings: Mapping[str, Tensor]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def plain_networks() -> Iterator[None]:
-    """LoRAs and hypernetworks of the last picture out of the model (HOST.md fact 8), and back into their lists in the end.
+    """LoRAs and hypernetworks of the last picture out of the model (HOST.md fact 8); back in their lists afterwards.
 
     The host's LoRA extension rewrites each layer's weights at its next forward, so emptying its list is enough.
     """

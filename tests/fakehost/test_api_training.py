@@ -1,0 +1,181 @@
+"""/negtrans/v1/ over real HTTP on a bare app: answers, the password on every route, paths and names that are refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+fastapi = pytest.importorskip("fastapi", reason="fastapi comes with the webui and the page's environment")
+uvicorn = pytest.importorskip("uvicorn")
+
+from lib_negtrans.api import PREFIX, add_routes  # noqa: E402
+from lib_negtrans.params import TrainingParams  # noqa: E402
+from lib_negtrans.training.manager import LocalWorkplace, TrainingManager  # noqa: E402
+
+SMALL = {"steps": 2, "vectors": 2, "accumulation": 1, "size": 64, "preview_every": 0, "lr": "5e-3"}
+
+
+class Server:
+    """An app on a free port of 127.0.0.1, and calls to it."""
+
+    def __init__(self, app):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.app = app
+        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="warning"))
+        self.thread = threading.Thread(target=self.server.run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.thread.join(10)
+
+    def call(self, method, path, body=None, auth=None):
+        """(status, answer)."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{PREFIX}{path}", method=method)
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        if auth:
+            request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """What the webui would call its data folder, with three renders in it."""
+    folder = tmp_path / "data" / "renders"
+    folder.mkdir(parents=True)
+    (tmp_path / "data" / "empty").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(folder / f"red coat {number}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def manager(tiny_host, data):
+    return TrainingManager(LocalWorkplace(tiny_host, data / "embeddings", data / "runs"))
+
+
+@pytest.fixture
+def server(manager, data):
+    app = fastapi.FastAPI()
+    add_routes(app, manager, lambda: [data.resolve()])
+    add_routes(app, manager, lambda: [data.resolve()])  # as a second "app started" would: nothing twice
+    with Server(app) as running:
+        yield running
+
+
+def test_version_and_schema(server):
+    status, version = server.call("GET", "/version")
+    assert status == 200 and version["api"] == 1
+    schema = server.call("GET", "/schema")[1]
+    assert set(schema["training"]) == set(TrainingParams.options())
+    assert schema["training"]["steps"] | {"help": ""} == {
+        "label": "Steps", "help": "", "type": "int", "default": 1000, "minimum": 1, "maximum": 1000000,
+    }  # fmt: skip
+    assert set(schema["training_presets"]) == {"quick", "standard", "thorough"}
+
+
+def test_train_to_the_end_and_fetch_the_result(server, manager, data):
+    body = {"name": "neg-render", "images": str(data / "renders"), "params": SMALL}
+    status, state = server.call("POST", "/train", body)
+    assert status == 200 and state["busy"] and state["name"] == "neg-render"
+    manager.wait(120)
+    state = server.call("GET", "/train")[1]
+    assert state["phase"] == "finished" and state["step"] == 2 and len(state["curve"]) == 2, state["error"]
+    status, result = server.call("GET", "/embeddings/neg-render")
+    assert status == 200 and base64.b64decode(result["content"]) == (data / "embeddings/neg-render.pt").read_bytes()
+    assert server.call("GET", "/embeddings")[1] == [{"name": "neg-render", "step": 2, "vectors": 2}]
+    assert server.call("GET", "/embeddings/neg-none")[0] == 404
+
+
+def test_two_at_once_interrupt_and_resume(server, manager, data):
+    body = {"name": "neg-a", "images": "renders", "params": SMALL | {"steps": 500}}
+    assert server.call("POST", "/train", body)[0] == 200
+    status, answer = server.call("POST", "/train", body | {"name": "neg-b"})
+    assert status == 409 and answer["detail"].startswith("neg-a is being trained")
+    while manager.snapshot().step < 1:
+        time.sleep(0.02)
+    assert server.call("POST", "/train/interrupt")[1]["stopping"]
+    step = manager.wait(60).step
+    assert server.call("POST", "/train/interrupt")[0] == 409
+    assert server.call("GET", "/train/runs")[1] == [{"name": "neg-a", "step": step, "steps": 500}]
+    status, state = server.call("POST", "/train/resume", {"name": "neg-a", "params": {"steps": step + 1}})
+    assert status == 200 and state["busy"]
+    assert manager.wait(60).step == step + 1
+    status, answer = server.call("POST", "/train/resume", {"name": "neg-c"})
+    assert status == 422 and "no interrupted run" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        ({"name": "../up"}, 422, "only a-z"),
+        ({"name": ""}, 422, "needs a name"),
+        ({"images": "empty"}, 422, "No pictures were found"),
+        ({"images": "missing"}, 422, "There is no folder"),
+        ({"images": ""}, 422, "path is empty"),
+        ({"images": "/"}, 403, "outside the folders"),
+        ({"images": "renders/../../.."}, 403, "outside the folders"),
+        ({"preview_image": "/etc/passwd"}, 403, "outside the folders"),
+        ({"params": {"template": "/etc/passwd"}}, 403, "outside the folders"),
+        ({"params": {"steps": 0}}, 422, "Steps must lie between"),
+        ({"params": {"lr": "fast"}}, 422, "not a number"),
+        ({"params": {"speed": 1}}, 422, "unknown parameter 'speed'"),
+        ({"preset": "slow"}, 422, "no preset 'slow'"),
+    ],
+)
+def test_refusals_are_one_sentence(server, manager, data, change, status, sentence):
+    body = {"name": "neg-a", "images": "renders", "params": SMALL} | change
+    got, answer = server.call("POST", "/train", body)
+    assert got == status and sentence in answer["detail"]
+    assert manager.snapshot().phase == "idle"
+
+
+def test_a_link_does_not_lead_outside(server, data, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (data / "link").symlink_to(tmp_path / "secret")
+    assert server.call("POST", "/dataset/check", {"images": "link"})[0] == 403
+
+
+def test_dataset_check(server, data):
+    (data / "renders/broken.png").write_bytes(b"no picture")
+    status, report = server.call("POST", "/dataset/check", {"images": "renders", "size": 64})
+    assert status == 200 and report["images"] == 3 and report["skipped"][0]["path"] == "broken.png"
+    assert any("broken.png" in sentence for sentence in report["sentences"])
+
+
+def test_the_password_is_asked_for_on_every_route(manager, data):
+    app = fastapi.FastAPI()
+    add_routes(app, manager, lambda: [data], accounts=[("u", "p"), ("v", "p:q")])
+    routes = [(m, r.path) for r in app.routes if r.path.startswith(PREFIX) for m in r.methods]
+    assert len(routes) >= 10
+    with Server(app) as server:
+        for method, path in routes:
+            path = path.removeprefix(PREFIX).replace("{name}", "neg-a")
+            for auth in (None, "u:", "u:wrong", "x:p", "up:", ":"):
+                assert server.call(method, path, {} if method == "POST" else None, auth)[0] == 401, (method, path, auth)
+        assert server.call("GET", "/version", auth="u:p")[0] == 200
+        assert server.call("GET", "/version", auth="v:p:q")[0] == 200
+    assert manager.snapshot().phase == "idle"
