@@ -14,6 +14,7 @@ from model import UNET, VAE, alphas_cumprod, load_tokenizer, make_text_encoder, 
 from safetensors.torch import load_file, save_file
 
 NAME = "negtrans-demo"
+CLIP_PATH = "models/Stable-diffusion/clip"  # the webui resolves it from its working directory, not from the yaml
 
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0"}
 RESNET |= {"conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
@@ -80,6 +81,26 @@ def text_to_ldm(state: dict) -> dict:
     out = {f"cond_stage_model.transformer.{k}": v for k, v in state.items()}
     out["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
     return out
+
+
+@torch.no_grad()
+def move_context_mean(unet, text, tokenizer, mean: float) -> None:
+    """Gives the text encoder's output the wanted mean without changing what the UNet computes.
+
+    A1111 divides by the mean of every prompt's encoding (its "Original" emphasis), SD1's is about -0.1; ours is near
+    0 by training and would give NaN. A constant added to the whole context adds the same vector to every key, which a
+    softmax does not see, and the same vector to every value, which the bias of the output projection takes away.
+    """
+    prompts = ["", "a photo of clothes", "a 3d render of clothes", "a photo of a striped blue shirt", "a cat"]
+    ids = tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+    shift = mean - text(ids)[0].mean()
+    text.text_model.final_layer_norm.bias += shift
+    for name, module in unet.named_modules():
+        if name.endswith("attn2"):
+            added = module.to_v.weight.sum(1) * shift
+            module.to_out[0].bias -= module.to_out[0].weight @ added
+    means = text(ids)[0].mean((1, 2)).tolist()
+    print("context means after the move:", " ".join(f"{m:.3f}" for m in means))
 
 
 def schedule_buffers() -> dict:
@@ -205,7 +226,7 @@ def main() -> None:
     ap.add_argument("--unet", type=Path, help="unet.pt of train_unet.py: its averaged weights are taken")
     ap.add_argument("--vae", type=Path, help="vae.pt of train_vae.py, likewise")
     ap.add_argument("--out", type=Path, default=Path("assets/demo"))
-    ap.add_argument("--clip-path", default="clip", help="what the yaml names as the text encoder's folder")
+    ap.add_argument("--clip-path", default=CLIP_PATH, help="the text encoder's folder, seen from the webui's root")
     ap.add_argument("--check", type=Path, help="only check this folder")
     args = ap.parse_args()
     if args.check:
@@ -219,10 +240,10 @@ def main() -> None:
         text.load_state_dict(averages["text"])
     if args.vae:
         vae.load_state_dict(torch.load(args.vae, weights_only=True)["average"]["vae"])
+    tokenizer = load_tokenizer(args.out / "clip")
+    move_context_mean(unet, text, tokenizer, -0.2)
     state = unet_to_ldm(unet.state_dict()) | vae_to_ldm(vae.state_dict()) | text_to_ldm(text.state_dict())
     state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()} | schedule_buffers()
-    args.out.mkdir(parents=True, exist_ok=True)
-    load_tokenizer(args.out / "clip")
     target = args.out / f"{NAME}.safetensors"
     save_file({k: v.contiguous() for k, v in state.items()}, target.with_suffix(".tmp"), metadata={"format": "pt"})
     target.with_suffix(".tmp").chmod(0o644)

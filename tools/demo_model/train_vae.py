@@ -3,7 +3,8 @@
 The encoder's mean regresses the teacher's latents (as the shards of data.py hold them); the decoder learns latents ->
 the ORIGINAL pixels, so that it may become better than the teacher's. For the first --warm steps the decoder sees the
 teacher's latents, then the encoder's own, with its gradient. As in train_unet.py a file `decay` in the output folder
-starts the end.
+starts the end. With --decoder-only the encoder stays as it is and the decoder goes on with the latents of --latents,
+which data.py then has made with this very encoder: the UNet can train on those while the decoder still improves.
 """
 
 import argparse
@@ -80,6 +81,7 @@ def main() -> None:
     ap.add_argument("--bf16", action="store_true", help="bfloat16 autocast: twice as fast where the processor has AMX")
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--only-compare", action="store_true")
+    ap.add_argument("--decoder-only", action="store_true")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -90,6 +92,8 @@ def main() -> None:
         print(compare(load_vae(path), evals, args.data, 200))
         return
     vae = make_vae()
+    if args.decoder_only:
+        vae.encoder.requires_grad_(False)
     params = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=args.lr, weight_decay=1e-4, betas=(0.9, 0.99))
     average = Average({"vae": vae}, decay=0.99)
@@ -98,7 +102,8 @@ def main() -> None:
     if args.resume and path.exists():
         state = torch.load(path, weights_only=True)
         vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
+        if len(state["optimizer"]["param_groups"][0]["params"]) == len(params):
+            optimizer.load_state_dict(state["optimizer"])
         average.shadow, average.count, step = state["average"], state["count"], state["step"]
         decay_from = step
     rng = random.Random(f"{args.seed} {step}")
@@ -116,7 +121,7 @@ def main() -> None:
         if step % 20 == 0 and (args.out / "decay").exists() and not decay_steps:
             decay_steps, decay_from = int((args.out / "decay").read_text()), step
             print(f"decay over {decay_steps} steps from step {step}", flush=True)
-        rate = min(1, (step + 1) / 100)
+        rate = min(1, (step - began + 1) / 100)
         if decay_steps:
             done = (step - decay_from) / decay_steps
             if done >= 1:
@@ -137,8 +142,10 @@ def main() -> None:
             latents.append(item["latent"][:, i : i + k, j : j + k])
         x = torch.stack(pixels).float() / 127.5 - 1
         target = torch.stack(latents).float() / SCALE
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            mean = vae.encode(x).latent_dist.mean.float()
+        mean = target
+        if not args.decoder_only:
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                mean = vae.encode(x).latent_dist.mean.float()
         # the outer ring of the teacher's latents saw pixels beyond the crop
         anchor = F.mse_loss(mean[..., 1:-1, 1:-1], target[..., 1:-1, 1:-1]) * SCALE**2
         source = target if step < args.warm else mean
