@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -384,15 +385,18 @@ def test_a_checkpoint_is_described_without_loading_it(models):
     assert describe_file(models / "diffusers")["parts"] == []
 
 
-def test_threads_do_not_get_each_others_vectors(shared_tiny_host):
+def test_threads_do_not_get_each_others_vectors(shared_tiny_host, monkeypatch):
     host = shared_tiny_host
     vectors = {name: torch.full((1, 64), float(name[-1])) for name in ("neg-1", "neg-2", "neg-3")}
     expected = {name: host.encode_prompts([name], {name: v}) for name, v in vectors.items()}
+    forward = host.text_encoder.forward
+
+    def slow(*args, **kwargs):
+        time.sleep(0.05)  # time for the other threads to come here
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(host.text_encoder, "forward", slow)
     with ThreadPoolExecutor(3) as pool:
-        jobs = [
-            (name, pool.submit(host.encode_prompts, [name], {name: v}))
-            for _ in range(10)
-            for name, v in vectors.items()
-        ]
-        for name, job in jobs:
-            torch.testing.assert_close(job.result(), expected[name])
+        jobs = {name: pool.submit(host.encode_prompts, [name], {name: v}) for name, v in vectors.items()}
+    for name, job in jobs.items():
+        torch.testing.assert_close(job.result(), expected[name])
