@@ -1,0 +1,92 @@
+"""The identities of the guidance variants: each is cfg in a limit, and none breaks at the edges."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib_negtrans.core.guidance import Sega, cfg, keep_largest, perp, perpendicular, rescale, salience, top_k
+
+W = 7.5
+
+
+def predictions(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(2, 4, 8, 8, generator=generator).to(dtype) for _ in range(3))
+
+
+def test_cfg_with_an_empty_prompt_is_reversed_sega_without_threshold():
+    u, _, n = predictions()
+    guided = Sega(scale=W - 1, threshold=0, momentum=0)(u, u, n, W, step=0)
+    assert torch.allclose(guided, cfg(n, u, W), atol=1e-5)
+
+
+def test_top_k_with_everything_is_cfg_and_with_nothing_ignores_the_negative():
+    u, c, n = predictions()
+    assert torch.allclose(top_k(u, c, n, W, 1.0), cfg(n, c, W), atol=1e-4)
+    assert torch.equal(top_k(u, c, n, W, 0.0), cfg(u, c, W))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("ratio", [0.0, 0.05, 0.5, 1.0])
+def test_keep_largest_keeps_the_share_it_names_per_picture(ratio, dtype):
+    v = predictions(dtype=dtype)[0]
+    v[1] *= 100  # a strong picture must not take the weak one's share
+    kept = keep_largest(v, ratio)
+    assert kept.dtype == dtype
+    assert (kept != 0).flatten(1).sum(1).tolist() == [round(ratio * 256)] * 2
+    if 0 < ratio < 1:
+        for row, source in zip(kept, v, strict=True):
+            assert row[row != 0].abs().min() >= source[row == 0].abs().max()
+    assert (keep_largest(torch.ones(1, 4, 8, 8), 0.5) != 0).sum() == 128  # ties
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        keep_largest(v, 1.5)
+
+
+def test_perp_with_an_orthogonal_negative_is_cfg_and_the_projection_is_orthogonal():
+    u, c, n = predictions()
+    direction = c - u
+    orthogonal = perpendicular(n - u, direction)
+    dot = (orthogonal * direction).flatten(1).sum(1) / (
+        orthogonal.flatten(1).norm(dim=1) * direction.flatten(1).norm(dim=1)
+    )
+    assert dot.abs().max() < 1e-6
+    assert torch.allclose(perp(u, c, u + orthogonal, W), cfg(u + orthogonal, c, W), atol=1e-4)
+    # a negative that is the prompt itself takes nothing away
+    assert torch.allclose(perp(u, c, c, W), cfg(u, c, W), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e-22, 1e-7])
+def test_perp_survives_a_tiny_direction(size):
+    u, _, n = predictions()
+    assert torch.isfinite(perp(u, u + size * torch.ones_like(u), n, W)).all()
+    assert torch.allclose(perpendicular(n, torch.full_like(n, min(size, 1e-22))), n)
+
+
+def test_salience_takes_one_winner_everywhere():
+    u, c, n = predictions()
+    guided = salience(u, c, n, W)
+    base, replaced = cfg(u, c, W), cfg(u, c, W) - (W - 1) * ((n - u) - (c - u))
+    is_base, is_replaced = torch.isclose(guided, base, atol=1e-4), torch.isclose(guided, replaced, atol=1e-4)
+    assert (is_base | is_replaced).all() and is_base.any() and is_replaced.any()
+    # against the empty prompt nothing is ever less salient than nothing: D = 0 is uniform
+    assert torch.isfinite(salience(u, u, n, W)).all()
+
+
+def test_sega_keeps_each_channels_share_and_waits_for_its_warm_up():
+    u, _, n = predictions()
+    n[:, 0] *= 50  # a loud channel must not silence the others
+    moved = Sega(threshold=0.9, momentum=0)(u, u, n, W, step=0) - u
+    assert (moved != 0).flatten(2).sum(2).tolist() == [[7] * 4] * 2  # 64 values, quantile .9
+    sega = Sega(warm_up=2, cool_down=3, momentum=0.5)
+    results = [sega(u, u, n, W, step) for step in range(4)]
+    assert torch.equal(results[0], u) and torch.equal(results[1], u) and torch.equal(results[3], u)
+    # momentum has grown during the warm-up
+    assert (results[2] - u).norm() > (Sega(momentum=0.5)(u, u, n, W, 0) - u).norm()
+
+
+def test_rescale_restores_the_deviation():
+    _, c, n = predictions()
+    guided = cfg(n, c, W)
+    assert torch.allclose(rescale(guided, c, 1.0).flatten(1).std(1), c.flatten(1).std(1), rtol=1e-4)
+    assert torch.equal(rescale(guided, c, 0.0), guided)
