@@ -26,6 +26,14 @@ def test_an_error_in_mid_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_new_file_takes_the_name_and_the_old_one_is_not_written_into(tmp_path):
+    write_bytes_atomic(tmp_path / "a.bin", b"old")
+    (tmp_path / "old.bin").hardlink_to(tmp_path / "a.bin")
+    write_bytes_atomic(tmp_path / "a.bin", b"new")
+    assert (tmp_path / "old.bin").read_bytes() == b"old"
+    assert (tmp_path / "a.bin").read_bytes() == b"new"
+
+
 def test_folders_are_made_and_text_is_utf8(tmp_path):
     write_text_atomic(tmp_path / "a/b/c.txt", "ü\n")
     assert (tmp_path / "a/b/c.txt").read_bytes() == b"\xc3\xbc\n"
