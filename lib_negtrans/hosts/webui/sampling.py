@@ -1,0 +1,260 @@
+"""The webui's sampling of one batch, both directions on our own DDIM grid.
+
+The host's img2img DDIM is off by one against any inversion (HOST.md fact 3), so its `p.sample` is replaced. The guided
+prediction stays the host's own: its CFG denoiser, called at our timesteps, so that AND, prompt editing, LoRA, masks,
+live preview, interrupt and other extensions' callbacks go on working. Inversion and source features ask the model
+directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from modules import devices, prompt_parser, scripts, sd_samplers_common, shared
+from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
+from torch import Tensor, nn
+
+from lib_negtrans.core import guidance
+from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features, shallow_layers
+from lib_negtrans.core.inversion import Trajectory, inversion_steps
+from lib_negtrans.core.schedule import Schedule
+from lib_negtrans.core.translate import translation_steps
+from lib_negtrans.hosts.webui.refusal import TranslationRefused
+from lib_negtrans.hosts.webui.rows import RowDenoiser, row_denoiser
+from lib_negtrans.hosts.webui.settings import option
+from lib_negtrans.params import TranslationParams
+
+# predictions go through the host's denoiser, which turns v into noise itself
+PREDICTION_TYPE = "epsilon"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The distinct init latents of a batch: latents (S, 4, h, w) float32, and each image's index among them."""
+
+    latents: Tensor
+    of_image: list[int]
+
+    @classmethod
+    def from_batch(cls, latents: Tensor) -> Sources:
+        first: list[int] = []
+        of_image = []
+        for image, latent in enumerate(latents):
+            same = next((s for s, other in enumerate(first) if torch.equal(latents[other], latent)), None)
+            if same is None:
+                same = len(first)
+                first.append(image)
+            of_image.append(same)
+        return cls(latents[first], of_image)
+
+    def per_image(self, values: Tensor) -> Tensor:
+        """(S, ...) -> (B, ...)."""
+        return values[self.of_image]
+
+
+def sample(p: Any, params: TranslationParams, conditioning: Any, unconditional_conditioning: Any) -> Tensor:
+    """What `StableDiffusionProcessingImg2Img.sample` does, with inversion and attention control: latents (B, 4, h, w).
+
+    An interrupt in the inversion gives the init latents back, one in the sampling the picture foreseen there.
+    Raises TranslationRefused when another extension's changes to the sampling are incompatible.
+    """
+    noise = p.rng.next()
+    if p.scripts is not None:
+        p.scripts.process_before_every_sampling(
+            p=p, x=p.init_latent, noise=noise, c=conditioning, uc=unconditional_conditioning
+        )
+    sampler = p.sampler
+    _refuse_replaced_forwards(sampler)
+    sampler.initialize(p)
+    _ignore_eta(p, sampler)
+    sampler.model_wrap_cfg.init_latent = p.init_latent
+    sampler.last_latent = p.init_latent
+    sampler.sampler_extra_args = {
+        "cond": conditioning,
+        "image_cond": p.image_conditioning,
+        "uncond": unconditional_conditioning,
+        "cond_scale": p.cfg_scale,
+        "s_min_uncond": sampler.s_min_uncond,
+    }
+    job = _Sampling(p, params, noise)
+    try:
+        # an interrupt anywhere inside ends both directions: the host answers it with `last_latent`
+        samples = sampler.launch_sampling(job.total_steps, job.run)
+    except AttentionShapeError as error:
+        raise TranslationRefused(f"Attention control: {error}") from error
+    sampler.add_infotext(p)
+    samples = _final_mask_blend(p, samples)
+    devices.torch_gc()
+    return samples
+
+
+class _Sampling:
+    """One batch on its way up and down the grid."""
+
+    def __init__(self, p: Any, params: TranslationParams, noise: Tensor) -> None:
+        self.p, self.params, self.noise = p, params, noise
+        self.sampler = p.sampler
+        self.cfg_denoiser = p.sampler.model_wrap_cfg
+        self.unet = p.sd_model.model.diffusion_model
+        self.schedule = Schedule.from_strength(
+            p.sd_model.alphas_cumprod.detach().double().cpu(), params.steps, params.strength, PREDICTION_TYPE
+        )
+        self.tac_steps = params.tac_steps
+        self.inverts = params.start == "inversion" or self.tac_steps > 0
+        self.sources = Sources.from_batch(p.init_latent.float())
+        self.total_steps = len(self.schedule) * (2 if self.inverts else 1)
+        self.trajectory: Trajectory | None = None
+        self.denoiser: nn.Module = self.cfg_denoiser.inner_model
+        self.source_context = self._encode(params.source_prompt)
+        guided = params.order == "published" and params.source_prompt != ""
+        self.empty_context = self._encode("") if guided else None
+
+    def run(self) -> Tensor:
+        """Inversion and translation; called by the host's `launch_sampling`."""
+        # `launch_sampling` counts both directions for the progress bar; the CFG denoiser's own count is of guided steps
+        self.cfg_denoiser.steps = self.cfg_denoiser.total_steps = len(self.schedule)
+        height, width = self.sources.latents.shape[-2:]
+        layers = shallow_layers(self.unet, (height, width), self.params.tac_layers) if self.tac_steps else []
+        with AttentionControl(layers) as control, row_denoiser(self.cfg_denoiser, control) as rows:
+            if self.inverts:
+                self.trajectory = self._invert(control)
+            return self._translate(control, rows)
+
+    def _invert(self, control: AttentionControl) -> Trajectory:
+        captures = self.tac_steps > 0 and self.params.features_from == "captured"
+        steps = inversion_steps(
+            self.sources.latents, self.schedule, self._predict_inversion,
+            fixed_point=self.params.fixed_point, order=self.params.order,
+            capture=control if captures else None, capture_steps=self.tac_steps,
+        )  # fmt: skip
+        trajectory = self._follow(steps, 0, lambda step: self.sources.per_image(step.latent))
+        devices.test_for_nans(trajectory.latents[-1], "unet")
+        return trajectory
+
+    def _translate(self, control: AttentionControl, rows: RowDenoiser) -> Tensor:
+        if self.params.start == "inversion":
+            start = self.sources.per_image(self.trajectory.latents[-1])
+        else:
+            start = self._noised()
+
+        def predict_guided(latent: Tensor, timestep: int, features: Features | None) -> Tensor:
+            return self._predict_guided(rows, latent, timestep, features)
+
+        steps = translation_steps(
+            start, self.schedule, predict_guided,
+            trajectory=self.trajectory, tac_steps=self.tac_steps, features_from=self.params.features_from,
+            control=control, predict_source=lambda z, timestep: self._predict(z, timestep, self.source_context),
+        )  # fmt: skip
+        # the CFG denoiser stores its own preview
+        return self._follow(steps, self.total_steps - len(self.schedule), None)
+
+    def _follow(self, steps: Generator, offset: int, preview: Callable[[Any], Tensor] | None) -> Any:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as stop:
+                return stop.value
+            if preview is not None:
+                sd_samplers_common.store_latent(preview(step))
+            self.sampler.callback_state({"i": offset + step.index})
+
+    def _noised(self) -> Tensor:
+        """The init latent with the host's noise on it, as its own img2img mixes it."""
+        noise = self.noise
+        if self.p.initial_noise_multiplier != 1.0:
+            self.p.extra_generation_params["Noise multiplier"] = self.p.initial_noise_multiplier
+            noise = noise * self.p.initial_noise_multiplier
+        latent = self.p.init_latent.float()
+        noised = self.schedule.add_noise(latent, noise, len(self.schedule))
+        extra = shared.opts.img2img_extra_noise
+        if extra > 0:
+            self.p.extra_generation_params["Extra noise"] = extra
+            event = ExtraNoiseParams(noise, latent, noised)
+            extra_noise_callback(event)
+            noised = noised + event.noise * extra * self.schedule.scales(len(self.schedule))[0]
+        return noised
+
+    def _encode(self, text: str) -> Tensor:
+        prompts = prompt_parser.SdConditioning([text], width=self.p.width, height=self.p.height)
+        with devices.autocast():
+            schedules = prompt_parser.get_learned_conditioning(self.p.sd_model, prompts, 1)
+        return prompt_parser.reconstruct_cond_batch(schedules, 0)
+
+    def _predict_inversion(self, latent: Tensor, timestep: int) -> Tensor:
+        cond = self._predict(latent, timestep, self.source_context)
+        if self.empty_context is None:
+            return cond
+        # the released code guides its inversion too; with an empty source prompt that cancels
+        return guidance.cfg(self._predict(latent, timestep, self.empty_context), cond, self.params.cfg_scale)
+
+    def _predict(self, latent: Tensor, timestep: int, context: Tensor) -> Tensor:
+        """The noise prediction for sources (S, 4, h, w), without guidance."""
+        if shared.state.interrupted or shared.state.skipped:
+            raise sd_samplers_common.InterruptedException
+        count = latent.shape[0]
+        cond = {"c_crossattn": [context.expand(count, -1, -1)], "c_concat": [self.p.image_conditioning[:count]]}
+        with _without_controlnet(self.unet):
+            return self.denoiser(latent, latent.new_full((count,), float(timestep)), cond=cond).float()
+
+    def _predict_guided(self, rows: RowDenoiser, latent: Tensor, timestep: int, features: Features | None) -> Tensor:
+        arguments = self.sampler.sampler_extra_args
+        composed, _ = prompt_parser.reconstruct_multicond_batch(arguments["cond"], self.cfg_denoiser.step)
+        if self.cfg_denoiser.mask is not None:
+            # the host blends the clean picture in at every step; the render at this step's noise level belongs there
+            self.cfg_denoiser.init_latent = self._kept_latent(timestep).to(self.p.init_latent)
+        with rows.prediction(features, [len(conds) for conds in composed], self.sources.of_image):
+            return self.cfg_denoiser(latent, latent.new_full((latent.shape[0],), float(timestep)), **arguments).float()
+
+    def _kept_latent(self, timestep: int) -> Tensor:
+        position = self.schedule.timesteps.index(timestep) + 1
+        if self.trajectory is not None:
+            return self.sources.per_image(self.trajectory.latents[position])
+        return self.schedule.add_noise(self.p.init_latent.float(), self.noise, position)
+
+
+def _final_mask_blend(p: Any, samples: Tensor) -> Tensor:
+    """The kept part back from the init latent, and the other scripts' say in it, as the host's own `sample` ends."""
+    if p.mask is None:
+        return samples
+    blended = samples * p.nmask + p.init_latent * p.mask
+    if p.scripts is None:
+        return blended
+    arguments = scripts.MaskBlendArgs(samples, p.nmask, p.init_latent, p.mask, blended)
+    p.scripts.on_mask_blend(p, arguments)
+    return arguments.blended_latent
+
+
+def _ignore_eta(p: Any, sampler: Any) -> None:
+    if sampler.eta:
+        p.extra_generation_params.pop(sampler.eta_infotext_field, None)
+        p.comment(f"Realistic Translation: eta {sampler.eta:g} was not used, only deterministic DDIM can be inverted.")
+
+
+def _refuse_replaced_forwards(sampler: Any) -> None:
+    """Tiled diffusion and its like cut the latent up on the way to the model: its attention is another (HOST.md 3)."""
+    for module in (sampler.model_wrap_cfg, sampler.model_wrap_cfg.inner_model):
+        if "forward" in vars(module):
+            raise TranslationRefused(
+                "Another extension cuts the picture into tiles (Tiled Diffusion, DemoFusion): switch it off here."
+            )
+
+
+@contextmanager
+def _without_controlnet(unet: nn.Module) -> Generator[None, None, None]:
+    """ControlNet off for the calls inside, unless the settings want it in the inversion.
+
+    It replaces the UNet's `forward` and keeps the former one in `_original_forward`.
+    """
+    hooked, original = vars(unet).get("forward"), vars(unet).get("_original_forward")
+    if hooked is None or original is None or option("negtrans_controlnet_in_inversion"):
+        yield
+        return
+    unet.forward = original
+    try:
+        yield
+    finally:
+        unet.forward = hooked

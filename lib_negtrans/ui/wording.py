@@ -1,0 +1,50 @@
+"""What a translation will do, in plain words, from its parameters. No gradio in here."""
+
+from __future__ import annotations
+
+from lib_negtrans.core.schedule import timestep_grid
+from lib_negtrans.params import ParamError, TranslationParams
+
+# self-attention layers of SD1 by how many pixels a token stands for (METHOD.md 4)
+_LAYERS_BY_AREA = {64: 5, 256: 5, 1024: 5, 4096: 1}
+_LARGE_STRENGTH = 0.6
+
+
+def controlled_layers(flag: int) -> int:
+    """How many of SD1's 16 self-attention layers the option "TAC layers" reaches."""
+    return sum(count for area, count in _LAYERS_BY_AREA.items() if area <= flag)
+
+
+def describe_translation(params: TranslationParams, embedding: str | None = None, weight: float = 1.0) -> str:
+    """One paragraph; what is wrong with the parameters, if anything is."""
+    try:
+        params.validate()
+    except ParamError as error:
+        return f"This cannot work: {error}"
+    timesteps = timestep_grid(params.steps, params.strength)
+    used, tac_steps = len(timesteps), params.tac_steps
+    inverts = params.start == "inversion" or tac_steps > 0
+    sentences = []
+    if params.start == "inversion":
+        sentences.append(
+            f"Inverts the picture over {used} of {params.steps} steps, to noise level {timesteps[-1]} of 1000"
+            + (f", each step made exact by {params.fixed_point} more" if params.fixed_point else "")
+            + "; the seed changes nothing."
+        )
+    else:
+        sentences.append(f"Adds noise of the seed, to level {timesteps[-1]} of 1000.")
+    away = "the negative prompt"
+    if embedding:
+        away = f"{embedding}{'' if weight == 1 else f' (weight {weight:g})'} and {away}"
+    sentences.append(f"Then {used} steps away from {away}, CFG scale {params.cfg_scale:g}.")
+    layers = controlled_layers(params.tac_layers)
+    if tac_steps and layers:
+        sentences.append(f"In the first {tac_steps}, {layers} of 16 attention layers follow the render's texture.")
+    else:
+        sentences.append("Attention control is off: texture may change.")
+    source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
+    calls = used * 2 + (used * (1 + params.fixed_point) if inverts else 0) + source_calls
+    sentences.append(f"About {calls} model evaluations.")
+    if params.strength > _LARGE_STRENGTH:
+        sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3.")
+    return " ".join(sentences)
