@@ -60,6 +60,7 @@ class ResumeBody(Body):
 
     name: str
     params: dict = Field(default_factory=dict, description="what to change, such as steps")
+    overwrite: bool = Field(False, description="an embedding of this name may be replaced")
 
 
 class DatasetBody(Body):
@@ -163,7 +164,7 @@ class _Service:
 
     def resume(self, body: ResumeBody):
         """Go on with an interrupted run."""
-        return self._answer(lambda: self.manager.resume(body.name, **body.params))
+        return self._answer(lambda: self.manager.resume(body.name, body.overwrite, **body.params))
 
     def runs(self):
         """The runs that can be resumed."""

@@ -41,8 +41,8 @@ def _user_metadata(card: Path) -> dict:
 def _metadata(params: TrainingParams, finished: Finished) -> dict:
     return {
         "description": (
-            f"Negative embedding, {params.vectors} vectors, for the negative prompt of Realistic Translation at "
-            f"strength {params.strength:g}; trained for {finished.step} steps on {finished.images} renders."
+            f"For the negative prompt of Realistic Translation, strength {params.strength:g}. "
+            f"{params.vectors} vectors, {finished.step} steps, {finished.images} renders."
         ),
         "sd version": "SD1",
         "negtrans": {"version": __version__, "step": finished.step, "loss": finished.loss, "params": params.to_dict()},

@@ -249,7 +249,7 @@ class TrainingManager:
             self._thread.start()
             return self.snapshot()
 
-    def resume(self, name: str, **changes: Any) -> TrainingSnapshot:
+    def resume(self, name: str, overwrite: bool = False, **changes: Any) -> TrainingSnapshot:
         """Go on with the run of this name from its newest checkpoint, as asked for then but for changed parameters.
 
         Raises TrainingBusy, TrainingRefused, ParamError.
@@ -262,7 +262,7 @@ class TrainingManager:
             try:
                 values = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
                 values["params"] |= changes
-                request = TrainingRequest.from_dict(values, resume=True)
+                request = TrainingRequest.from_dict(values, resume=True, overwrite=overwrite)
             except ParamError:
                 raise
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -419,7 +419,7 @@ class TrainingManager:
         """Every event but most of the steps of a long training."""
         if not isinstance(event, StepDone):
             return True
-        every = max(1, event.steps // 200)
+        every = max(1, event.steps // 50)
         return event.step % every == 0 or event.step == self._state.start_step + 1
 
 

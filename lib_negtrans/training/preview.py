@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..images import flatten_alpha, load_picture, pad_to_multiple, save_png, to_
 from ..params import TrainingParams, TranslationParams
 from ..pipeline import translate
 
+STEPS = 20  # fewer than a translation's 50: two thirds of the time saved, and the look is the same
 LONGEST = 2  # times the training size: a tall render must not need more memory than training does
 
 
@@ -25,7 +27,9 @@ class TranslationPreview:
     def __init__(self, host: ModelHost, image: Path, training: TrainingParams, folder: Path):
         self.host, self.image, self.folder = host, Path(image), Path(folder)
         self.size = training.size
-        self.params = TranslationParams(strength=training.strength)
+        # at least two of the steps must lie below the strength
+        steps = max(STEPS, math.ceil(2 / training.strength))
+        self.params = TranslationParams(strength=training.strength, steps=steps)
         self._rgb: Tensor | None = None
 
     @property

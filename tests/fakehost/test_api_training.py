@@ -1,4 +1,4 @@
-"""/negtrans/v1/ over real HTTP on a bare app: answers, the password on every route, paths and names that are refused."""
+"""/negtrans/v1/ over real HTTP on a bare app: answers, the password on every route, refused paths and names."""
 
 from __future__ import annotations
 

@@ -1,0 +1,199 @@
+"""The tab "Train Negative Embedding": its components, and what its buttons do, without a browser and without a host."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
+
+from lib_negtrans.params import TrainingParams  # noqa: E402
+from lib_negtrans.training.manager import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
+from lib_negtrans.training.presets import TRAINING_PRESETS  # noqa: E402
+from lib_negtrans.ui import train_tab  # noqa: E402
+from lib_negtrans.ui.train_tab import TabOptions, build_train_tab  # noqa: E402
+from lib_negtrans.ui.training_view import duration, loss_curve, status_html  # noqa: E402
+
+SMALL = {"steps": 3, "size": 64, "vectors": 2, "accumulation": 1, "preview_every": 2}
+
+
+@pytest.fixture
+def renders(tmp_path):
+    folder = tmp_path / "renders"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        Image.fromarray(rng.integers(0, 255, (80, 64, 3), dtype=np.uint8)).save(folder / f"red coat {number}.png")
+    return folder
+
+
+@pytest.fixture
+def manager(tiny_host, tmp_path):
+    return TrainingManager(LocalWorkplace(tiny_host, tmp_path / "embeddings", tmp_path / "runs"))
+
+
+@pytest.fixture
+def panel(manager):
+    with gr.Blocks():
+        panel = train_tab._Panel(manager, TabOptions())
+        panel.build()
+    return panel
+
+
+def values(panel, **changes):
+    given = TrainingParams().to_dict() | SMALL | changes
+    return [given[name] for name in panel.fields]
+
+
+def start(panel, folder, name, files=None, preview=None, overwrite=False, **changes):
+    return panel.start_training(None, str(folder), files, name, preview, overwrite, *values(panel, **changes))
+
+
+def test_every_component_has_an_id_and_every_option_a_component(manager):
+    with gr.Blocks() as blocks:
+        build_train_tab(manager)
+    shown = [b for b in blocks.blocks.values() if getattr(b, "label", None)]
+    for block in shown:
+        assert block.elem_id and block.elem_id.startswith("negtrans_"), (block, block.label)
+    ids = {b.elem_id for b in blocks.blocks.values()}
+    assert {f"negtrans_train_{name}" for name in TrainingParams.options()} <= ids
+    labels = {b.elem_id: b.label for b in shown}
+    for name, option in TrainingParams.options().items():
+        assert labels[f"negtrans_train_{name}"] == option.label
+
+
+def test_two_pages_share_the_manager_and_nothing_else(manager):
+    for _ in range(2):
+        with gr.Blocks() as blocks:
+            build_train_tab(manager)
+        assert blocks.get_config_file()["components"]
+
+
+def test_presets_set_the_fields_that_any_of_them_names(panel):
+    names = train_tab._preset_fields()
+    assert set(names) <= set(panel.fields)
+    for preset, (text, given) in TRAINING_PRESETS.items():
+        assert text.endswith(".")
+        updated = dict(zip(names, panel.apply_preset(preset), strict=True))
+        expected = TrainingParams().to_dict() | given
+        assert {name: update["value"] for name, update in updated.items()} == {name: expected[name] for name in names}
+        TrainingParams.from_dict(given)
+
+
+def test_name_hint(panel, manager):
+    assert panel.check_name("", False) == ""
+    assert "Trigger word: <b>neg-render</b>" in panel.check_name(" neg-render ", False)
+    assert "use neg-x" in panel.check_name("Neg-X", False)
+    assert "&lt;" in panel.check_name("<script>", False)
+    manager.workplace.embeddings_folder.mkdir(parents=True)
+    manager.out("neg-a").write_bytes(b"")
+    assert "exists already" in panel.check_name("neg-a", False)
+    assert "Trigger word" in panel.check_name("neg-a", True)
+
+
+def test_check_dataset(panel, renders):
+    (renders / "broken.png").write_bytes(b"no picture")
+    Image.open(renders / "red coat 0.png").save(renders / "twin.png")
+    report, thumbnails = panel.check_dataset(f'"{renders}"', None, 512, "")
+    assert "80" in report and "broken.png" in report and "The same picture 2 times" in report
+    assert "Size 64 would suit them" in report
+    assert len(thumbnails["value"]) == 4 and thumbnails["visible"]
+    report, thumbnails = panel.check_dataset("", None, 512, "")
+    assert "There are no pictures yet" in report and not thumbnails["visible"]
+    assert "There is no folder" in panel.check_dataset("/no/such/folder", None, 512, "")[0]
+    assert "must be a number" in panel.check_dataset(str(renders), None, "big", "")[0]
+
+
+def test_train_watch_and_finish(panel, manager, renders):
+    message, *_ = start(panel, renders, "neg-render")
+    assert "neg-render is on its way" in message
+    again, *_ = start(panel, renders, "neg-b")
+    assert "neg-render is being trained" in again
+    assert manager.wait(120).phase == FINISHED
+    status, previews, use, seen = panel.show(None)
+    assert "data-phase='finished'" in status and "data-busy='0'" in status and "<svg" in status
+    assert [caption for _, caption in previews] == ["the render", "step 3", "step 2"]
+    assert use["visible"] is False  # nothing was wired to it
+    # nothing new: nothing is sent again
+    status, previews, use, seen = panel.show(seen)
+    assert "value" not in status and "value" not in previews
+    # a page that is opened now finds it too
+    with gr.Blocks():
+        other = train_tab._Panel(manager, TabOptions(connect_use=lambda button: None))
+        other.build()
+    assert other.show(None)[2]["visible"] is True
+
+
+def test_interrupt_and_resume(panel, manager, renders):
+    assert "No training is under way" in panel.interrupt_training(None)[0]
+    assert "no interrupted run" in panel.resume_training(None, "", 5, False)[0]
+    start(panel, renders, "neg-render", steps=500)
+    while manager.snapshot().step < 1:
+        time.sleep(0.02)
+    assert "stops after this step" in panel.interrupt_training(None)[0]
+    step = manager.wait(60).step
+    assert "resume it" in start(panel, renders, "neg-render")[0]
+    message, name, *_ = panel.resume_training(None, "", 5, False)
+    assert message == "<p class='negtrans-message'>neg-render goes on.</p>" and name == "neg-render"
+    while manager.snapshot().step <= step:
+        time.sleep(0.02)
+    manager.request_stop()
+    assert manager.wait(60).start_step == step
+
+
+def test_dropped_pictures_are_kept_with_the_run(panel, manager, renders, tmp_path):
+    # gradio 3 gives objects with a name, gradio 4 texts
+    files = [SimpleNamespace(name=str(path)) for path in sorted(renders.iterdir())]
+    assert "clear one of the two" in start(panel, renders, "neg-a", files=files)[0]
+    assert "same name" in start(panel, "", "neg-a", files=[*files, str(renders / "red coat 0.png")])[0]
+    render = tmp_path / "upload.png"
+    Image.new("RGB", (64, 96)).save(render)
+    assert "on its way" in start(panel, "", "neg-a", files=files, preview=str(render))[0]
+    render.unlink()
+    state = manager.wait(120)
+    assert state.phase == FINISHED, state.error
+    assert len(list((manager.run_folder("neg-a") / "pictures").iterdir())) == 3
+    assert Image.open(state.previews[-1][1]).size == (64, 96)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"name": "../up"}, "only a-z"),
+        ({"name": ""}, "needs a name"),
+        ({"steps": 0}, "Steps must lie between"),
+        ({"lr": "fast"}, "not a number"),
+        ({"size": 100}, "multiple of 8"),
+        ({"folder": ""}, "no pictures yet"),
+    ],
+)
+def test_refusals(panel, manager, renders, change, sentence):
+    change = dict(change)
+    name, folder = change.pop("name", "neg-a"), change.pop("folder", renders)
+    assert sentence in start(panel, folder, name, **change)[0]
+    assert manager.snapshot().phase == "idle"
+
+
+def test_without_typed_folders_only_dropped_pictures_are_read(manager, renders):
+    with gr.Blocks():
+        panel = train_tab._Panel(manager, TabOptions(typed_folders=False))
+        panel.build()
+    assert "no pictures yet" in panel.check_dataset(str(renders), None, 64, "")[0]
+    assert "no pictures yet" in start(panel, renders, "neg-a")[0]
+    assert "template file cannot be named" in start(panel, renders, "neg-a", template="/etc/passwd")[0]
+
+
+def test_nothing_from_outside_becomes_markup():
+    state = TrainingSnapshot(phase="failed", name="<b>", error="<img src=x>", log=["<script>"])
+    assert "<img" not in status_html(state) and "<script" not in status_html(state)
+
+
+def test_curve_and_duration():
+    picture = loss_curve([(step, 1.0 / step, 1.0 / step) for step in range(1, 50)])
+    assert picture.count("<polyline") == 2 and "step 49" in picture and "nan" not in picture
+    assert "nan" not in loss_curve([(1, 0.5, 0.5), (2, 0.5, 0.5)])
+    assert [duration(s) for s in (0, 89, 90, 3600, 12000)] == ["0 s", "89 s", "2 min", "1 h 00 min", "3 h 20 min"]
