@@ -64,7 +64,7 @@ class DatasetReport:
         """(level, sentence) of everything a user should know, warnings first."""
         found: list[tuple[str, str]] = []
         for path, reason in self.skipped:
-            found.append(("warning", f"Skipped {path}: {reason}"))
+            found.append(("warning", f"Skipped: {path} {reason}"))
         for paths in self.duplicates:
             found.append(("warning", f"The same picture {len(paths)} times: {', '.join(paths)}."))
         small = [e for e in self.entries if min(e.size) < self.size]

@@ -15,6 +15,7 @@ from lib_negtrans.training.checkpoint import (
 )
 from lib_negtrans.training.errors import CheckpointError
 from lib_negtrans.training.resume import check_resumable, differences
+from lib_negtrans.training.state import HistoryRow, OptimizerPart, TrainingState
 
 
 def payload(step=7):
@@ -126,3 +127,31 @@ def test_fewer_steps_than_done_are_refused(tmp_path):
     identity = {"name": "neg-a", "model": "1", "params": {}}
     with pytest.raises(CheckpointError, match="has 7 steps already, not 5"):
         check_resumable({"identity": identity, "step": 7}, tmp_path / "c", identity, 5)
+
+
+def test_a_snapshot_takes_back_a_step_entirely():
+    vectors = torch.ones(2, 3, requires_grad=True)
+    optimizer = torch.optim.AdamW([vectors], lr=0.1)
+    state = TrainingState(vectors, torch.Generator().manual_seed(0), {"optimizer": OptimizerPart(optimizer)})
+
+    def one_step():
+        vectors.grad = torch.randn(2, 3, generator=state.generator)
+        optimizer.step()
+        state.record(HistoryRow(state.step + 1, float(vectors.detach().sum()), 0.1, 1.0, 1.0, 1.0))
+
+    one_step()
+    before = state.snapshot()
+    kept = decode(encode(state.to_payload(before)))
+    for _ in range(3):  # going back twice must not have changed the snapshot
+        one_step()
+        one_step()
+        done = vectors.detach().clone(), list(state.history), state.loss_average
+        state.restore(before)
+        assert (state.step, len(state.history)) == (1, 1)
+    one_step()
+    one_step()
+    assert torch.equal(vectors, done[0]) and state.history == done[1] and state.loss_average == done[2]
+    state.load_payload(kept)
+    one_step()
+    one_step()
+    assert torch.equal(vectors, done[0]) and state.history == done[1] and state.loss_average == done[2]

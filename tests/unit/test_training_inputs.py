@@ -204,8 +204,8 @@ def test_report_names_everything(mixed_folder):
     assert [e.path for e in report.entries if e.captioned] == ["a.png"]
     text = "\n".join(sentence for _, sentence in report.sentences())
     for part in (
-        "Skipped cut.png",
-        "Skipped tiny.png",
+        "Skipped: cut.png cannot be read",
+        "Skipped: tiny.png is 1x1",
         "2 times: a.png",
         "1 picture is not square",
         "1 picture is transp",
