@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -66,13 +67,13 @@ def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def load_picture(path: Path) -> Picture:
+def load_picture(file: Path | BinaryIO) -> Picture:
     """Read any common picture: EXIF orientation, ICC to sRGB, 16-bit, palette, CMYK, grey, alpha.
 
     Raises ImageError when it cannot be read or is under 64 pixels a side.
     """
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             opened.load()
             image = ImageOps.exif_transpose(opened)
             image.info.setdefault("icc_profile", opened.info.get("icc_profile"))
@@ -149,11 +150,16 @@ def to_pil(rgb: Tensor, alpha: Tensor | None = None) -> Image.Image:
     return image
 
 
-def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None) -> None:
-    """Write a PNG atomically with text chunks (UTF-8); folders are made."""
+def write_png(file: BinaryIO | Path, image: Image.Image, text: dict[str, str] | None = None) -> None:
+    """Write a PNG with text chunks (UTF-8) into a stream or over a file."""
     info = PngInfo()
     for key, value in (text or {}).items():
         info.add_itxt(key, value) if not value.isascii() else info.add_text(key, value)
+    image.save(file, format="PNG", pnginfo=info)
+
+
+def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None) -> None:
+    """Write a PNG atomically with text chunks (UTF-8); folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
-        image.save(file, format="PNG", pnginfo=info)
+        write_png(file, image, text)

@@ -10,6 +10,12 @@ from .params import TranslationParams
 
 _PAIR = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
 VERSION_KEY = "NegTrans version"
+# the negative embedding has keys of its own where it is chosen from a list: the negative prompt is then as it was typed
+EMBEDDING_KEY = "NegTrans negative embedding"
+WEIGHT_KEY = "NegTrans embedding weight"
+_NEGATIVE = "Negative prompt:"
+# the webui's own keys stand for ours where these are missing
+_SHARED_KEYS = {"steps": "Steps", "cfg_scale": "CFG scale", "strength": "Denoising strength"}
 
 
 def _quote(value: object) -> str:
@@ -41,6 +47,35 @@ def parse_pairs(line: str) -> dict[str, str]:
         key: json.loads(value) if value.startswith('"') and value.endswith('"') else value.strip()
         for key, value in _PAIR.findall(line)
     }
+
+
+def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt and the pairs of a PNG's `parameters`; all empty for a text of another kind."""
+    *lines, last = text.strip().split("\n")
+    pairs = parse_pairs(last)
+    if "Steps" not in pairs:
+        return "", "", {}
+    at = next((number for number, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
+    negative = "\n".join(lines[at:])[len(_NEGATIVE) :].strip()
+    return "\n".join(lines[:at]).strip(), negative, pairs
+
+
+def settings_from_infotext(text: str) -> dict[str, object]:
+    """Every option of a translation that a PNG's `parameters` name, prompts included, typed; {} for no picture of ours.
+
+    Raises ValueError for a bad number.
+    """
+    prompt, negative, pairs = parse_infotext(text)
+    if not any(key.startswith("NegTrans ") for key in pairs):
+        return {}
+    options, defaults = TranslationParams.options(), TranslationParams()
+    shared = {options[name].infotext: pairs[key] for name, key in _SHARED_KEYS.items() if key in pairs}
+    result: dict[str, object] = {"prompt": prompt, "negative_prompt": negative}
+    if "Seed" in pairs:
+        result["seed"] = int(pairs["Seed"])
+    # an empty text is not written
+    result["source_prompt"] = defaults.source_prompt
+    return result | translation_params_from_fields({**shared, **pairs})
 
 
 def translation_params_from_fields(fields: dict[str, str]) -> dict[str, object]:
