@@ -191,7 +191,7 @@ def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from . import demo
+    from . import app, demo
     from .evaluation import command as evaluation_command
     from .training import command as training_command
 
@@ -213,6 +213,10 @@ def build_parser() -> argparse.ArgumentParser:
     demonstration = commands.add_parser("demo", parents=[common], help="the whole job on the bundled renders")
     demo.add_arguments(demonstration)
     demonstration.set_defaults(run=demo.run)
+
+    page = commands.add_parser("app", parents=[common], help="both jobs on a local web page")
+    app.add_arguments(page)
+    page.set_defaults(run=app.run)
 
     translate = commands.add_parser("translate", parents=[common], help="turn renders into photographs")
     translate.add_argument("--input", required=True, help="a picture or a folder tree")
