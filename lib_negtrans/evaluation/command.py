@@ -17,7 +17,7 @@ from .reference import load_photo_features
 if TYPE_CHECKING:
     from lib_negtrans.cli import Reporter
 
-    from .run import Evaluation
+    from .run import Evaluation, Row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -161,11 +161,15 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
         bar.set_postfix_str(name, refresh=False)
         bar.update(number * total + done - bar.n)
 
+    def on_row(row: Row) -> None:
+        line = f"{row.name}: KID {row.kid.value:.3f} ± {row.kid.error:.3f}"
+        report.event("configuration", line, **row_data(row))
+
     try:
         return evaluate(
             host, renders, photos, configurations, Lite0(host.device),
             region=args.region, size=args.size, batch=args.batch, background=args.background,
-            on_progress=on_progress, on_row=lambda row: report.event("configuration", **row_data(row)),
+            on_progress=on_progress, on_row=on_row,
         )  # fmt: skip
     except (HostError, AttentionShapeError) as error:
         raise CallError(str(error)) from error
