@@ -200,7 +200,7 @@ def _encode_safetensors(embedding: Embedding, vectors: Tensor, plain: dict) -> b
     plain = plain | {"step": embedding.step, "checkpoint_name": embedding.checkpoint_name}
     content = vectors.numpy().astype("<f4").tobytes()
     entry = {"dtype": "F32", "shape": list(vectors.shape), "data_offsets": [0, len(content)]}
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(plain, sort_keys=True)}
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(plain)}
     header = json.dumps({"__metadata__": metadata, embedding.name: entry}).encode("utf-8")
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header + content

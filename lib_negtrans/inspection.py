@@ -28,7 +28,7 @@ def describe_embedding(embedding: Embedding, host: TokenTable | None = None, nea
     Plain numbers, texts, lists and dicts only. Raises EmbeddingError where the host's width is another.
     """
     described = {
-        "kind": "embedding",
+        "type": "embedding",
         "name": embedding.name,
         "placeholder": embedding.placeholder,
         "vectors": len(embedding.vectors),
@@ -54,13 +54,13 @@ def nearest_tokens(vectors: Tensor, table: Tensor, texts: list[str], count: int 
     cosines = torch.nn.functional.normalize(vectors, dim=1) @ table.T
     best = cosines.topk(min(count, len(texts)), dim=1)
     return [
-        [{"token": texts[i].replace("</w>", ""), "cosine": round(c, 4)} for c, i in zip(row, places, strict=True)]
+        [{"token": texts[i], "cosine": round(c, 4)} for c, i in zip(row, places, strict=True)]
         for row, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
 
 
 def describe_file(path: str | Path, host: TokenTable | None = None) -> dict:
-    """What a file is: {"kind": "embedding" | "checkpoint" | "diffusers folder" | "LoRA" | "VAE", "name": ..., ...}.
+    """What a file is: {"type": "embedding" | "checkpoint" | "diffusers folder" | "LoRA" | "VAE", "name": ..., ...}.
 
     A checkpoint's weights are not read. Raises EmbeddingError or HostError, one sentence each, for what is neither.
     """
@@ -94,7 +94,7 @@ def _safetensors_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[st
 def _describe_weights(path: Path, kind: str, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> dict:
     contexts = [s[1] for key, s in shapes.items() if key.endswith("attn2.to_k.weight")]
     return {
-        "kind": kind if kind in ("LoRA", "VAE") else "checkpoint",
+        "type": kind if kind in ("LoRA", "VAE") else "checkpoint",
         "name": path.stem,
         "family": kind,
         "usable": kind == "SD1",
@@ -112,4 +112,4 @@ def _describe_folder(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise HostError(f"{path} is a folder without a readable model_index.json: not a diffusers model.") from error
     parts = sorted(name for name in index if not name.startswith("_") and (path / name).is_dir())
-    return {"kind": "diffusers folder", "name": path.name, "pipeline": index.get("_class_name"), "parts": parts}
+    return {"type": "diffusers folder", "name": path.name, "pipeline": index.get("_class_name"), "parts": parts}

@@ -57,6 +57,18 @@ def load_model(
     return StandaloneHost(networks, load_tokenizer(networks.tokenizer_folders), path, device, dtype, clip_skip)
 
 
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device of that name; by default cuda where there is one, else the CPU. Raises HostError."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise HostError(f"The device {device} cannot be used here: give cpu, or leave the choice out.") from error
+    return found
+
+
 def load_tokenizer(folders: Sequence[Path] = ()):
     """CLIP's tokenizer from the first folder that has its files, else from the package. Raises HostError for none."""
     from transformers import CLIPTokenizer
@@ -102,7 +114,7 @@ class StandaloneHost:
         layers = networks.text_encoder.config.num_hidden_layers
         if not 1 <= clip_skip <= layers:
             raise HostError(f"clip skip must lie between 1 and {layers} for this model, not {clip_skip}.")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device)
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
         self.path = path
         self.checkpoint_name = path.stem if path else "in-memory"
@@ -221,7 +233,9 @@ class StandaloneHost:
 
     def token_table(self) -> tuple[Tensor, list[str]]:
         """All token embeddings (vocabulary, width) and their texts: for finding what a vector is near to."""
-        texts = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        # as people write them: a token is spelt in stand-ins for bytes
+        texts = [self.tokenizer.convert_tokens_to_string([token]).strip() for token in tokens]
         return self._token_table.weight.detach(), texts
 
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:

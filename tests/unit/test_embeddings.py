@@ -374,10 +374,10 @@ def test_describe_file_tells_kinds_apart(tmp_path):
     write_embedding(tmp_path / "neg-render.safetensors", example())
     for suffix in (".pt", ".safetensors"):
         described = describe_file(tmp_path / f"neg-render{suffix}")
-        assert (described["kind"], described["step"], described["metadata"]) == ("embedding", 120, METADATA)
+        assert (described["type"], described["step"], described["metadata"]) == ("embedding", 120, METADATA)
     save_file({"lora_unet_mid.lora_up.weight": vectors()}, tmp_path / "l.safetensors", metadata={"ss_output_name": "l"})
     described = describe_file(tmp_path / "l.safetensors")
-    assert described["kind"] == "LoRA" and described["metadata"] == {"ss_output_name": "l"}
+    assert described["type"] == "LoRA" and described["metadata"] == {"ss_output_name": "l"}
     assert load_file(tmp_path / "neg-render.safetensors").keys() == {"neg-render"}
     with pytest.raises(EmbeddingError, match="There is no"):
         describe_file(tmp_path / "nothing.pt")
