@@ -125,27 +125,15 @@ def _sheet(renders: list[Render], pictures: dict[str, list[Tensor]]) -> Image.Im
 
 def _tell(report: Reporter, renders: list[Render], pictures: dict[str, list[Tensor]], costs: dict[str, Cost]) -> None:
     """Print what changed in numbers, on garment crops, or what to install for that."""
-    import torch
-
-    from .evaluation.crops import cut, cut_mask
-    from .evaluation.features import SIZE, Lite0, missing_packages
-    from .evaluation.metrics import kid_floor
+    from .evaluation.features import Lite0, missing_packages
     from .evaluation.reference import load_photo_features
     from .evaluation.report import evaluation_data, markdown_table
-    from .evaluation.run import Evaluation, Judge, cut_all
+    from .evaluation.run import judge_pictures
 
     lacking = missing_packages()
     if lacking is not None:
         report.event("table", f"No numbers: {lacking}", message=lacking)
         return
-    photos = load_photo_features()
-    crops = {name: cut_all(whole, renders, SIZE) for name, whole in pictures.items()}
-    masks = torch.stack([cut_mask(render.mask, render.box, SIZE) for render in renders])
-    sources = torch.stack([cut(render.rgb, render.box, SIZE) for render in renders])
-    judge = Judge(Lite0(), photos, crops[THROUGH_VAE], masks)
-    rows = [judge.base_row(THROUGH_VAE), *(judge.row(name, crops[name], cost) for name, cost in costs.items())]
-    evaluation = Evaluation(
-        rows, kid_floor(photos, len(renders)), judge.probe.accuracy, len(photos), sources, crops, masks,
-        [render.name for render in renders],
-    )  # fmt: skip
+    base, translated = (THROUGH_VAE, pictures[THROUGH_VAE]), {name: pictures[name] for name in costs}
+    evaluation = judge_pictures(renders, base, translated, load_photo_features(), Lite0(), costs=costs)
     report.event("table", f"\n{markdown_table(evaluation)}\n", **evaluation_data(evaluation))
