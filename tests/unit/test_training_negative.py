@@ -183,6 +183,34 @@ def test_loss_falls(tmp_path, host, pictures):
         assert after < loss(start + elsewhere * moved / elsewhere.norm()) - 0.005, "any way so far would have done"
 
 
+def test_rate_and_limit_reach_the_optimizer(run, monkeypatch):
+    real, norms = torch.optim.AdamW.step, []
+
+    def watched(self, *args, **kwargs):
+        norms.append(float(self.param_groups[0]["params"][0].grad.norm()))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    events = run.finish(quick(steps=2, lr="5e-2:1, 1e-7", clip_grad_norm=1e-3, weight_decay=0))
+    first, second = of(events, StepDone)
+    assert first.grad_norm > 1e-3 and norms == pytest.approx([1e-3] * 2, rel=1e-4)
+    # AdamW's first step is as long as the rate in every component
+    assert first.change == pytest.approx(5e-2 * run.host.embedding_width**0.5, rel=1e-2)
+    assert abs(second.change - first.change) < 1e-5
+
+
+def test_accumulation_is_a_mean(run, monkeypatch, tmp_path):
+    generator = torch.Generator().manual_seed(3)
+    rows = Rows(*(torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2)), torch.tensor([50, 250]), (NAME,) * 2)
+    monkeypatch.setattr(step.RowSource, "draw", lambda self, size, device: rows)
+    done = []
+    for passes in (1, 3):
+        other = Run(tmp_path / str(passes), run.host, run.pictures)
+        done.append(only(other.finish(quick(steps=1, accumulation=passes)), StepDone))
+    assert done[0].grad_norm == pytest.approx(done[1].grad_norm, rel=1e-4)
+    assert done[0].loss == pytest.approx(done[1].loss, rel=1e-6)
+
+
 def test_same_seed_same_bytes_other_seed_other_bytes(run, whole, tmp_path):
     run.finish()
     assert run.results == whole.results
