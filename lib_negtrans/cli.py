@@ -90,7 +90,7 @@ def load_negatives(texts: list[str], width: int) -> list:
         try:
             embedding = read_embedding(path)
         except (EmbeddingError, OSError) as error:
-            raise CallError(f"{path}: {error}") from error
+            raise CallError(str(error)) from error
         if embedding.vectors.shape[1] != width:
             raise CallError(
                 f"{path} has vectors of width {embedding.vectors.shape[1]}, the model needs {width}: "
@@ -184,7 +184,7 @@ def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
     try:
         facts = describe_file(Path(args.file), host)
     except (EmbeddingError, HostError, OSError) as error:
-        raise CallError(f"{args.file}: {error}") from error
+        raise CallError(str(error)) from error
     report.event("inspect", "\n".join(f"{key}: {value}" for key, value in facts.items()), **facts)
     return EXIT_DONE
 
