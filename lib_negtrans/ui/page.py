@@ -22,7 +22,8 @@ from .page_server import picture_url
 from .picture_input import PictureInput
 from .train_tab import TAB_ID, TabOptions, build_train_tab, dropped_path
 from .train_tab import TITLE as TRAIN_TITLE
-from .translation_job import FAILED, TranslationRefused, TranslationRequest, TranslationRunner
+from .training_view import message_html
+from .translation_job import TranslationRefused, TranslationRequest, TranslationRunner
 from .translation_panel import NO_EMBEDDING, TranslationPanel, build_translation_panel
 from .translation_view import progress_html, result_html, stage_html
 
@@ -133,6 +134,7 @@ class _TranslationTab:
         with gr.Row():
             self.translate = gr.Button("Translate", variant="primary", elem_id=f"{PREFIX}translate")
             self.interrupt = gr.Button("Interrupt", interactive=False, elem_id=f"{PREFIX}interrupt")
+        self.message = gr.HTML(elem_id=f"{PREFIX}message")
         self.progress = gr.HTML(progress_html(state), elem_id=f"{PREFIX}progress")
         self.stage = gr.HTML(stage_html(state, picture_url), elem_id=f"{PREFIX}stage")
         self.result = gr.HTML(elem_id=f"{PREFIX}result")
@@ -146,8 +148,8 @@ class _TranslationTab:
             self.panel.embedding_weight,
             *self.controls.values(),
         ]
-        started = self.translate.click(self.start, inputs, self.view, **QUIET)
-        started.success(self.watch_to_end, None, self.view, show_progress="hidden")
+        started = self.translate.click(self.start, inputs, [self.message, *self.view], **QUIET)
+        started.then(self.watch, None, self.view, show_progress="hidden")
         self.interrupt.click(self.stop, None, self.view, **QUIET)
         restored = [*self.controls.values(), self.panel.embedding, self.panel.embedding_weight, self.longest, self.note]
         self.settings.upload(self.restore, [self.settings, self.panel.embedding], restored, **QUIET)
@@ -173,10 +175,10 @@ class _TranslationTab:
     def start(
         self, picture: bytes | None, longest: float | None, embedding: str | None, weight: float | None, *values: Any
     ) -> list[Any]:
-        """Start, or say in one sentence why not. Raises gr.Error."""
-        if picture is None:
-            raise gr.Error("There is no render yet: drop one, or click to choose a file.")
+        """Start, or say in one sentence why not."""
         try:
+            if picture is None:
+                raise TranslationRefused("There is no render yet: drop one, or click to choose a file.")
             params = params_from(dict(zip(self.controls, values, strict=True)))
             negative = None
             if embedding not in (None, "", NO_EMBEDDING):
@@ -185,10 +187,10 @@ class _TranslationTab:
             request = TranslationRequest(load_picture(picture), params, negative, named, max(0, int(longest or 0)))
             self.runner.start(request)
         except ImageError as error:
-            raise gr.Error(f"The render {error}") from error
+            return [message_html(f"The render {error}", good=False), *self.shown()]
         except (ParamError, EmbeddingError, TranslationRefused) as error:
-            raise gr.Error(str(error)) from error
-        return self.shown()
+            return [message_html(str(error), good=False), *self.shown()]
+        return ["", *self.shown()]
 
     def stop(self) -> list[Any]:
         """Stop after the step under way."""
@@ -218,16 +220,12 @@ class _TranslationTab:
                 return
             time.sleep(LOOK_EVERY)
 
-    def watch_to_end(self) -> Iterator[list[Any]]:
-        """The same, and an error is said aloud. Raises gr.Error."""
-        yield from self.watch()
-        state = self.runner.snapshot()
-        if state.phase == FAILED:
-            raise gr.Error(state.error)
-
     def restore(self, file: Any, current: str | None) -> list[Any]:
-        """The controls as a PNG's parameters say. Raises gr.Error for a file without any of ours."""
-        settings, pairs = read_settings(dropped_path(file))
+        """The controls as a PNG's parameters say, and a note; nothing changes for a file without any of ours."""
+        try:
+            settings, pairs = read_settings(dropped_path(file))
+        except ImageError as error:
+            return [*(gr.update() for _ in range(len(self.controls) + 3)), message_html(str(error), good=False)]
         name = pairs.get(EMBEDDING_KEY, NO_EMBEDDING)
         choices = self.folder.choices()
         note = "Settings restored."
@@ -241,7 +239,7 @@ class _TranslationTab:
             gr.update(choices=choices, value=name),
             gr.update(value=float(weight)),
             gr.update(value=max(sides)) if sides else gr.update(),
-            f"<p class='negtrans-message' role='status'>{html.escape(note)}</p>",
+            message_html(note),
         ]
 
 
@@ -253,16 +251,16 @@ def params_from(values: dict[str, Any]) -> TranslationParams:
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """A PNG's options by name, and all pairs of its text. Raises gr.Error."""
+    """A PNG's options by name, and all pairs of its text. Raises ImageError."""
     try:
         with Image.open(path) as image:
             text = str(image.info.get("parameters") or "")
     except (OSError, ValueError, SyntaxError) as error:
-        raise gr.Error("This is no picture: drop a PNG made here or by the script Realistic Translation.") from error
+        raise ImageError("This is no picture: drop a PNG made here or by the script Realistic Translation.") from error
     try:
         settings = settings_from_infotext(text)
     except ValueError as error:
-        raise gr.Error("The parameters inside this PNG are damaged: drop another one.") from error
+        raise ImageError("The parameters inside this PNG are damaged: drop another one.") from error
     if not settings:
-        raise gr.Error("This picture holds no settings of ours: drop a PNG made here or by Realistic Translation.")
+        raise ImageError("This picture holds no settings of ours: drop a PNG made here or by Realistic Translation.")
     return settings, parse_infotext(text)[2]
