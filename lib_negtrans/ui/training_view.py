@@ -29,7 +29,8 @@ STYLE = """
 .negtrans-log pre {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em; margin: 0}
 .negtrans-dataset ul {margin: .2em 0 .6em 1.2em; list-style: disc}
 #negtrans_train_thumbnails .grid-wrap {max-height: 15em; min-height: 0}
-#negtrans_train_thumbnails {min-height: 0 !important; height: auto !important}
+#negtrans_train_thumbnails, #negtrans_train_previews {min-height: 0 !important; height: auto !important}
+#negtrans_train_previews .grid-wrap {min-height: 12em}
 """
 
 HEADLINES = {

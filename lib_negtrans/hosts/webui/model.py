@@ -171,12 +171,12 @@ class WebuiHost:
         """
         if not prompts:
             raise ValueError("encode_prompts needs at least one prompt.")
+        self._refuse_another_checkpoint()
         embeddings = dict(embeddings or {})
         for name, vectors in embeddings.items():
             if vectors.ndim != 2 or vectors.shape[1] != self.embedding_width or not 1 <= len(vectors) <= 75:
                 shape = tuple(vectors.shape)
                 raise ValueError(f"The embedding {name} is {shape}; this model takes (1..75, {self.embedding_width}).")
-        self._refuse_another_checkpoint()
         encode = self.model.cond_stage_model
         with devices.autocast():
             rows = [self._encode_one(encode, prompt, embeddings) for prompt in prompts]
@@ -212,7 +212,9 @@ class WebuiHost:
             return self.model.apply_model(latent, timestep, {"c_crossattn": [context], "c_concat": []}).float()
 
     def _refuse_another_checkpoint(self) -> None:
-        if sd_models.model_data.sd_model is not self.model or self.model.sd_checkpoint_info.filename != self._file:
+        same = sd_models.model_data.sd_model is self.model and self.model.sd_checkpoint_info.filename == self._file
+        # while it is being exchanged, the host's wrapper is off the text encoder
+        if not same or not hasattr(self.model.cond_stage_model, "wrapped"):
             raise HostError(f"The checkpoint was changed in mid-run: choose {Path(self._file).stem} again and resume.")
 
     def refuse_training(self) -> None:
