@@ -174,7 +174,7 @@ SHARDS = [
     ("photos192f", "photo", "train", 1.0, {"short": 192, "flip": True}),
     ("renders256", "render", "train", 1.0, {"size": 256, "flip": False, "crop": False, "jitter": 0.0}),
     ("renders_crop192f", "render", "train", 1.0, {"size": 192, "flip": True, "crop": True, "jitter": 1.0}),
-    ("photos256", "photo", "train", 0.5, {"short": 256, "flip": False}),
+    ("photos256", "photo", "train", 0.25, {"short": 256, "flip": False}),
     ("renders256f", "render", "train", 1.0, {"size": 256, "flip": True, "crop": False, "jitter": 0.0}),
     ("photos128f", "photo", "train", 1.0, {"short": 128, "flip": True}),
 ]

@@ -54,7 +54,11 @@ class Pool:
             self.renders = [i for i in items if i["domain"] == "render"]
             print(f"{len(self.photos)} photo latents, {len(self.renders)} render latents", flush=True)
 
-    def batch(self, n: int, size: int, rng: random.Random, empty: float) -> tuple[torch.Tensor, list[str]]:
+    def largest(self) -> int:
+        """The largest square that both domains have pictures of."""
+        return min(max(min(i["latent"].shape[1:]) for i in pool) for pool in (self.photos, self.renders))
+
+    def batch(self, n: int, size: int, rng: random.Random, empty: dict) -> tuple[torch.Tensor, list[str]]:
         latents, captions = [], []
         for k in range(n):
             pool = self.photos if k % 2 else self.renders
@@ -63,7 +67,7 @@ class Pool:
                 if min(item["latent"].shape[1:]) >= size:
                     break
             latents.append(take_crop(item["latent"], size, rng))
-            captions.append("" if rng.random() < empty else caption(item, rng))
+            captions.append("" if rng.random() < empty[item["domain"]] else caption(item, rng))
         return torch.stack(latents).float(), captions
 
 
@@ -106,7 +110,8 @@ def main() -> None:
     ap.add_argument("--lr", type=float, default=8e-4)
     ap.add_argument("--batch", type=int, default=16)
     ap.add_argument("--low-share", type=float, default=0.7, help="share of the timesteps drawn below 320")
-    ap.add_argument("--empty", type=float, default=0.15, help="share of empty captions")
+    ap.add_argument("--empty", type=float, default=0.3, help="share of empty captions among the photos")
+    ap.add_argument("--empty-renders", type=float, default=0.02, help="the same among the renders")
     ap.add_argument("--large-share", type=float, default=0.0, help="share of steps on 24x24 and 32x32 latents")
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--threads", type=int, default=1)
@@ -119,6 +124,9 @@ def main() -> None:
     unet, text = make_unet(), make_text_encoder()
     tokens = Tokens(load_tokenizer(args.out / "clip"))
     bars = alphas_cumprod()
+    # the empty caption means a photograph, as in SD1, few of whose pictures are renders; with equal shares the
+    # network takes the domain from the picture itself, the empty caption says nothing, and a negative has no effect
+    empty = {"photo": args.empty, "render": args.empty_renders}
     params = list(unet.parameters()) + list(text.parameters())
     optimizer = torch.optim.AdamW(params, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.99))
     average = Average({"unet": unet, "text": text})
@@ -157,8 +165,9 @@ def main() -> None:
             group["lr"] = args.lr * rate
         size, n = 16, args.batch
         if rng.random() < args.large_share:
-            size, n = rng.choice(((24, args.batch // 2), (32, args.batch // 4)))
-        z, captions = pool.batch(n, size, rng, args.empty)
+            sizes = [(s, k) for s, k in ((24, args.batch // 2), (32, args.batch // 4)) if s <= pool.largest()]
+            size, n = rng.choice(sizes or [(16, args.batch)])
+        z, captions = pool.batch(n, size, rng, empty)
         t = draw_timesteps(n, args.low_share, gen)
         eps = torch.randn(z.shape, generator=gen)
         a = bars[t].view(-1, 1, 1, 1)
