@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from modules import processing, scripts
 
 from lib_negtrans.hosts.webui import arguments
@@ -52,12 +53,19 @@ class RealisticTranslation(scripts.Script):
         except ParamError as error:
             raise TranslationRefused(str(error)) from error
         job = TranslationJob(p, lambda: values)
-        with job.attached():
+        # the host's VAE draws from torch's global generator: the next picture must not depend on this one
+        with job.attached(), preserved_generators():
             job.check()  # before the host and its other scripts begin
             return processing.process_images(p)
 
     def _remember(self, name: str, component: Any) -> None:
         self._host_controls[name] = component
+
+
+def preserved_generators() -> Any:
+    """torch's global generators of the CPU and the device in use go on afterwards as if nothing had been drawn."""
+    used = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    return torch.random.fork_rng(devices=used)
 
 
 def refuse_shifted_arguments(p: Any) -> None:

@@ -1,7 +1,7 @@
 """Axes for the host's X/Y/Z plot: one for each of our options; any of them makes its cells translations.
 
-The plot is itself the chosen script, so ours does not run: an axis attaches the translation to the cell, with the values
-of our panel as it stands and those of the axes on top.
+The plot is itself the chosen script, so ours does not run: an axis attaches the translation to the cell, with the
+values of our panel as it stands and those of the axes on top.
 """
 
 from __future__ import annotations

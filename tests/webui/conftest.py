@@ -1,0 +1,45 @@
+"""A real webui, when NEGTRANS_WEBUI_DIR names one."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib_negtrans.hosts.protocol import HostError
+from lib_negtrans.hosts.standalone import default_model_path
+from tests.webui.server import WebuiServer, make_data_folder
+
+
+@pytest.fixture(scope="session")
+def webui_installation() -> tuple[Path, Path]:
+    """Folder and Python of the host, or a skip that says what is missing."""
+    folder = os.environ.get("NEGTRANS_WEBUI_DIR")
+    if not folder:
+        pytest.skip("NEGTRANS_WEBUI_DIR names no AUTOMATIC1111 webui")
+    python = Path(os.environ.get("NEGTRANS_WEBUI_PYTHON", sys.executable))
+    return Path(folder).resolve(), python
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    try:
+        model = default_model_path()
+    except HostError as error:
+        pytest.skip(str(error))
+    if not (model.parent / "clip" / "config.json").exists() or not model.with_suffix(".yaml").exists():
+        pytest.skip(f"{model} has no .yaml and clip/config.json beside it")
+    return model
+
+
+@pytest.fixture(scope="session")
+def webui(webui_installation, demo_model, tmp_path_factory):
+    """A running webui with this extension and the demonstration model, one for all tests."""
+    data = tmp_path_factory.mktemp("webui")
+    make_data_folder(data, demo_model)
+    server = WebuiServer(data, *webui_installation)
+    server.start()
+    yield server
+    server.stop()
