@@ -30,7 +30,7 @@ from ..params import ParamError, TrainingParams
 from .captions import load_captions
 from .card import write_card
 from .checkpoint import checkpoints
-from .errors import TrainingError
+from .errors import TrainingError, sentence
 from .events import Caching, Event, Finished, Preview, Saved, Started, StepDone, Stopped
 from .lr_schedule import parse_learning_rate
 from .negative import NegativeTraining
@@ -339,7 +339,7 @@ class TrainingManager:
             self._end(FAILED, str(error))
         except Exception as error:
             logger.exception("training %s failed", request.name)
-            self._end(FAILED, f"{type(error).__name__}: {error}")
+            self._end(FAILED, sentence(error))
 
     def _train(self, host: ModelHost, request: TrainingRequest) -> None:
         folder = self.run_folder(request.name)
@@ -378,14 +378,14 @@ class TrainingManager:
             self._state.published = True
         self._end(FINISHED)
 
-    def _end(self, phase: str, sentence: str | None = None) -> None:
+    def _end(self, phase: str, line: str | None = None) -> None:
         with self._lock:
             state = self._state
             state.phase, state.ended, state.stopping, state.eta = phase, time.time(), False, None
             if phase == FAILED:
-                state.error = sentence
-            if sentence:
-                state.log.append(sentence)
+                state.error = line
+            if line:
+                state.log.append(line)
             self._job = None
 
     def _note(self, event: Event) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import __version__
 from ..embeddings import Embedding, EmbeddingError, validate_name, write_embedding
 from ..files import write_text_atomic
-from ..hosts.protocol import HostError, ModelHost
+from ..hosts.protocol import ModelHost
 from ..params import TrainingParams
 from .captions import load_captions
 from .checkpoint import checkpoint_path, checkpoints, newest_intact, remove_checkpoints, save_checkpoint, tensor_sha256

@@ -212,10 +212,14 @@ class WebuiHost:
             return self.model.apply_model(latent, timestep, {"c_crossattn": [context], "c_concat": []}).float()
 
     def _refuse_another_checkpoint(self) -> None:
-        same = sd_models.model_data.sd_model is self.model and self.model.sd_checkpoint_info.filename == self._file
-        # while it is being exchanged, the host's wrapper is off the text encoder
-        if not same or not hasattr(self.model.cond_stage_model, "wrapped"):
+        if not self._is_in_place():
             raise HostError(f"The checkpoint was changed in mid-run: choose {Path(self._file).stem} again and resume.")
+
+    def _is_in_place(self) -> bool:
+        same = sd_models.model_data.sd_model is self.model and self.model.sd_checkpoint_info.filename == self._file
+        # while it is being exchanged, the host takes its wrapper off the text encoder and the weights away
+        wrapped = hasattr(self.model.cond_stage_model, "wrapped")
+        return same and wrapped and not next(self.model.parameters()).is_meta
 
     def refuse_training(self) -> None:
         """Raises HostError when the webui runs in a way that training cannot go through."""
@@ -261,11 +265,16 @@ class WebuiHost:
             devices.torch_gc()
             undo.callback(devices.torch_gc)
             with torch.inference_mode(False), torch.enable_grad():
-                yield
+                try:
+                    yield
+                except Exception:
+                    self._refuse_another_checkpoint()  # then whatever went wrong comes from that
+                    raise
 
     def _return_vae(self) -> None:
         self._parks_vae = False
-        self.model.first_stage_model.to(devices.device)
+        if self._is_in_place():
+            self.model.first_stage_model.to(devices.device)
 
 
 @contextlib.contextmanager
