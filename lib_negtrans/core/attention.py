@@ -85,7 +85,8 @@ def self_attention_layers(unet: nn.Module) -> list[SelfAttentionLayer]:
         depth = int(re.search(r"transformer_blocks\.(\d+)", path).group(1))
         layers.append(SelfAttentionLayer(name if depth == 0 else f"{name}.{depth}", level, module))
     order = {"I": 0, "M": 1, "O": 2}
-    return sorted(layers, key=lambda layer: (order[layer.name[0]], layer.name))
+    # by block only: within one, the modules' own order is the forward order (".10" would sort before ".2")
+    return sorted(layers, key=lambda layer: (order[layer.name[0]], layer.name.split(".")[0]))
 
 
 def shallow_layers(unet: nn.Module, latent_size: tuple[int, int], flag: int) -> list[SelfAttentionLayer]:
@@ -99,6 +100,17 @@ def shallow_layers(unet: nn.Module, latent_size: tuple[int, int], flag: int) -> 
         for layer in self_attention_layers(unet)
         if layer.tokens(height, width) >= (8 * height) * (8 * width) / flag
     ]
+
+
+def _kept_rows(rows: Sequence[int]) -> list[int]:
+    """The batch rows whose own projection is computed: a replaced row's would be thrown away."""
+    kept = [i for i, row in enumerate(rows) if row < 0]
+    return kept or [0]  # never an empty batch: quantised linear layers of some hosts do not take one
+
+
+def _index(rows: list[int]) -> slice | list[int]:
+    """A slice where the rows are consecutive: indexing with a list makes the GPU wait for a copy."""
+    return slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
 
 
 class AttentionControl:
@@ -122,6 +134,7 @@ class AttentionControl:
         try:
             for layer in self.layers:
                 for which, projection in enumerate((layer.module.to_q, layer.module.to_k)):
+                    self._handles.append(projection.register_forward_pre_hook(self._pre_hook(layer.name)))
                     self._handles.append(projection.register_forward_hook(self._hook(layer.name, which)))
         except BaseException:
             self.__exit__()
@@ -133,6 +146,20 @@ class AttentionControl:
             handle.remove()
         self._handles.clear()
         self._capturing = self._injecting = None
+
+    def _pre_hook(self, name: str):
+        def pre_hook(_module: nn.Module, args: tuple) -> tuple | None:
+            if self._capturing is not None or self._injecting is None:
+                return None
+            rows = self._injecting[1]
+            if len(rows) != args[0].shape[0]:
+                raise AttentionShapeError(
+                    f"layer {name} was called with {args[0].shape[0]} rows, {len(rows)} were announced."
+                )
+            kept = _kept_rows(rows)
+            return None if len(kept) == len(rows) else (args[0][_index(kept)], *args[1:])
+
+        return pre_hook
 
     def _hook(self, name: str, which: int):
         def hook(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor | None:
@@ -153,11 +180,8 @@ class AttentionControl:
             raise _CaptureComplete
 
     def _replaced(self, name: str, which: int, output: Tensor) -> Tensor:
+        """The projection's whole batch from the kept rows' output and the source's rows."""
         features, rows = self._injecting
-        if len(rows) != output.shape[0]:
-            raise AttentionShapeError(
-                f"layer {name} was called with {output.shape[0]} rows, {len(rows)} were announced."
-            )
         source = features[name][which]
         if source.shape[1:] != output.shape[1:]:
             raise AttentionShapeError(
@@ -167,22 +191,26 @@ class AttentionControl:
         targets = [i for i, row in enumerate(rows) if row >= 0]
         if not targets:
             return output
-        picked = source.to(output)[[rows[i] for i in targets]]
-        if len(targets) == len(rows):
-            return picked
-        result = output.clone()
-        result[targets] = picked
+        result = output.new_empty((len(rows), *output.shape[1:]))
+        result[_index(targets)] = source[_index([rows[i] for i in targets])].to(output)
+        if len(targets) < len(rows):
+            result[_index(_kept_rows(rows))] = output
         return result
+
+    def _check_ready(self) -> None:
+        if not self._handles and self.layers:
+            raise RuntimeError("attention control is used outside its context.")
+        if self._capturing is not None or self._injecting is not None:
+            raise RuntimeError("attention control is already capturing or injecting.")
 
     @contextmanager
     def capture(self, rows: slice | None = None, stop_early: bool = False) -> Generator[Features, None, None]:
         """Record Q and K of the one UNet call inside, for the batch rows of a slice (all by default).
 
-        With stop_early the call is cut off after the last chosen layer: its result is lost, the `with` block ends quietly.
-        The mapping is filled when the block ends. Raises RuntimeError when the hooks are not active.
+        With stop_early the call is cut off after the last chosen layer: its result is lost, the block ends quietly.
+        The mapping is filled when the block ends. Raises RuntimeError when the hooks are not active or already in use.
         """
-        if not self._handles and self.layers:
-            raise RuntimeError("attention control is used outside its context.")
+        self._check_ready()
         features: Features = {}
         self._capturing, self._stop_early, self._captured_rows = {}, stop_early, rows
         try:
@@ -197,10 +225,11 @@ class AttentionControl:
     def inject(self, features: Features, rows: Sequence[int]) -> Generator[None, None, None]:
         """Replace Q and K in the UNet call inside: rows[i] is batch row i's source index, or -1 to leave it alone.
 
-        Raises AttentionShapeError (from the call) when the batch or the token count is another.
+        The replaced rows' own Q and K are not computed: 2 % of an SD1.5 row at flag 256.
+        Raises AttentionShapeError (from the call) when the batch or the token count is another, RuntimeError when the
+        hooks are not active or already in use, ValueError when a layer's features are missing.
         """
-        if not self._handles and self.layers:
-            raise RuntimeError("attention control is used outside its context.")
+        self._check_ready()
         missing = [layer.name for layer in self.layers if layer.name not in features]
         if missing:
             raise ValueError(f"the captured features lack the layers {', '.join(missing)}.")

@@ -31,9 +31,10 @@ def strength_steps(steps: int, strength: float) -> int:
         raise ValueError(f"strength must be above 0 and at most 1, not {strength:g}.")
     used = min(int(steps * strength), steps)
     if used < 1:
+        enough = math.ceil(1000 / steps) / 1000  # rounded up: a third of a step too little is no step
         raise ValueError(
             f"strength {strength:g} with {steps} steps leaves no step to take: "
-            f"use at least {math.ceil(1 / strength)} steps or a strength of at least {1 / steps:.3g}."
+            f"use at least {math.ceil(1 / strength)} steps or a strength of at least {enough:g}."
         )
     return used
 
@@ -112,7 +113,10 @@ class Schedule:
         Up the grid (target > source) it inverts, down the grid it samples.
         """
         a, s = self.scales(target)
-        return a * self.clean(latent, epsilon, source) + s * epsilon
+        a_source, s_source = self.scales(source)
+        # one coefficient each: dividing by a small a first would magnify rounding errors and multiply them back
+        ratio = a / a_source
+        return ratio * latent + (s - ratio * s_source) * epsilon
 
     def add_noise(self, latent: Tensor, noise: Tensor, position: int) -> Tensor:
         """The forward process: a z0 + s noise."""

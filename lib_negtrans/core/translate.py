@@ -76,7 +76,7 @@ def translation_steps(
                 if position not in trajectory.features:
                     raise ValueError(f"the trajectory holds no captured features for timestep {timestep}.")
                 features = trajectory.features[position]
-            elif not same_branch:
+            elif control.layers and not same_branch:
                 with control.capture(stop_early=True) as features:
                     predict_source(trajectory.latents[position], timestep)
         output = predict_guided(latent, timestep, features)

@@ -1,0 +1,419 @@
+"""Layer lists, capture and injection, and that no hook outlives its context, on ldm and diffusers modules alike."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from lib_negtrans.core.attention import (
+    AttentionControl,
+    AttentionShapeError,
+    self_attention_layers,
+    shallow_layers,
+)
+from lib_negtrans.core.inversion import inversion_steps
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
+from lib_negtrans.core.sharing import shared_prefix
+from lib_negtrans.core.translate import translation_steps
+from tests.ldm_unet import UNetModel, call, diffusers_unet, ldm_twin
+
+SHALLOW = ["IN01", "IN02", "IN04", "IN05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"]
+FAMILIES = ("diffusers", "ldm")
+SIZE = (16, 16)
+
+
+@pytest.fixture(scope="module")
+def unets():
+    unet = diffusers_unet()
+    return {"diffusers": unet, "ldm": ldm_twin(unet)}
+
+
+@pytest.fixture(params=FAMILIES)
+def unet(request, unets):
+    yield unets[request.param]
+    assert hook_count(unets[request.param]) == 0
+
+
+def hook_count(unet) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in unet.modules())
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def context(rows, seed=1):
+    return drawn(rows, 7, 16, seed=seed)
+
+
+# --- which layers
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def sd15(request):
+    """SD1.5's shapes without memory."""
+    with torch.device("meta"):
+        if request.param == "ldm":
+            return UNetModel()
+        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+
+
+def test_sixteen_layers_of_sd15(sd15):
+    layers = self_attention_layers(sd15)
+    assert [layer.name for layer in layers] == [
+        "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "M00",
+        "OUT03", "OUT04", "OUT05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11",
+    ]  # fmt: skip
+    assert [layer.level for layer in layers] == [0, 0, 1, 1, 2, 2, 3, 2, 2, 2, 1, 1, 1, 0, 0, 0]
+    assert [layer.tokens(64, 64) for layer in layers][:7] == [4096, 4096, 1024, 1024, 256, 256, 64]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (128, 96), (96, 64), (65, 71)])
+@pytest.mark.parametrize(("flag", "count"), [(63, 0), (64, 5), (256, 10), (1024, 15), (4096, 16)])
+def test_layers_of_a_flag(sd15, size, flag, count):
+    names = [layer.name for layer in shallow_layers(sd15, size, flag)]
+    assert len(names) == count
+    if flag == 256:
+        assert names == SHALLOW
+
+
+@pytest.mark.parametrize("size", [(16, 16), (9, 13)])
+def test_announced_token_counts_are_the_real_ones(unet, size):
+    layers = self_attention_layers(unet) if size == SIZE else self_attention_layers(unet)[:6]
+    control = AttentionControl(layers)
+    with control, control.capture(stop_early=True) as features:
+        # odd sizes fail on the way up in ldm (the host pads them); the way down is enough
+        call(unet, drawn(1, 4, *size), 281, context(1))
+    assert {name: q.shape[1] for name, (q, _) in features.items()} == {
+        layer.name: layer.tokens(*size) for layer in layers
+    }
+
+
+# --- no hook outlives its context
+
+
+def active_control(unet, flag=256):
+    return AttentionControl(shallow_layers(unet, SIZE, flag))
+
+
+def assert_clean(unet):
+    assert hook_count(unet) == 0
+    assert all("forward" not in vars(module) for module in unet.modules())
+
+
+def test_hooks_are_there_and_gone(unet):
+    with active_control(unet) as control:
+        assert hook_count(unet) > 0
+        with control.capture():
+            call(unet, drawn(1, 4, *SIZE), 281, context(1))
+        assert all("forward" not in vars(module) for module in unet.modules())
+    assert_clean(unet)
+
+
+def test_hooks_are_gone_after_an_error(unet):
+    control = active_control(unet)
+    with pytest.raises(ZeroDivisionError), control, control.capture():
+        call(unet, drawn(1, 4, *SIZE), 281, context(1))
+        raise ZeroDivisionError
+    assert_clean(unet)
+    with pytest.raises(ZeroDivisionError), control, shared_prefix(unet, 2):
+        raise ZeroDivisionError
+    assert_clean(unet)
+    # a control can be opened again, without the features of the failed call
+    with control, control.capture() as features:
+        pass
+    assert features == {}
+
+
+def test_hooks_are_gone_after_an_error_inside_the_unet(unet):
+    def explode(*_):
+        raise ZeroDivisionError
+
+    block = next(m for name, m in unet.named_modules() if name.endswith(("middle_block.0", "mid_block.resnets.0")))
+    handle = block.register_forward_pre_hook(explode)
+    try:
+        with (
+            pytest.raises(ZeroDivisionError),
+            active_control(unet) as control,
+            shared_prefix(unet, 2),
+            control.capture(),
+        ):
+            call(unet, drawn(2, 4, *SIZE), 281, context(2))
+    finally:
+        handle.remove()
+    assert_clean(unet)
+
+
+def test_hooks_are_gone_when_a_hook_cannot_be_put(unet):
+    layers = shallow_layers(unet, SIZE, 256)
+    broken = copy.copy(layers[3])
+    object.__setattr__(broken, "module", torch.nn.Identity())
+    with pytest.raises(AttributeError), AttentionControl([*layers[:3], broken]):
+        pass
+    assert_clean(unet)
+
+
+def test_hooks_are_gone_after_stop_early(unet):
+    with active_control(unet) as control, control.capture(stop_early=True) as features:
+        call(unet, drawn(1, 4, *SIZE), 281, context(1))
+        pytest.fail("the forward was not cut off")
+    assert list(features) == SHALLOW
+    assert_clean(unet)
+
+
+def test_hooks_are_gone_when_a_job_is_interrupted(unet):
+    schedule = Schedule.from_strength(sd1_alphas_cumprod(), 10, 0.5)
+    control = active_control(unet)
+
+    def predict(z, timestep):
+        return call(unet, z, timestep, context(1))
+
+    def guided(z, timestep, features):
+        with control.inject(features, [-1, 0]), shared_prefix(unet, 2):
+            return call(unet, torch.cat([z, z]), timestep, context(2)).chunk(2)[1]
+
+    def job():
+        with control:
+            trajectory = yield from inversion_steps(drawn(1, 4, *SIZE), schedule, predict, capture=control)
+            yield from translation_steps(trajectory.latents[-1], schedule, guided, trajectory=trajectory, tac_steps=5)
+
+    for stop_after in (2, 7):  # in the inversion, in the translation
+        steps = job()
+        for _ in range(stop_after):
+            next(steps)
+        assert hook_count(unet) > 0
+        steps.close()
+        assert_clean(unet)
+
+
+def test_misuse_is_refused(unet):
+    control = active_control(unet)
+    with pytest.raises(RuntimeError, match="outside its context"), control.capture():
+        pass
+    with pytest.raises(RuntimeError, match="outside its context"), control.inject({}, [0]):
+        pass
+    with control:
+        with pytest.raises(RuntimeError, match="already active"), control:
+            pass
+        assert hook_count(unet) > 0, "the inner use must not take the outer's hooks away"
+        with pytest.raises(ValueError, match="lack the layers IN01, IN02"), control.inject({}, [0]):
+            pass
+        with control.capture(), pytest.raises(RuntimeError, match="already capturing"), control.capture():
+            pass
+
+
+# --- what is captured and injected
+
+
+def captured(unet, latent, ctx, flag=256, **options):
+    with active_control(unet, flag) as control, control.capture(**options) as features:
+        call(unet, latent, 281, ctx)
+    return features
+
+
+def assert_same_features(a, b, exactly=True):
+    assert list(a) == list(b)
+    for name in a:
+        for ours, theirs in zip(a[name], b[name], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0 if exactly else 1e-5)
+
+
+def test_capture_is_what_the_projections_gave(unet):
+    seen = {}
+
+    def keep(name, which):
+        return lambda _module, _args, output: seen.__setitem__((name, which), output)
+
+    layers = shallow_layers(unet, SIZE, 256)
+    handles = [
+        getattr(layer.module, which).register_forward_hook(keep(layer.name, which))
+        for layer in layers
+        for which in ("to_q", "to_k")
+    ]
+    try:
+        features = captured(unet, drawn(2, 4, *SIZE), context(2))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert {name: (seen[name, "to_q"].shape, seen[name, "to_k"].shape) for name in SHALLOW} == {
+        name: (q.shape, k.shape) for name, (q, k) in features.items()
+    }
+    for name, (q, k) in features.items():
+        assert torch.equal(q, seen[name, "to_q"]) and torch.equal(k, seen[name, "to_k"]) and not torch.equal(q, k)
+
+
+@pytest.mark.parametrize("flag", [64, 256, 1024, 4096])
+def test_early_stop_captures_the_same(unet, flag):
+    latent, ctx = drawn(2, 4, *SIZE), context(2)
+    assert_same_features(captured(unet, latent, ctx, flag), captured(unet, latent, ctx, flag, stop_early=True))
+
+
+def test_capture_of_some_rows(unet):
+    latent, ctx = drawn(3, 4, *SIZE), context(3)
+    whole, part = captured(unet, latent, ctx), captured(unet, latent, ctx, rows=slice(1, 3))
+    assert_same_features(part, {name: (q[1:], k[1:]) for name, (q, k) in whole.items()})
+
+
+def test_capture_survives_attention_that_scales_in_place(unet):
+    layer = shallow_layers(unet, SIZE, 64)[0]
+    plain = captured(unet, drawn(1, 4, *SIZE), context(1))
+    with active_control(unet) as control:
+        # put after ours: what an attention implementation does with q afterwards
+        scaler = layer.module.to_q.register_forward_hook(lambda _module, _args, output: output.mul_(2.0))
+        with control.capture() as features:
+            call(unet, drawn(1, 4, *SIZE), 281, context(1))
+        scaler.remove()
+    assert torch.equal(features["IN01"][0], plain["IN01"][0])
+
+
+def inject(unet, latent, ctx, features, rows, flag=256):
+    with active_control(unet, flag) as control, control.inject(features, rows):
+        return call(unet, latent, 281, ctx)
+
+
+def test_own_features_change_nothing(unet):
+    latent, ctx = drawn(2, 4, *SIZE), context(2)
+    plain = call(unet, latent, 281, ctx)
+    features = captured(unet, latent, ctx)
+    assert torch.equal(inject(unet, latent, ctx, features, [0, 1]), plain)
+    # a row of its own is a batch of another size, for which the arithmetic may round otherwise
+    torch.testing.assert_close(inject(unet, latent, ctx, features, [-1, 1]), plain, rtol=0, atol=1e-5)
+
+
+def test_rows_that_are_not_named_stay(unet):
+    latent, ctx = drawn(3, 4, *SIZE), context(3)
+    plain = call(unet, latent, 281, ctx)
+    features = captured(unet, drawn(1, 4, *SIZE, seed=5), context(1, seed=6))
+    injected = inject(unet, latent, ctx, features, [-1, 0, -1])
+    assert torch.equal(injected[0], plain[0]) and torch.equal(injected[2], plain[2])
+    assert (injected[1] - plain[1]).abs().max() > 0.01
+    assert torch.equal(inject(unet, latent, ctx, features, [-1, -1, -1]), plain)
+
+
+def test_every_order_of_rows(unet):
+    """Row i gets source rows[i], also where targets and sources are not consecutive."""
+    latent, ctx = drawn(4, 4, *SIZE), context(4)
+    features = captured(unet, drawn(3, 4, *SIZE, seed=5), context(3, seed=6))
+    singly = {
+        (row, source): inject(unet, latent[row : row + 1], ctx[row : row + 1], features, [source])
+        for row in range(4)
+        for source in (-1, 0, 1, 2)
+    }
+    for rows in ([2, 0, 1, 0], [-1, 2, -1, 0], [0, -1, -1, 1], [-1, -1, 0, 1], [1, 1, 1, 1]):
+        together = inject(unet, latent, ctx, features, rows)
+        for row, source in enumerate(rows):
+            torch.testing.assert_close(together[row : row + 1], singly[row, source], rtol=0, atol=1e-5)
+
+
+def test_injection_is_attention_with_the_sources_q_and_k_and_ones_own_v(unet):
+    """softmax(Q_src K_src^T / sqrt(d)) V_gen, written out for one layer."""
+    layer = shallow_layers(unet, SIZE, 64)[0]
+    x, heads = drawn(1, 256, 32), 4
+    source = {layer.name: (drawn(1, 256, 32, seed=1), drawn(1, 256, 32, seed=2))}
+    with AttentionControl([layer]) as control, control.inject(source, [0]):
+        ours = layer.module(x)
+    q, k, v = (t.reshape(1, 256, heads, 8).transpose(1, 2) for t in (*source[layer.name], layer.module.to_v(x)))
+    attended = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
+    torch.testing.assert_close(
+        ours, layer.module.to_out[0](attended.transpose(1, 2).reshape(1, 256, 32)), rtol=0, atol=1e-5
+    )
+
+
+def test_replaced_rows_are_not_projected(unet):
+    layer = shallow_layers(unet, SIZE, 64)[0]
+    projected = []
+    features = captured(unet, drawn(1, 4, *SIZE), context(1))
+    with active_control(unet) as control:
+        # put after ours, so that it sees what is left of the batch
+        handle = layer.module.to_q.register_forward_pre_hook(lambda _m, args: projected.append(args[0].shape[0]))
+        with control.inject(features, [-1, 0]):
+            call(unet, drawn(2, 4, *SIZE), 281, context(2))
+        handle.remove()
+    assert projected == [1]
+
+
+def test_half_precision_features_are_cast(unet):
+    features = captured(unet, drawn(1, 4, *SIZE), context(1))
+    half = {name: (q.half(), k.half()) for name, (q, k) in features.items()}
+    out = inject(unet, drawn(1, 4, *SIZE), context(1), half, [0])
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, call(unet, drawn(1, 4, *SIZE), 281, context(1)), rtol=0, atol=0.05)
+
+
+def test_other_shapes_are_named(unet):
+    features = captured(unet, drawn(1, 4, *SIZE), context(1))
+    with pytest.raises(AttentionShapeError, match="IN01 was called with 3 rows, 2 were announced"):
+        inject(unet, drawn(3, 4, *SIZE), context(3), features, [-1, 0])
+    with pytest.raises(AttentionShapeError, match=r"IN01 has \(384, 32\) here but \(256, 32\).*token merging"):
+        inject(unet, drawn(2, 4, 16, 24), context(2), features, [-1, 0])
+
+
+def test_attention_class_may_be_switched_while_hooks_are_active(unet):
+    """The webui assigns another `forward` to the attention CLASS when its optimisation changes."""
+    latent, ctx = drawn(2, 4, *SIZE), context(2)
+    features = captured(unet, drawn(1, 4, *SIZE, seed=5), context(1, seed=6))
+    expected = inject(unet, latent, ctx, features, [-1, 0])
+    cls = type(self_attention_layers(unet)[0].module)
+    original, calls = cls.forward, []
+
+    def switched(self, *args, **kwargs):
+        calls.append(self)
+        return original(self, *args, **kwargs)
+
+    with active_control(unet) as control:
+        with control.inject(features, [-1, 0]):
+            call(unet, latent, 281, ctx)
+        cls.forward = switched
+        try:
+            with control.inject(features, [-1, 0]):
+                after = call(unet, latent, 281, ctx)
+        finally:
+            cls.forward = original
+    assert len(calls) == 32 and torch.equal(after, expected)
+    assert_clean(unet)
+
+
+# --- the same on both families
+
+
+def test_families_agree(unets):
+    latent, ctx = drawn(2, 4, *SIZE), context(2)
+    ours, theirs = (call(unets[f], latent, 281, ctx) for f in FAMILIES)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    features = {f: captured(unets[f], drawn(1, 4, *SIZE, seed=5), context(1, seed=6), 4096) for f in FAMILIES}
+    assert_same_features(features["diffusers"], features["ldm"], exactly=False)
+    for flag in (64, 256, 1024, 4096):
+        results = [inject(unets[f], latent, ctx, features[f], [-1, 0], flag) for f in FAMILIES]
+        torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+        assert (results[0][1] - ours[1]).abs().max() > 0.01
+        # features of one family serve the other: they go by name
+        crossed = inject(unets["ldm"], latent, ctx, features["diffusers"], [-1, 0], flag)
+        torch.testing.assert_close(crossed, results[1], rtol=0, atol=1e-5)
+
+
+# --- the part before the first prompt is computed once
+
+
+def test_shared_prefix_changes_nothing_and_computes_one_copy(unet):
+    latent, ctx = drawn(2, 4, *SIZE), context(6)
+    batch = latent.repeat(3, 1, 1, 1)
+    plain, rows = call(unet, batch, 281, ctx), []
+    first = unet.conv_in if hasattr(unet, "conv_in") else unet.input_blocks[0][0]
+    with shared_prefix(unet, 3):
+        handle = first.register_forward_hook(lambda _m, args, _o: rows.append(args[0].shape[0]))
+        shared = call(unet, batch, 281, ctx)
+        handle.remove()
+    assert rows == [2]
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5)
+    assert_clean(unet)
+
+
+@pytest.mark.parametrize(("copies", "batch"), [(1, 2), (3, 2), (2, 1)])
+def test_shared_prefix_leaves_other_batches_alone(unet, copies, batch):
+    latent, ctx = drawn(batch, 4, *SIZE), context(batch)
+    plain = call(unet, latent, 281, ctx)
+    with shared_prefix(unet, copies):
+        assert torch.equal(call(unet, latent, 281, ctx), plain)

@@ -1,0 +1,203 @@
+"""Stage 2: which steps are controlled by which features, and that the source branch costs no more than it must."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_negtrans.core.attention import AttentionControl, shallow_layers
+from lib_negtrans.core.guidance import cfg
+from lib_negtrans.core.inversion import Trajectory, finish, inversion_steps
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
+from lib_negtrans.core.sharing import shared_prefix
+from lib_negtrans.core.translate import controlled_steps, translation_steps
+from tests.ldm_unet import call, diffusers_unet, ldm_twin
+
+SCHEDULE = Schedule.from_strength(sd1_alphas_cumprod(), 50, 0.3)
+SIZE = (8, 8)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_published_setting_controls_thirteen_of_fifteen_steps():
+    assert controlled_steps(15, 0.9) == 13
+
+
+@given(total=st.integers(1, 999), ratio=st.floats(0, 1))
+def test_controlled_steps_are_a_share(total, ratio):
+    steps = controlled_steps(total, ratio)
+    assert steps == int(total * ratio) and 0 <= steps <= total
+    assert (controlled_steps(total, 0.0), controlled_steps(total, 1.0)) == (0, total)
+
+
+@pytest.mark.parametrize("ratio", [-0.01, 1.01, float("nan")])
+def test_ratio_out_of_range(ratio):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        controlled_steps(15, ratio)
+
+
+def trajectory_with_features():
+    latents = [drawn(1, 4, *SIZE, seed=k) for k in range(16)]
+    return Trajectory(SCHEDULE, latents, {k: {"IN01": (latents[k], latents[k])} for k in range(1, 16)})
+
+
+def recording(log):
+    def guided(z, timestep, features):
+        log.append((timestep, features))
+        return 0.1 * z
+
+    return guided
+
+
+def test_captured_features_go_to_the_first_steps():
+    trajectory, log = trajectory_with_features(), []
+    result = finish(
+        translation_steps(trajectory.latents[-1], SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13)
+    )
+    assert [t for t, _ in log] == list(SCHEDULE.timesteps)[::-1]
+    for index, (_, features) in enumerate(log):
+        assert features is (trajectory.features[15 - index] if index < 13 else None)
+    expected = trajectory.latents[-1]
+    for position in range(15, 0, -1):
+        expected = SCHEDULE.move(expected, 0.1 * expected, position, position - 1)
+    assert torch.equal(result, expected)
+
+
+def test_steps_report_where_they_lead():
+    log: list = []
+    steps = list(translation_steps(drawn(1, 4, *SIZE), SCHEDULE, recording(log)))
+    assert [(s.index, s.total, s.timestep) for s in steps] == [(i, 15, 281 - 20 * i) for i in range(15)]
+    # with this prediction the foreseen clean latent of the first step is (z - s e) / a
+    a, s = SCHEDULE.scales(15)
+    torch.testing.assert_close(steps[0].clean, drawn(1, 4, *SIZE) * (1 - 0.1 * s) / a)
+    assert log[0][1] is None
+
+
+class CountingSource:
+    """A source prediction on a UNet that counts its calls and keeps what they were called with."""
+
+    def __init__(self, unet):
+        self.unet, self.calls = unet, []
+
+    def __call__(self, z, timestep):
+        self.calls.append((z, timestep))
+        return call(self.unet, z, timestep, drawn(1, 5, 16, seed=9))
+
+
+@pytest.mark.parametrize(
+    ("source_is_cond", "moved", "calls"), [(True, False, 12), (False, False, 13), (True, True, 13)]
+)
+def test_recomputed_features_come_from_the_stored_latents(source_is_cond, moved, calls):
+    unet, log = diffusers_unet(), []
+    source = CountingSource(unet)
+    trajectory = Trajectory(SCHEDULE, [drawn(1, 4, *SIZE, seed=k) for k in range(16)])
+    start = trajectory.latents[-1] + (0.1 if moved else 0.0)
+    with AttentionControl(shallow_layers(unet, SIZE, 256)) as control:
+        steps = translation_steps(
+            start, SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13, features_from="recomputed",
+            control=control, predict_source=source, source_is_cond=source_is_cond,
+        )  # fmt: skip
+        finish(steps)
+        skipped = 13 - calls
+        assert len(source.calls) == calls
+        for index, (z, timestep) in enumerate(source.calls, start=skipped):
+            assert z is trajectory.latents[15 - index] and timestep == 281 - 20 * index
+        assert [features is None for _, features in log] == [True] * skipped + [False] * calls + [True] * 2
+        with control.capture() as expected:
+            call(unet, trajectory.latents[10], 181, drawn(1, 5, 16, seed=9))
+        q, k = log[5][1]["OUT11"]
+        assert torch.equal(q, expected["OUT11"][0]) and torch.equal(k, expected["OUT11"][1])
+
+
+def test_no_layer_needs_no_source():
+    source, log = CountingSource(diffusers_unet()), []
+    trajectory = Trajectory(SCHEDULE, [drawn(1, 4, *SIZE, seed=k) for k in range(16)])
+    with AttentionControl([]) as control:
+        finish(
+            translation_steps(
+                trajectory.latents[0], SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13,
+                features_from="recomputed", control=control, predict_source=source,
+            )
+        )  # fmt: skip
+    assert source.calls == [] and all(features is None for _, features in log)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "needs the source trajectory"),
+        ({"trajectory": Trajectory(SCHEDULE, [torch.zeros(1)] * 16)}, "no captured features for timestep 281"),
+        (
+            {"trajectory": Trajectory(SCHEDULE, [torch.zeros(1)] * 16), "features_from": "recomputed"},
+            "need an attention control",
+        ),
+    ],
+)
+def test_features_that_cannot_be_had(options, says):
+    with pytest.raises(ValueError, match=says):
+        finish(translation_steps(torch.zeros(1), SCHEDULE, recording([]), tac_steps=1, **options))
+
+
+@pytest.fixture(scope="module")
+def double_unets():
+    """Both families in float64: guidance at 7.5 magnifies what random networks round, and here only logic counts."""
+    unet = diffusers_unet()
+    return {"diffusers": unet.double(), "ldm": ldm_twin(unet).double()}
+
+
+def run(unet, *, sharing: bool = True, fixed_point: int = 1, features_from: str = "captured", scale: float = 7.5):
+    """The whole method on a UNet, as the hosts put it together: four steps, three of them controlled."""
+    latent, source, negative = drawn(1, 4, *SIZE), drawn(1, 5, 16, seed=1), drawn(1, 5, 16, seed=2)
+    latent, source, negative = latent.double(), source.double(), negative.double()
+    schedule = Schedule.from_strength(sd1_alphas_cumprod(), 12, 0.34)
+    control = AttentionControl(shallow_layers(unet, SIZE, 256))
+
+    def predict(z, timestep):
+        return call(unet, z, timestep, source)
+
+    def guided(z, timestep, features):
+        def both():
+            with shared_prefix(unet, 2 if sharing else 1):
+                return cfg(*call(unet, torch.cat([z, z]), timestep, torch.cat([negative, source])).chunk(2), scale)
+
+        if features is None:
+            return both()
+        with control.inject(features, [-1, 0]):
+            return both()
+
+    with control:
+        captures = control if features_from == "captured" else None
+        trajectory = finish(inversion_steps(latent, schedule, predict, fixed_point=fixed_point, capture=captures))
+        steps = translation_steps(
+            trajectory.latents[-1], schedule, guided, trajectory=trajectory, tac_steps=3,
+            features_from=features_from, control=control, predict_source=predict, source_is_cond=True,
+        )  # fmt: skip
+        return finish(steps)
+
+
+@pytest.mark.parametrize("features_from", ["captured", "recomputed"])
+def test_families_translate_alike(double_unets, features_from):
+    results = [run(unet, features_from=features_from) for unet in double_unets.values()]
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+    assert (results[0] - drawn(1, 4, *SIZE)).abs().max() > 0.1
+
+
+def test_computing_the_prompt_free_part_once_changes_nothing(double_unets):
+    unet = double_unets["diffusers"]
+    torch.testing.assert_close(run(unet), run(unet, sharing=False), rtol=0, atol=1e-9)
+
+
+def test_captured_features_become_the_recomputed_ones(double_unets):
+    """The last fixed-point evaluation is the source branch, up to the residual of the iteration."""
+    unet = double_unets["diffusers"]
+
+    def distance(fixed_point):
+        results = [run(unet, fixed_point=fixed_point, features_from=f) for f in ("captured", "recomputed")]
+        return float((results[0] - results[1]).std())
+
+    first, later = distance(1), distance(5)
+    assert later < 0.2 * first
