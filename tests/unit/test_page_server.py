@@ -1,0 +1,120 @@
+"""The page's server: only this machine's own page is answered; ports; embeddings by name; the command's refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+
+import pytest
+import torch
+
+from lib_negtrans.cli import main
+from lib_negtrans.embeddings import Embedding, EmbeddingError, write_embedding
+
+pytest.importorskip("gradio", reason="the page needs gradio: install requirements.lock")
+
+import httpx
+from fastapi import FastAPI
+
+from lib_negtrans.ui.embedding_folder import EmbeddingFolder
+from lib_negtrans.ui.page import params_from, read_settings
+from lib_negtrans.ui.page_server import LOOPBACK, Guard, PortTaken, free_socket
+from lib_negtrans.ui.picture_input import PictureInput
+
+
+def ask(hosts, base: str, origin: str | None = None) -> httpx.Response:
+    """GET / of a guarded app. (Starlette's TestClient of the webui's version does not go with today's httpx.)"""
+    app = FastAPI()
+    app.get("/")(lambda: {"here": True})
+    app.add_middleware(Guard, hosts=hosts)
+
+    async def get() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=base) as client:
+            return await client.get("/", headers={"origin": origin} if origin else {})
+
+    return asyncio.run(get())
+
+
+@pytest.mark.parametrize(
+    ("base", "origin", "status"),
+    [
+        ("http://127.0.0.1:7870", None, 200),
+        ("http://127.0.0.1:7870", "http://127.0.0.1:7870", 200),
+        ("http://localhost:7870", "http://localhost:7870", 200),
+        ("http://127.0.0.1:7870", "http://127.0.0.1:8000", 403),
+        ("http://127.0.0.1:7870", "https://example.org", 403),
+        ("http://127.0.0.1:7870", "null", 403),
+        ("http://example.org:7870", None, 403),  # a foreign name that points here
+        ("http://example.org:7870", "http://example.org:7870", 403),
+    ],
+)
+def test_strangers_are_refused(base, origin, status):
+    answer = ask(LOOPBACK, base, origin)
+    assert answer.status_code == status
+    if status == 200:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'self'" in policy and "http" not in policy
+
+
+def test_a_server_for_others_is_asked_under_any_name_but_by_its_own_page():
+    assert ask(None, "http://studio.local:7870").status_code == 200
+    assert ask(None, "http://studio.local:7870", "https://example.org").status_code == 403
+
+
+def test_ports():
+    with free_socket("127.0.0.1", 0, 0) as first:
+        taken = first.getsockname()[1]
+        with pytest.raises(PortTaken, match=f"port {taken}"):
+            free_socket("127.0.0.1", taken, 0)
+        with free_socket("127.0.0.1", None, taken) as next_one:
+            assert taken < next_one.getsockname()[1] < taken + 20
+
+
+def test_embeddings_of_a_folder(tmp_path):
+    folder = EmbeddingFolder(tmp_path / "embeddings", 8)
+    assert folder.choices() == ["None"]
+    for name, width in (("neg-a", 8), ("sub/neg-b", 8), ("neg-wide", 16), ("neg-a.run/neg-old", 8)):
+        path = tmp_path / "embeddings" / f"{name}.pt"
+        write_embedding(path, Embedding(path.stem, torch.ones(2, width)))
+    assert folder.choices() == ["None", "neg-a", "neg-b", "neg-wide"]
+    assert folder.vectors("neg-b").shape == (2, 8)
+    assert set(folder.named_in("a photo, (neg-a:1.2)", "neg-bb", "")) == {"neg-a"}
+    with pytest.raises(EmbeddingError, match="another kind of model"):
+        folder.vectors("neg-wide")
+    with pytest.raises(EmbeddingError, match="There is no embedding neg-c"):
+        folder.vectors("neg-c")
+
+
+def test_the_picture_field_gives_the_file_itself():
+    field = PictureInput()
+    assert field.get_block_name() == "image"
+    content = b"\x89PNG whatever"
+    assert field.preprocess("data:image/png;base64," + base64.b64encode(content).decode()).read() == content
+    assert field.preprocess(None) is None
+    assert isinstance(field.preprocess("data:image/png;base64,%%%"), io.BytesIO)
+
+
+def test_emptied_numbers_are_defaults():
+    params = params_from({"steps": 20.0, "seed": None, "prompt": "", "tac_layers": None})
+    assert (params.steps, params.seed, params.tac_layers) == (20, 0, 256)
+
+
+def test_a_file_without_settings_is_refused(tmp_path):
+    from lib_negtrans.images import ImageError
+
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(ImageError, match="is no picture"):
+        read_settings(tmp_path / "a.png")
+
+
+def test_the_command_refuses_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for arguments, says in (
+        (["--port", "99999"], "--port must lie between"),
+        (["--embeddings", str(tmp_path / "file")], "is a file: name a folder"),
+        (["--model", str(tmp_path / "none.safetensors")], "none.safetensors"),
+    ):
+        assert main(["app", "--no-browser", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1
