@@ -98,7 +98,7 @@ class _Panel:
         self.check = gr.Button("Check dataset", elem_id=elem_id("check"))
         self.report = gr.HTML("", elem_id=elem_id("report"))
         self.thumbnails = gr.Gallery(
-            label="Pictures as they are trained on", columns=8, height="auto", visible=False,
+            label="Pictures as they are trained on", columns=6, height="auto", visible=False,
             elem_id=elem_id("thumbnails"),
         )  # fmt: skip
 

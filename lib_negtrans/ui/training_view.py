@@ -28,7 +28,8 @@ STYLE = """
   border-radius: .4em; background: rgba(127, 127, 127, .1)}
 .negtrans-log pre {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em; margin: 0}
 .negtrans-dataset ul {margin: .2em 0 .6em 1.2em; list-style: disc}
-#negtrans_train_thumbnails .grid-wrap {max-height: 15em; min-height: 0}
+#negtrans_train_thumbnails .grid-wrap {max-height: 15em; min-height: 0; overflow: auto}
+#negtrans_train_thumbnails .grid-container {grid-template-columns: repeat(auto-fill, minmax(5em, 1fr))}
 #negtrans_train_thumbnails, #negtrans_train_previews {min-height: 0 !important; height: auto !important}
 #negtrans_train_previews .grid-wrap {min-height: 12em}
 """
@@ -74,7 +75,8 @@ def _headline(state: TrainingSnapshot) -> str:
     elif state.phase == TRAINING and state.step == state.steps:
         text = "Writing the embedding and its preview."
     name = f"<b>{html.escape(state.name)}</b>: " if state.name else ""
-    line = f"<p class='negtrans-headline'>{name}{text}</p>"
+    # an element of its own: the webui translates texts that are whole
+    line = f"<p class='negtrans-headline'>{name}<span>{text}</span></p>"
     if state.error:
         line += f"<p class='negtrans-error'>{html.escape(state.error)}</p>"
     return line
