@@ -116,6 +116,9 @@ def main() -> None:
     ap.add_argument("--seed", type=int, default=0)
     ap.add_argument("--threads", type=int, default=1)
     ap.add_argument("--resume", action="store_true")
+    ap.add_argument(
+        "--only-compare", action="store_true", help="with --resume: held-out losses of the averaged weights"
+    )
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -150,6 +153,15 @@ def main() -> None:
         torch.save(state, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").replace(path)
 
+    def compare() -> None:
+        u, e = make_unet(), make_text_encoder()
+        u.load_state_dict(average.shadow["unet"])
+        e.load_state_dict(average.shadow["text"])
+        print(report(held_out(u, e, tokens, evals, bars)), flush=True)
+
+    if args.only_compare:
+        compare()
+        return
     start, began, losses = time.time(), step, []
     while step < args.steps:
         if step % 100 == 0 and (args.out / "decay").exists() and not decay_steps:
@@ -189,10 +201,7 @@ def main() -> None:
         if step % 500 == 0 or step == 100:
             save()
         if step % 1000 == 0 and evals:
-            u, e = make_unet(), make_text_encoder()
-            u.load_state_dict(average.shadow["unet"])
-            e.load_state_dict(average.shadow["text"])
-            print(report(held_out(u, e, tokens, evals, bars)), flush=True)
+            compare()
     save()
 
 
