@@ -113,7 +113,8 @@ class TranslationJob:
         self._prepare()
         if p.sampler_name != SAMPLER:
             p.comment(f"{TITLE} samples with {SAMPLER} on its own grid; {p.sampler_name} was not used.")
-            p.sampler_name, p.scheduler = SAMPLER, None
+            p.sampler_name = SAMPLER
+        p.scheduler = None  # it has none, and the infotext must not depend on what was chosen
         if type(p).get_token_merging_ratio(p) > 0:
             p.comment(f"{TITLE} switched token merging off: attention control needs every token.")
         with _mean_encoding(p.sd_model) if option("negtrans_mean_latent") else nullcontext():

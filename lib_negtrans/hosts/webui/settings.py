@@ -8,6 +8,7 @@ from modules import script_callbacks, shared
 
 from lib_negtrans.hosts.webui.registration import register_once
 
+DEFAULTS = {"negtrans_mean_latent": True, "negtrans_controlnet_in_inversion": False}
 SECTION = ("negtrans", "Negative translation")
 MEAN_LATENT_KEY = "NegTrans mean latent"  # in the infotext, so that a picture brings its setting along
 
@@ -23,7 +24,7 @@ def add_settings() -> None:
     shared.opts.add_option(
         "negtrans_mean_latent",
         shared.OptionInfo(
-            True,
+            DEFAULTS["negtrans_mean_latent"],
             "Realistic Translation encodes the mean of the VAE's distribution",
             section=SECTION,
             infotext=MEAN_LATENT_KEY,
@@ -31,7 +32,9 @@ def add_settings() -> None:
     )
     shared.opts.add_option(
         "negtrans_controlnet_in_inversion",
-        shared.OptionInfo(False, "ControlNet acts in the inversion too", section=SECTION).info(
+        shared.OptionInfo(
+            DEFAULTS["negtrans_controlnet_in_inversion"], "ControlNet acts in the inversion too", section=SECTION
+        ).info(
             "off: it guides the photograph only, and the render is inverted by the plain model"
         ),
     )
@@ -39,5 +42,4 @@ def add_settings() -> None:
 
 def option(name: str) -> Any:
     """An option's value; its default before the settings were built."""
-    defaults = {"negtrans_mean_latent": True, "negtrans_controlnet_in_inversion": False}
-    return getattr(shared.opts, name, defaults[name])
+    return getattr(shared.opts, name, DEFAULTS[name])

@@ -1,0 +1,94 @@
+"""What the script writes into a picture comes back into its controls."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from lib_negtrans.hosts.webui import arguments, infotext
+from lib_negtrans.params import TRANSLATION_PRESETS
+
+HOST_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # infotext_utils.re_param
+
+
+def host_write(fields):
+    """As `processing.create_infotext` and `infotext_utils.quote` do."""
+
+    def quote(value):
+        text = str(value)
+        return json.dumps(value, ensure_ascii=False) if any(c in text for c in ",\n:") else value
+
+    return ", ".join(key if key == value else f"{key}: {quote(value)}" for key, value in fields.items() if value is not None)
+
+
+def host_read(text):
+    """As `infotext_utils.parse_generation_parameters` does."""
+    found = {}
+    for key, value in HOST_PAIR.findall(text):
+        found[key] = json.loads(value) if value.startswith('"') and value.endswith('"') else value
+    return found
+
+
+def job_for(fake_host, panel, **attributes):
+    from lib_negtrans.hosts.webui import job as module
+
+    vector = pytest.importorskip("torch").zeros(2, 64)
+    for name in ("neg-render", "neg: odd, name"):
+        fake_host.embeddings[name] = SimpleNamespace(vec=vector)
+    module.refuse_job = lambda p, inverts: None
+    module.refuse_host = lambda: None
+    p = SimpleNamespace(steps=50, cfg_scale=7.5, denoising_strength=0.3, extra_generation_params={}, **attributes)
+    job = module.TranslationJob(p, lambda: arguments.parse(panel))
+    return p, job
+
+
+def panels():
+    yield "defaults", arguments.defaults()
+    for preset in TRANSLATION_PRESETS:
+        yield preset, [1, preset, "neg-render", 1.25, *[None] * 7]
+    yield "all", [1, "default", "neg-render", 0.7, "a render, of: a shirt", "noise", 3, 1024, 0.35, "recomputed", "ascending"]
+    yield "quotes", [1, "default", "None", 1.0, 'two\nlines "quoted", \\', "inversion", 0, 64, 0.0, "auto", "ascending"]
+
+
+@pytest.mark.parametrize("panel", [pytest.param(values, id=name) for name, values in panels()])
+def test_every_control_comes_back(fake_host, panel):
+    p, job = job_for(fake_host, panel)
+    job._prepare()
+    fields = host_read(host_write({"Steps": 50, **p.extra_generation_params}))
+    restored = [arguments.VERSION, *(infotext.reader(name)(fields) for name in arguments.NAMES[1:])]
+    assert arguments.parse(restored) == arguments.parse(panel)
+
+
+def test_pictures_of_others_change_nothing():
+    for name in arguments.NAMES[1:]:
+        assert infotext.reader(name)({"Steps": "20", "Script": "X/Y/Z plot", "NegTrans TAC ratio": "0.1"}) is None
+
+
+def test_a_number_that_is_none_falls_back():
+    fields = {"Script": arguments.TITLE, "NegTrans TAC ratio": "much", "NegTrans embedding weight": "heavy"}
+    assert infotext.reader("tac_ratio")(fields) == 0.9
+    assert infotext.reader("embedding_weight")(fields) == 1.0
+
+
+def test_our_keys_begin_with_our_name():
+    assert all(key.startswith("NegTrans ") for key in infotext.field_names())
+
+
+@pytest.mark.parametrize(
+    ("weight", "typed", "used"),
+    [
+        (1.0, "blurry", "neg-render, blurry"),
+        (1.2, "blurry", "(neg-render:1.2), blurry"),
+        (1.0, "", "neg-render"),
+        (1.2, "blurry, (neg-render:0.5)", "blurry, (neg-render:0.5)"),
+        (1.0, "neg-render-2", "neg-render, neg-render-2"),
+        (1.0, "Neg-Render", "Neg-Render"),
+    ],
+)
+def test_the_embedding_goes_before_what_was_typed(fake_host, weight, typed, used):
+    from lib_negtrans.hosts.webui.job import trigger_text, with_trigger
+
+    assert with_trigger(trigger_text("neg-render", weight), typed) == used
