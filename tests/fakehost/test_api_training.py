@@ -73,8 +73,8 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def manager(tiny_host, data):
-    return TrainingManager(LocalWorkplace(tiny_host, data / "embeddings", data / "runs"))
+def manager(shared_tiny_host, data):
+    return TrainingManager(LocalWorkplace(shared_tiny_host, data / "embeddings", data / "runs"))
 
 
 @pytest.fixture

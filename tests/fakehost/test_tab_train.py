@@ -32,8 +32,8 @@ def renders(tmp_path):
 
 
 @pytest.fixture
-def manager(tiny_host, tmp_path):
-    return TrainingManager(LocalWorkplace(tiny_host, tmp_path / "embeddings", tmp_path / "runs"))
+def manager(shared_tiny_host, tmp_path):
+    return TrainingManager(LocalWorkplace(shared_tiny_host, tmp_path / "embeddings", tmp_path / "runs"))
 
 
 @pytest.fixture
