@@ -72,7 +72,9 @@ class FakeHost:
         parts = {
             "script_callbacks": callbacks,
             "scripts": module("scripts", Script=Script, scripts_data=self.scripts_data, AlwaysVisible=object()),
-            "shared": module("shared", opts=self.opts, OptionInfo=OptionInfo, cmd_opts=SimpleNamespace(embeddings_dir="")),
+            "shared": module(
+                "shared", opts=self.opts, OptionInfo=OptionInfo, cmd_opts=SimpleNamespace(embeddings_dir="")
+            ),
             "errors": module("errors", report=self._report),
             "sd_unet": module("sd_unet", current_unet=None),
             "sd_hijack": module("sd_hijack", model_hijack=SimpleNamespace(embedding_db=database)),

@@ -21,7 +21,9 @@ def host_write(fields):
         text = str(value)
         return json.dumps(value, ensure_ascii=False) if any(c in text for c in ",\n:") else value
 
-    return ", ".join(key if key == value else f"{key}: {quote(value)}" for key, value in fields.items() if value is not None)
+    return ", ".join(
+        key if key == value else f"{key}: {quote(value)}" for key, value in fields.items() if value is not None
+    )
 
 
 def host_read(text):
@@ -49,7 +51,10 @@ def panels():
     yield "defaults", arguments.defaults()
     for preset in TRANSLATION_PRESETS:
         yield preset, [1, preset, "neg-render", 1.25, *[None] * 7]
-    yield "all", [1, "default", "neg-render", 0.7, "a render, of: a shirt", "noise", 3, 1024, 0.35, "recomputed", "ascending"]
+    yield (
+        "all",
+        [1, "default", "neg-render", 0.7, "a render, of: a shirt", "noise", 3, 1024, 0.35, "recomputed", "ascending"],
+    )
     yield "quotes", [1, "default", "None", 1.0, 'two\nlines "quoted", \\', "inversion", 0, 64, 0.0, "auto", "ascending"]
 
 

@@ -1,0 +1,155 @@
+"""What a translation puts on the host's processing object, and that it takes everything off again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from lib_negtrans.hosts.webui import arguments
+
+
+class Processing:
+    """The host's img2img job, as far as the script touches it."""
+
+    def __init__(self):
+        self.steps, self.cfg_scale, self.denoising_strength = 20, 7.0, 0.5
+        self.sampler_name, self.scheduler = "Euler a", "Karras"
+        self.extra_generation_params = {"Theirs": 1}
+        self.cached_c = self.cached_uc = ["class", "cache"]
+        self.negative_prompts = ["blurry", ""]
+        self.comments = []
+        self.seen = []
+        self.sd_model = SimpleNamespace(get_first_stage_encoding=None)
+
+    def comment(self, text):
+        self.comments.append(text)
+
+    def init(self, *args):
+        self.seen.append(("init", self.sampler_name, self.scheduler))
+
+    def setup_conds(self):
+        self.seen.append(("conds", list(self.negative_prompts)))
+
+    def sample(self, conditioning, unconditional_conditioning, **_):
+        self.seen.append("plain sample")
+
+    def get_token_merging_ratio(self, for_hr=False):
+        return 0.5
+
+
+@pytest.fixture
+def job_module(fake_host, monkeypatch):
+    torch = pytest.importorskip("torch")
+    fake_host.embeddings["neg-render"] = SimpleNamespace(vec=torch.ones(2, 64))
+    from lib_negtrans.hosts.webui import job
+
+    monkeypatch.setattr(job, "refuse_host", lambda: None)
+    monkeypatch.setattr(job, "refuse_job", lambda p, inverts: None)
+    return job
+
+
+def make(job_module, p, **changes):
+    values = dict(zip(arguments.NAMES, arguments.defaults(), strict=True)) | changes
+    return job_module.TranslationJob(p, lambda: arguments.parse(list(values.values())))
+
+
+def test_everything_is_taken_off_again(job_module):
+    p = Processing()
+    before = dict(vars(p))
+    with pytest.raises(RuntimeError), make(job_module, p).attached():
+        assert p.sample != before.get("sample")
+        p.init()
+        raise RuntimeError("in the middle")
+    assert {k: v for k, v in vars(p).items() if k not in ("comments", "seen")} == {
+        k: v for k, v in before.items() if k not in ("comments", "seen")
+    }
+
+
+def test_a_method_that_another_extension_replaced_comes_back(job_module):
+    p = Processing()
+    theirs = p.sample = lambda **_: "theirs"
+    with make(job_module, p).attached():
+        assert p.sample is not theirs
+    assert p.sample is theirs
+
+
+def test_the_embedding_is_in_the_conditioning_only(job_module):
+    p = Processing()
+    with make(job_module, p, embedding="neg-render", embedding_weight=1.5).attached():
+        p.init()
+        p.setup_conds()
+        assert p.negative_prompts == ["blurry", ""]
+        assert p.extra_generation_params["NegTrans negative embedding"] == "neg-render"
+        assert p.extra_generation_params["Theirs"] == 1
+    assert p.seen[-1] == ("conds", ["(neg-render:1.5), blurry", "(neg-render:1.5)"])
+
+
+def test_another_sampler_and_token_merging_are_not_silently_changed(job_module):
+    p = Processing()
+    with make(job_module, p).attached():
+        assert p.get_token_merging_ratio() == 0
+        p.init()
+    assert p.seen == [("init", "DDIM", None)]
+    assert any("Euler a was not used" in text for text in p.comments)
+    assert any("token merging" in text for text in p.comments)
+
+
+def test_the_hosts_cond_cache_is_not_used(job_module):
+    p = Processing()
+    with make(job_module, p).attached():
+        assert p.cached_c == p.cached_uc == [None, None]
+        assert p.cached_c is not p.cached_uc
+
+
+def test_switched_off_it_is_the_plain_job(job_module):
+    p = Processing()
+    job = make(job_module, p, embedding="neg-render")
+    job.enabled = False
+    with job.attached():
+        p.init()
+        p.setup_conds()
+        p.sample("c", "uc", seeds=[1])
+        assert p.get_token_merging_ratio() == 0.5
+    assert p.seen == [("init", "Euler a", "Karras"), ("conds", ["blurry", ""]), "plain sample"]
+    assert "Script" not in p.extra_generation_params
+
+
+def test_an_embedding_that_is_not_loaded_is_refused_by_name(job_module, fake_host):
+    from lib_negtrans.hosts.webui.refusal import TranslationRefused
+
+    p = Processing()
+    with (
+        make(job_module, p, embedding="gone").attached(),
+        pytest.raises(TranslationRefused, match="gone.*neg-render") as e,
+    ):
+        p.init()
+    assert (e.value.status_code, e.value.detail) == (422, str(e.value))
+
+
+def test_exactly_the_steps_of_the_slider(job_module, fake_host):
+    """The host's option "do exactly the amount of steps the slider specifies"."""
+    fake_host.opts.img2img_fix_steps = True
+    p = Processing()
+    p.steps, p.denoising_strength = 15, 0.3
+    _, params = make(job_module, p).check()
+    assert (params.steps, int(params.steps * params.strength)) == (50, 15)
+
+
+def test_a_grids_axes_share_one_job_and_leave_other_cells_alone(job_module, fake_host):
+    from copy import copy
+
+    from lib_negtrans.hosts.webui import xyz
+
+    p = Processing()
+    p.scripts, p.script_args = SimpleNamespace(selectable_scripts=[]), []
+    cell, other = copy(p), copy(p)
+    xyz._setter("tac_ratio")(cell, 0.25, [])
+    xyz._setter("strength")(cell, 0.7, [])
+    xyz._setter("embedding")(cell, "neg-render", [])
+    cell.init()
+    assert cell.extra_generation_params["NegTrans TAC ratio"] == 0.25
+    assert cell.extra_generation_params["NegTrans negative embedding"] == "neg-render"
+    assert (cell.denoising_strength, other.denoising_strength) == (0.7, 0.5)
+    assert other.extra_generation_params == {"Theirs": 1}
+    assert "sample" not in vars(other)

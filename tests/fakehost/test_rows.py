@@ -1,0 +1,100 @@
+"""Which rows of the host's UNet calls get which source's attention, in every way the host splits them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from lib_negtrans.core.attention import AttentionShapeError
+from lib_negtrans.hosts.webui.rows import row_denoiser
+
+
+class Recorder:
+    """An attention control that writes down what it was told."""
+
+    def __init__(self):
+        self.calls = []
+
+    @contextmanager
+    def inject(self, features, rows):
+        self.calls.append(list(rows))
+        yield
+
+
+class Denoiser(nn.Module):
+    inner_model = None
+
+    def forward(self, latent, timestep, cond=None):
+        return latent + timestep.view(-1, 1)
+
+
+class CfgDenoiser(nn.Module):
+    """As the host's: model_wrap is what is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.model_wrap = Denoiser()
+
+    @property
+    def inner_model(self):
+        return self.model_wrap
+
+
+def told(sizes, conds_per_image, source_of):
+    """The rows announced for UNet calls of these sizes; None for a call without any."""
+    cfg, recorder = CfgDenoiser(), Recorder()
+    with row_denoiser(cfg, recorder) as rows, rows.prediction({}, conds_per_image, source_of):
+        for size in sizes:
+            cfg.inner_model(torch.zeros(size, 1), torch.zeros(size), cond={})
+    return recorder.calls
+
+
+def test_one_call():
+    assert told([4], [1, 1], [0, 1]) == [[0, 1, -1, -1]]
+
+
+def test_batch_cond_uncond_off():
+    assert told([2, 2], [1, 1], [0, 1]) == [[0, 1]]  # the second call is all uncond
+
+
+def test_prompts_of_different_length():
+    assert told([1, 1], [1], [0]) == [[0]]
+    assert told([2, 2, 2], [2, 2], [0, 1]) == [[0, 0], [1, 1]]
+
+
+def test_and_with_a_mixed_slice():
+    """Two conds of image 0 and one of image 1, in slices of two: the second slice is half uncond."""
+    assert told([2, 2, 1], [2, 1], [0, 1]) == [[0, 0], [1, -1]]
+
+
+def test_equal_pictures_share_a_source():
+    assert told([5], [2, 1], [0, 0]) == [[0, 0, 0, -1, -1]]
+
+
+def test_uncond_skipped():
+    assert told([2], [1, 1], [0, 1]) == [[0, 1]]
+
+
+@pytest.mark.parametrize("sizes", [[3], [1], [2, 2, 2], []])
+def test_other_calls_are_refused_in_words(sizes):
+    with pytest.raises(AttentionShapeError, match="another extension"):
+        told(sizes, [1, 1], [0, 1])
+
+
+def test_without_features_nothing_is_told_or_counted():
+    cfg, recorder = CfgDenoiser(), Recorder()
+    with row_denoiser(cfg, recorder) as rows, rows.prediction(None, [1], [0]):
+        out = cfg.inner_model(torch.zeros(7, 1), torch.ones(7))
+    assert out.sum() == 7 and recorder.calls == []
+
+
+def test_the_denoiser_is_put_back_after_an_error():
+    cfg = CfgDenoiser()
+    before = cfg.model_wrap
+    with pytest.raises(RuntimeError, match="boom"), row_denoiser(cfg, Recorder()):
+        assert cfg.model_wrap is not before
+        raise RuntimeError("boom")
+    assert cfg.model_wrap is before

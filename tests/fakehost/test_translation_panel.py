@@ -1,0 +1,77 @@
+"""The panel: what it returns to the host, and the line that says what will happen."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib_negtrans.hosts.webui import arguments
+from lib_negtrans.params import TranslationParams
+from lib_negtrans.ui.wording import controlled_layers, describe_translation
+
+gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
+
+
+def build(fake_host, host_controls=None):
+    from lib_negtrans.hosts.webui.panel import script_panel
+
+    return script_panel(lambda: ["None", "neg-render"], lambda: ["None", "neg-render", "new"], host_controls or {})
+
+
+def test_inputs_are_the_argument_list_with_its_defaults(fake_host):
+    with gr.Blocks():
+        for _ in range(3):  # the API asks for the panel twice more
+            panel = build(fake_host)
+    assert len(panel.inputs) == len(arguments.NAMES)
+    values = arguments.parse([component.value for component in panel.inputs])
+    assert values == arguments.parse(arguments.defaults())
+    assert all(component.label for component in panel.inputs)
+    assert all(component.elem_id.startswith("negtrans_") for component in panel.inputs)
+
+
+def test_every_control_but_the_version_is_pasted(fake_host):
+    with gr.Blocks():
+        panel = build(fake_host)
+    assert [component for component, _ in panel.infotext_fields] == panel.inputs[1:]
+
+
+def test_the_version_is_never_saved_as_a_default(fake_host):
+    with gr.Blocks():
+        assert build(fake_host).inputs[0].do_not_save_to_config
+
+
+def test_presets_set_the_hosts_sliders_of_the_same_page_only(fake_host):
+    from lib_negtrans.ui.translation_panel import preset_updates
+
+    with gr.Blocks() as page:
+        steps = gr.Slider(1, 150, value=20, label="Sampling steps")
+        build(fake_host, {"steps": steps})
+        assert any(steps._id in d["outputs"] for d in page.dependencies)
+    with gr.Blocks() as another:
+        build(fake_host, {"steps": steps})
+        assert not any(steps._id in d["outputs"] for d in another.dependencies)
+    assert [update["value"] for update in preset_updates(["order", "steps"], "fashionr2r")] == ["published", 50]
+
+
+def test_layer_counts_are_those_of_the_method():
+    assert [controlled_layers(flag) for flag in (1, 64, 256, 1024, 4096)] == [0, 5, 10, 15, 16]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "Inverts the picture over 15 of 50 steps, to noise level 281 of 1000"),
+        ({}, "In the first 13, 10 of 16"),
+        ({}, "About 60 model evaluations"),
+        ({"start": "noise"}, "Adds noise of the seed"),
+        ({"tac_ratio": 0.0}, "Attention control is off"),
+        ({"strength": 0.9}, "changes much"),
+        ({"strength": 0.0}, "This cannot work: Strength must be above 0"),
+        ({"order": "published"}, "This cannot work: The published inversion order"),
+    ],
+)
+def test_the_line_says_what_will_happen(changes, words):
+    assert words in describe_translation(TranslationParams(**changes))
+
+
+def test_the_line_names_the_embedding():
+    assert "away from neg-render (weight 1.5) and" in describe_translation(TranslationParams(), "neg-render", 1.5)
