@@ -1,4 +1,4 @@
-"""A stand-in for the webui's `modules`: callback lists, settings and script loading as the real ones, the rest empty."""
+"""A stand-in for the webui's `modules`: callbacks, settings, script loading as the real ones, the rest empty."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ class FakeHost:
             "sd_samplers_common": module("sd_samplers_common", InterruptedException=type("Stop", (BaseException,), {})),
         }
         names = (
-            "devices extra_networks processing prompt_parser sd_hijack_checkpoint sd_models infotext_utils paths_internal "
-            "call_queue textual_inversion textual_inversion.textual_inversion"
+            "devices extra_networks processing prompt_parser sd_hijack_checkpoint sd_models infotext_utils "
+            "paths_internal call_queue textual_inversion textual_inversion.textual_inversion"
         )
         parts.update({name: module(name) for name in names.split() if name not in parts})
         package = types.ModuleType("modules")

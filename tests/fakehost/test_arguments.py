@@ -69,7 +69,7 @@ def test_ranges_are_those_of_the_parameters(position, value):
 @pytest.mark.parametrize("length", [0, len(FULL) - 1, len(FULL) + 1])
 def test_a_list_of_another_length_is_refused_with_the_order(length):
     with pytest.raises(ParamError, match=f"has {length} values, Realistic Translation takes {len(FULL)}: version, "):
-        arguments.parse((FULL + [0])[:length])
+        arguments.parse([*FULL, 0][:length])
 
 
 def test_shifted_arguments_of_the_whole_page_are_noticed(fake_host):
