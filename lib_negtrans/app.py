@@ -36,9 +36,8 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     try:
-        from .ui.page import build_page
+        from .ui.page import FILES, build_page
         from .ui.page_server import LOOPBACK, PortTaken, free_socket, make_app, serve
-        from .ui.train_tab import SCRIPT_FILE
         from .ui.translation_job import TranslationRunner
     except ImportError as error:
         raise CallError(
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
     workplace = LocalWorkplace(host, embeddings, runs)
     manager, runner = TrainingManager(workplace), TranslationRunner(workplace)
-    app = make_app(build_page(workplace, manager, runner), runner, args.host, [SCRIPT_FILE])
+    app = make_app(build_page(workplace, manager, runner), runner, args.host, FILES)
     shown_host = f"[{args.host}]" if ":" in args.host else args.host
     url = f"http://{shown_host}:{listener.getsockname()[1]}/"
 

@@ -20,7 +20,7 @@ from ..training.manager import LocalWorkplace, TrainingManager
 from .embedding_folder import EmbeddingFolder
 from .page_server import picture_url
 from .picture_input import PictureInput
-from .train_tab import TAB_ID, TabOptions, build_train_tab, dropped_path
+from .train_tab import SCRIPT_FILE, TAB_ID, TabOptions, build_train_tab, dropped_path
 from .train_tab import TITLE as TRAIN_TITLE
 from .training_view import message_html
 from .translation_job import TranslationRefused, TranslationRequest, TranslationRunner
@@ -30,7 +30,10 @@ from .translation_view import progress_html, result_html, stage_html
 TITLE = "Realistic Translation"
 PREFIX = "negtrans_page_"
 TABS, TRANSLATE_TAB = "negtrans_tabs", "negtrans_translate"
-STYLES = (Path(__file__).with_name("page.css"), Path(__file__).resolve().parents[2] / "style.css")
+ROOT = Path(__file__).resolve().parents[2]
+# the webui takes the files at the root by itself; an installed package has none of them
+STYLES = (ROOT / "style.css", Path(__file__).with_name("page.css"))
+FILES = (SCRIPT_FILE, Path(__file__).with_name("page.js"), ROOT / "localizations" / "ja_JP.json")
 LOOK_EVERY = 0.3  # seconds
 QUIET = {"queue": False, "show_progress": "hidden"}
 # these have a place of their own on the page; the others are the shared panel's

@@ -108,25 +108,27 @@ class Guard:
         return origin is None or origin.partition("://")[2] == host
 
 
-def make_app(blocks: gr.Blocks, runner: TranslationRunner, host: str, scripts: Sequence[Path] = ()) -> FastAPI:
-    """The web application: the page, its pictures and its scripts."""
+def make_app(blocks: gr.Blocks, runner: TranslationRunner, host: str, files: Sequence[Path] = ()) -> FastAPI:
+    """The web application: the page, its pictures and its files, of which the scripts are loaded by the page."""
     blocks.show_api = False
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    by_name = {path.name: path for path in scripts}
+    by_name = {path.name: path for path in files if path.is_file()}
 
     @app.get("/", response_class=HTMLResponse)
     def page() -> HTMLResponse:
         config = blocks.config
         config["root"] = ""
         text = _ELSEWHERE.sub("", templates.get_template("frontend/index.html").render(config=config))
-        tags = "".join(f'<script src="{SCRIPTS}/{name}" defer></script>' for name in by_name)
+        scripts = (name for name in by_name if name.endswith(".js"))
+        tags = "".join(f'<script src="{SCRIPTS}/{name}" defer></script>' for name in scripts)
         return HTMLResponse(text.replace("</head>", f"{tags}</head>", 1), headers={"cache-control": "no-store"})
 
     @app.get(SCRIPTS + "/{name}")
     def script(name: str) -> Response:
         if name not in by_name:
             raise HTTPException(404, "There is no such script.")
-        return Response(by_name[name].read_bytes(), media_type="text/javascript", headers={"cache-control": "no-cache"})
+        kind = "text/javascript" if name.endswith(".js") else "application/json"
+        return Response(by_name[name].read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
 
     @app.get(PICTURES + "/{number}/{name}")
     def picture(number: int, name: str) -> Response:

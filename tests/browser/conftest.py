@@ -52,15 +52,14 @@ def site(shared_tiny_host, tmp_path_factory) -> Iterator[Site]:
     import uvicorn
 
     from lib_negtrans.training.manager import LocalWorkplace, TrainingManager
-    from lib_negtrans.ui.page import build_page
+    from lib_negtrans.ui.page import FILES, build_page
     from lib_negtrans.ui.page_server import free_socket, make_app
-    from lib_negtrans.ui.train_tab import SCRIPT_FILE
     from lib_negtrans.ui.translation_job import TranslationRunner
 
     folder = tmp_path_factory.mktemp("page")
     workplace = LocalWorkplace(shared_tiny_host, folder / "embeddings", folder / "runs")
     manager, runner = TrainingManager(workplace), TranslationRunner(workplace)
-    app = make_app(build_page(workplace, manager, runner), runner, "127.0.0.1", [SCRIPT_FILE])
+    app = make_app(build_page(workplace, manager, runner), runner, "127.0.0.1", FILES)
     listener = free_socket("127.0.0.1", 0, 0)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

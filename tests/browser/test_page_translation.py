@@ -52,6 +52,13 @@ def test_it_is_there_and_fits_narrow_windows(page):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
 
 
+def test_it_speaks_japanese_where_the_browser_does(page, site):
+    page.goto(f"{site.url}?lang=ja")
+    page.wait_for_selector(f"{P}translate >> text=変換")
+    page.wait_for_selector("text=レンダー画像を選び、「変換」を押してください。")
+    assert page.evaluate("document.documentElement.lang") == "ja"
+
+
 def test_translate_compare_download_and_restore(page, render, tmp_path):
     give(page, render)
     fill(page, "steps", "10")

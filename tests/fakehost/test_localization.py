@@ -1,0 +1,102 @@
+"""Japanese: every label, hint and button of the panels and settings has its entry, and no entry is left over."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="the panels need gradio: install requirements.lock")
+
+from lib_negtrans.params import TRANSLATION_PRESETS, TrainingParams, TranslationParams
+from lib_negtrans.training import manager as training
+from lib_negtrans.training.dataset import DatasetReport
+from lib_negtrans.training.presets import TRAINING_PRESETS
+from lib_negtrans.ui import training_view, translation_job, translation_view
+from lib_negtrans.ui.page import build_page
+from lib_negtrans.ui.train_tab import TabOptions
+from tests.fakehost import host as stand_in
+
+FILE = Path(__file__).resolve().parents[2] / "localizations" / "ja_JP.json"
+JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
+# names that are the same in every language: of files, of methods, of choices that are typed elsewhere
+UNTRANSLATED = {"neg-render", "None", "default", "fashionr2r", "auto", "cfg", "\U0001f504"}
+
+
+@pytest.fixture(scope="module")
+def words() -> dict[str, str]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def on_the_page(shared_tiny_host, tmp_path_factory) -> set[str]:
+    """Everything that the page's components show; its panels are the webui's."""
+    folder = tmp_path_factory.mktemp("page")
+    workplace = training.LocalWorkplace(shared_tiny_host, folder / "embeddings", folder / "runs")
+    runner = translation_job.TranslationRunner(workplace)
+    config = build_page(workplace, training.TrainingManager(workplace), runner).get_config_file()
+    texts: set[str] = set()
+    for component in config["components"]:
+        props = component["props"]
+        texts |= {props[key] for key in ("label", "info", "placeholder") if isinstance(props.get(key), str)}
+        if component["type"] == "button":
+            texts.add(props["value"])
+        for choice in props.get("choices") or ():
+            texts.add(choice if isinstance(choice, str) else choice[0])
+    return {text for text in texts if text}
+
+
+@pytest.fixture(scope="module")
+def in_html() -> set[str]:
+    """What is shown as HTML and is the same every time."""
+    texts = {*training_view.HEADLINES.values(), *translation_view.HEADLINES.values()}
+    state = training.TrainingSnapshot(phase=training.TRAINING, stopping=True)
+    for field in ("loss", "loss_average", "vector_norm", "change", "grad_norm", "learning_rate", "rate"):
+        state = dataclasses.replace(state, **{field: 1.0})
+    done = dataclasses.replace(state, stopping=False, step=5, steps=5)
+    shown = training_view.status_html(state) + training_view.status_html(done)
+    shown += training_view.dataset_html(DatasetReport(Path(), 64), 64)
+    translated = translation_job.TranslationSnapshot(phase=translation_job.FINISHED, source="a", result="b")
+    for snapshot in (translated, translation_job.TranslationSnapshot()):
+        shown += translation_view.stage_html(snapshot, lambda *_: "")
+    shown += re.sub(r"<span>.*?</span>", "", translation_view.result_html(translated, lambda *_: ""))
+    shown = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", shown, flags=re.DOTALL)
+    found = {text.strip() for text in re.findall(r">([^<>]+)<", shown)}
+    return texts | {text for text in found if re.search("[a-z]{2}", text) and "%" not in text}
+
+
+def in_params() -> set[str]:
+    options = [*TranslationParams.options().values(), *TrainingParams.options().values()]
+    presets = [*TRANSLATION_PRESETS.values(), *TRAINING_PRESETS.values()]
+    return {o.label for o in options} | {o.help for o in options} | {sentence for sentence, _ in presets}
+
+
+@pytest.fixture
+def in_settings(fake_host, monkeypatch) -> set[str]:
+    texts = set()
+    # as the host shows a hint
+    monkeypatch.setattr(stand_in.OptionInfo, "info", lambda self, text: texts.add(f"({text})") or self)
+    fake_host.load_scripts()
+    for callback in fake_host.callbacks["on_ui_settings"]:
+        callback()
+    ours = [info for key, info in fake_host.options.items() if key.startswith("negtrans_")]
+    assert ours
+    return texts | {info.label for info in ours} | {info.section[1] for info in ours}
+
+
+def test_every_text_has_its_entry_and_every_entry_its_text(words, on_the_page, in_html, in_settings):
+    needed = on_the_page | in_html | in_params() | in_settings | {TabOptions().use_label, "Rendered to real"}
+    assert sorted(needed - UNTRANSLATED - set(words)) == []
+    assert sorted(set(words) - needed) == []
+
+
+def test_the_entries_are_japanese_and_whole(words):
+    for key, value in words.items():
+        assert key == key.strip() and value == value.strip()  # the webui compares texts that are stripped
+        assert JAPANESE.search(value), key
+        # a sentence stays a sentence, and names in brackets stay as they are typed
+        assert key.endswith(".") == value.endswith(("。", "です。")), key
+        assert re.findall(r"\[\w+\]", key) == re.findall(r"\[\w+\]", value)
