@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from lib_negtrans.hosts.protocol import HostError
 from lib_negtrans.hosts.standalone import default_model_path
+from tests.webui.files import make_embedding, make_lora
 from tests.webui.server import WebuiServer, make_data_folder
 
 
@@ -39,6 +41,11 @@ def webui(webui_installation, demo_model, tmp_path_factory):
     """A running webui with this extension and the demonstration model, one for all tests."""
     data = tmp_path_factory.mktemp("webui")
     make_data_folder(data, demo_model)
+    make_embedding(data / "embeddings", demo_model)
+    make_lora(data / "models" / "Lora", demo_model)
+    saboteur = data / "extensions" / "test-saboteur" / "scripts"
+    saboteur.mkdir(parents=True)
+    shutil.copy(Path(__file__).parent / "saboteur.py", saboteur)
     server = WebuiServer(data, *webui_installation)
     server.start()
     yield server

@@ -1,0 +1,79 @@
+"""The webui's API as the tests call it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lib_negtrans.hosts.webui.arguments import NAMES, defaults
+from tests.webui.server import REPOSITORY, WebuiServer
+
+SIZE = 128
+
+
+def render() -> Image.Image:
+    """A CC0 render of this repository, small."""
+    file = next(p for p in sorted(Path(REPOSITORY / "assets" / "renders").rglob("*.png")) if "mask" not in p.name)
+    return Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.LANCZOS)
+
+
+def encode(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def pixels(image: str | Image.Image) -> np.ndarray:
+    if isinstance(image, str):
+        image = Image.open(io.BytesIO(base64.b64decode(image)))
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+def difference(a, b) -> int:
+    """The largest difference in grey levels."""
+    return int(abs(pixels(a) - pixels(b)).max())
+
+
+def arguments(**values: Any) -> list[Any]:
+    return list((dict(zip(NAMES, defaults(), strict=True)) | values).values())
+
+
+class Client:
+    """img2img, plain and with our script."""
+
+    def __init__(self, server: WebuiServer):
+        self.server = server
+        self.base = {
+            "init_images": [encode(render())], "width": SIZE, "height": SIZE, "steps": 20, "denoising_strength": 0.3,
+            "cfg_scale": 7.5, "seed": 1, "prompt": "", "negative_prompt": "", "sampler_name": "DDIM",
+        }  # fmt: skip
+
+    def plain(self, **changes: Any) -> dict:
+        answer = self.server.post("/sdapi/v1/img2img", {**self.base, **changes})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def translate(self, script_args: list[Any] | None = None, **changes: Any) -> dict:
+        answer = self.ask(script_args, **changes)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def ask(self, script_args: list[Any] | None = None, **changes: Any):
+        own = {
+            "script_name": "Realistic Translation",
+            "script_args": arguments() if script_args is None else script_args,
+        }
+        return self.server.post("/sdapi/v1/img2img", {**self.base, **own, **changes})
+
+    def options(self, **values: Any) -> None:
+        assert self.server.post("/sdapi/v1/options", values).status_code == 200
+
+
+def infotext(answer: dict, index: int = 0) -> str:
+    return json.loads(answer["info"])["infotexts"][index]

@@ -1,0 +1,42 @@
+"""Small files that the tests put beside the demonstration model: an embedding and a LoRA, both random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from lib_negtrans.embeddings import Embedding, write_embedding
+
+BLOCKS = {
+    "down_blocks_0_attentions_0": "input_blocks.1.1",
+    "mid_block_attentions_0": "middle_block.1",
+    "up_blocks_3_attentions_2": "output_blocks.11.1",
+}
+RANK = 4
+
+
+def make_embedding(folder: Path, model: Path, name: str = "neg-test") -> Path:
+    """Two vectors as large as token vectors are."""
+    table = load_file(model)["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"].float()
+    generator = torch.Generator().manual_seed(0)
+    path = folder / f"{name}.pt"
+    write_embedding(path, Embedding(name, torch.randn(2, table.shape[1], generator=generator) * table.std()))
+    return path
+
+
+def make_lora(folder: Path, model: Path, name: str = "test-lora") -> Path:
+    """kohya's layout, on three self- and cross-attentions of the UNet."""
+    weights, generator, lora = load_file(model), torch.Generator().manual_seed(0), {}
+    for kohya, ldm in BLOCKS.items():
+        for attention in ("attn1", "attn2"):
+            for projection in ("to_q", "to_k", "to_v"):
+                weight = weights[f"model.diffusion_model.{ldm}.transformer_blocks.0.{attention}.{projection}.weight"]
+                key = f"lora_unet_{kohya}_transformer_blocks_0_{attention}_{projection}"
+                lora[f"{key}.lora_down.weight"] = torch.randn(RANK, weight.shape[1], generator=generator) * 0.1
+                lora[f"{key}.lora_up.weight"] = torch.randn(weight.shape[0], RANK, generator=generator) * 0.3
+                lora[f"{key}.alpha"] = torch.tensor(float(RANK))
+    path = folder / f"{name}.safetensors"
+    save_file(lora, path, metadata={"ss_output_name": name, "ss_base_model_version": "sd_v1", "ss_v2": "False"})
+    return path
