@@ -48,7 +48,7 @@ def test_encoding_a_picture_is_nearly_its_mean(networks):
     assert distribution.std.max() < 1e-3
 
 
-def test_autoencoder_gives_a_held_out_render_back(networks):
+def test_autoencoder_gives_a_held_out_render_back_at_its_full_size(networks):
     vae = networks[2]
     path = sorted((ROOT / "assets" / "renders" / "eval").glob("mh_*.png"))[0]
     pixels = torch.from_numpy(np.asarray(Image.open(path).convert("RGB")).copy()).permute(2, 0, 1)[None] / 127.5 - 1
@@ -68,10 +68,9 @@ def test_unet_knows_renders_from_photographs(networks):
     """At the timesteps of strength .3, latents of renders are explained better under the caption of renders."""
     unet, text, vae, tokenizer = networks
     paths = sorted((ROOT / "assets" / "renders" / "eval").glob("mh_*.png"))[:4]
-    pixels = torch.stack(
-        [torch.from_numpy(np.asarray(Image.open(p).convert("RGB").resize((128, 128)))).permute(2, 0, 1) for p in paths]
-    )
-    z = vae.encode(pixels / 127.5 - 1).latent_dist.mean * vae.config.scaling_factor
+    pictures = np.stack([np.asarray(Image.open(p).convert("RGB").resize((128, 128))) for p in paths])
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 127.5 - 1
+    z = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
     captions = ["a 3d render of clothes", "a photo of clothes"]
     ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
     generator = torch.Generator().manual_seed(0)

@@ -3,7 +3,11 @@
 The encoder's mean regresses the teacher's latents (as the shards of data.py hold them); the decoder learns latents ->
 the ORIGINAL pixels, so that it may become better than the teacher's. For the first --warm steps the decoder sees the
 teacher's latents, then the encoder's own, with its gradient. As in train_unet.py a file `decay` in the output folder
-starts the end. Tried and left out: the decoder alone on cached latents of the finished encoder; it became worse.
+starts the end.
+
+With --decoder-only the encoder stays as it is and the decoder goes on with the latents of --latents, which data.py then
+has made with this very encoder, on crops of 128 to 256 pixels: group norms and the attention in the middle see whole
+pictures then, and a decoder trained on 64 pixel crops alone loses 4 dB at 256.
 """
 
 import argparse
@@ -80,6 +84,7 @@ def main() -> None:
     ap.add_argument("--bf16", action="store_true", help="bfloat16 autocast: twice as fast where the processor has AMX")
     ap.add_argument("--resume", action="store_true")
     ap.add_argument("--only-compare", action="store_true")
+    ap.add_argument("--decoder-only", action="store_true")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -90,6 +95,8 @@ def main() -> None:
         print(compare(load_vae(path), evals, args.data, 200))
         return
     vae = make_vae()
+    if args.decoder_only:
+        vae.encoder.requires_grad_(False)
     params = [p for p in vae.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=args.lr, weight_decay=1e-4, betas=(0.9, 0.99))
     average = Average({"vae": vae}, decay=0.99)
@@ -98,7 +105,8 @@ def main() -> None:
     if args.resume and path.exists():
         state = torch.load(path, weights_only=True)
         vae.load_state_dict(state["vae"])
-        optimizer.load_state_dict(state["optimizer"])
+        if len(state["optimizer"]["param_groups"][0]["params"]) == len(params):
+            optimizer.load_state_dict(state["optimizer"])
         average.shadow, average.count, step = state["average"], state["count"], state["step"]
         decay_from = step
     rng = random.Random(f"{args.seed} {step}")
@@ -125,8 +133,10 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = args.lr * rate
         pixels, latents = [], []
-        k = args.crop // 8
-        while len(pixels) < args.batch:
+        k, n = args.crop // 8, args.batch
+        if args.decoder_only:
+            k, n = rng.choice(((16, 6), (16, 6), (24, 3), (32, 2)))
+        while len(pixels) < n:
             item = rng.choice(items)
             _, h, w = item["latent"].shape
             # renders are smooth and soon learned: two photographs for each of them
@@ -137,8 +147,10 @@ def main() -> None:
             latents.append(item["latent"][:, i : i + k, j : j + k])
         x = torch.stack(pixels).float() / 127.5 - 1
         target = torch.stack(latents).float() / SCALE
-        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-            mean = vae.encode(x).latent_dist.mean.float()
+        mean = target
+        if not args.decoder_only:
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                mean = vae.encode(x).latent_dist.mean.float()
         # the outer ring of the teacher's latents saw pixels beyond the crop
         anchor = F.mse_loss(mean[..., 1:-1, 1:-1], target[..., 1:-1, 1:-1]) * SCALE**2
         source = target if step < args.warm else mean
