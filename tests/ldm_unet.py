@@ -213,8 +213,13 @@ def draw_weights(module: nn.Module, seed: int) -> None:
         state[name].copy_(torch.from_numpy(values))
 
 
-def diffusers_unet(channels: Sequence[int] = (32, 32, 64, 64), context: int = 16, heads: int = 4, seed: int = 0):
-    """diffusers' SD1 UNet with these widths and drawn weights, frozen, float32."""
+def diffusers_unet(
+    channels: Sequence[int] = (32, 32, 64, 64), context: int = 16, heads: int = 4, seed: int = 0, gain: float = 1.0
+):
+    """diffusers' SD1 UNet with these widths and drawn weights, frozen, float32; gain scales its output.
+
+    A drawn network magnifies rounding errors from step to step where a trained one does not: a small gain avoids that.
+    """
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(
@@ -226,6 +231,7 @@ def diffusers_unet(channels: Sequence[int] = (32, 32, 64, 64), context: int = 16
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     )
     draw_weights(unet, seed)
+    unet.conv_out.weight.data.mul_(gain)
     return unet.eval().requires_grad_(False)
 
 
