@@ -140,9 +140,7 @@ class _Panel:
             label="Previews: the render translated with the vectors so far", columns=3, height="auto",
             object_fit="contain", elem_id=elem_id("previews"),
         )  # fmt: skip
-        self.use = gr.Button(
-            self.options.use_label, visible=False, elem_id=elem_id("use"), variant="primary"
-        )
+        self.use = gr.Button(self.options.use_label, visible=False, elem_id=elem_id("use"), variant="primary")
         self.poll = gr.Button("Refresh", elem_id=elem_id("poll"), elem_classes=["negtrans_hidden"])
         self.seen = gr.State(None)  # what this page shows already: (status as HTML, job number, number of previews)
 

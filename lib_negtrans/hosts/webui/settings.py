@@ -34,9 +34,7 @@ def add_settings() -> None:
         "negtrans_controlnet_in_inversion",
         shared.OptionInfo(
             DEFAULTS["negtrans_controlnet_in_inversion"], "ControlNet acts in the inversion too", section=SECTION
-        ).info(
-            "off: it guides the photograph only, and the render is inverted by the plain model"
-        ),
+        ).info("off: it guides the photograph only, and the render is inverted by the plain model"),
     )
 
 

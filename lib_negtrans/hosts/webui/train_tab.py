@@ -47,9 +47,7 @@ def connect_use(button: Any) -> None:
             words.append(f" {name}" if words else name)
         return [",".join(words), gr.update(value=SCRIPT_TITLE)]
 
-    button.click(
-        fill, [negative], [negative, choice], _js="negtransShowImg2img", queue=False, show_progress="hidden"
-    )
+    button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", queue=False, show_progress="hidden")
 
 
 def _negative_prompt() -> Any | None:
