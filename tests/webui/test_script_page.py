@@ -1,0 +1,145 @@
+"""The script by clicks, in Chromium on a real webui."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.webui.client import SIZE, render
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+PANEL = "#negtrans_img2img_"
+SCRIPTS = "#img2img_script_container #script_list"
+LONG = 300_000  # milliseconds: a loaded machine is slow
+
+
+@pytest.fixture
+def page(webui):
+    if not CHROMIUM.exists():
+        pytest.skip(f"there is no Chromium at {CHROMIUM}")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1900})
+        page.set_default_timeout(LONG)
+        # the webui asks for fonts and scripts of other hosts
+        page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
+        page.errors = []
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        open_img2img(page, webui)
+        yield page
+        browser.close()
+
+
+def open_img2img(page, webui):
+    page.goto(f"{webui.url}/?__theme=light", wait_until="domcontentloaded")
+    page.wait_for_selector("#img2img_generate", state="attached")
+    page.wait_for_function(
+        "() => document.querySelector('#img2img_prompt textarea') && typeof gradio_config == 'object'"
+    )
+    page.wait_for_timeout(3000)
+    page.click('#tabs > .tab-nav button:has-text("img2img")')
+
+
+def choose(page, dropdown, text):
+    page.click(f"{dropdown} input")
+    page.click(f'{dropdown} ul.options li:has-text("{text}")')
+
+
+def number(page, element):
+    return float(page.input_value(f"{element} input[type=number]"))
+
+
+def fill_number(page, element, value):
+    page.fill(f"{element} input[type=number]", str(value))
+    page.press(f"{element} input[type=number]", "Tab")
+
+
+def generate(page) -> Path:
+    """Click Generate, wait for its end, and give the newest picture."""
+    page.click("#img2img_generate")
+    page.wait_for_function("() => /Time taken/.test(document.querySelector('#html_log_img2img').innerText)")
+    return page.inner_text("#html_log_img2img")
+
+
+def newest(webui) -> Path:
+    return max((webui.data / "outputs").rglob("*.png"), key=lambda file: file.stat().st_mtime)
+
+
+def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
+    source = tmp_path / "render.png"
+    render().save(source)
+    choose(page, SCRIPTS, "Realistic Translation")
+    page.wait_for_selector(f"{PANEL}preset")
+    page.click(f"{PANEL}apply_preset")
+    page.wait_for_function("() => document.querySelector('#img2img_steps input[type=number]').value == 50")
+    assert number(page, "#img2img_denoising_strength") == 0.3
+
+    page.set_input_files("#img2img_image input[type=file]", source)
+    page.wait_for_selector("#img2img_image img")
+    page.fill("#img2img_neg_prompt textarea", "blurry")
+    for side in ("width", "height"):
+        fill_number(page, f"#img2img_{side}", SIZE)
+    fill_number(page, "#img2img_steps", 20)
+    choose(page, f"{PANEL}embedding", "neg-test")
+    fill_number(page, f"{PANEL}tac_ratio", 0.5)
+    page.fill(f"{PANEL}source_prompt textarea", 'a render, "cg"')
+    page.wait_for_function(f"() => /6 of 20 steps/.test(document.querySelector('{PANEL}summary').innerText)")
+    assert "away from neg-test" in page.inner_text(f"{PANEL}summary")
+    said = generate(page)
+    assert "DPM++ 2M was not used" in said or "Euler" in said
+    first = newest(webui)
+
+    open_img2img(page, webui)
+    page.click('#tabs > .tab-nav button:has-text("PNG Info")')
+    page.set_input_files("#pnginfo_image input[type=file]", first)
+    page.wait_for_function("() => /NegTrans/.test(document.querySelector('#tab_pnginfo').innerText)")
+    page.click("#tab_pnginfo #img2img_tab")
+    page.wait_for_function(
+        f"() => document.querySelector('{PANEL}embedding input').value == 'neg-test'"
+        " && document.querySelector('#img2img_neg_prompt textarea').value == 'blurry'"
+    )
+    assert page.input_value(f"{SCRIPTS} input") == "Realistic Translation"
+    assert page.is_visible(f"{PANEL}summary")
+    assert number(page, f"{PANEL}tac_ratio") == 0.5
+    assert page.input_value(f"{PANEL}source_prompt textarea") == 'a render, "cg"'
+    # "Send to img2img" brings the finished picture; its text does not hold the render
+    page.set_input_files("#img2img_image input[type=file]", [])
+    page.click("#img2img_image button[aria-label=Clear]")
+    page.set_input_files("#img2img_image input[type=file]", source)
+    page.wait_for_timeout(3000)
+    generate(page)
+    again = newest(webui)
+    assert again != first
+    assert again.read_bytes() == first.read_bytes()
+    assert page.errors == []
+
+
+def test_reload_ui_twice_leaves_one_of_everything(page, webui):
+    for _ in range(2):
+        page.click('a:has-text("Reload UI")')
+        starts = webui.log.count("Startup time")
+        _wait_for(lambda starts=starts: webui.log.count("Startup time") > starts, 300)
+        open_img2img(page, webui)
+    page.click(f"{SCRIPTS} input")
+    titles = page.locator(f"{SCRIPTS} ul.options li").all_inner_texts()
+    assert sum("Realistic Translation" in title for title in titles) == 1
+    assert page.locator(f"{PANEL}preset").count() == 1
+    tabs = page.locator("#tabs > .tab-nav button").all_inner_texts()
+    assert sum("Train Negative Embedding" in tab for tab in tabs) == 1
+    listed = webui.get("/sdapi/v1/script-info").json()
+    plot = next(s for s in listed if s["name"] == "x/y/z plot" and s["is_img2img"])
+    ours = [choice for choice in plot["args"][0]["choices"] if choice.startswith("[NegTrans]")]
+    assert len(ours) == len(set(ours)) > 5
+
+
+def _wait_for(happened, seconds):
+    ends = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < ends
+        time.sleep(1)
