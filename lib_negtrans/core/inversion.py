@@ -52,6 +52,7 @@ def inversion_steps(
     order: Order = "ascending",
     capture: AttentionControl | None = None,
     capture_steps: int | None = None,
+    warm_start: bool = True,
 ) -> Generator[InversionStep, None, Trajectory]:
     """Invert a clean latent (B, 4, h, w) to the grid's noisiest position; the generator returns the Trajectory.
 
@@ -59,6 +60,8 @@ def inversion_steps(
     step's last evaluation, for the `capture_steps` noisiest positions (all by default). order "published" runs
     the timesteps descending, one evaluation each, as the released FashionR2R code does (only its preset wants that):
     the end latent is nearly the same, the source latents in between are too clean.
+    warm_start: with iterations, a step's first evaluation is read at phi(z_p, e of the step before) instead of z_p,
+    which costs nothing and is worth as much as another iteration (`benchmarks/roundtrip.py`).
     Raises ValueError for a negative fixed_point, or a published order with iterations or capture.
     """
     if fixed_point < 0:
@@ -75,10 +78,13 @@ def inversion_steps(
 
     first_captured = 1 if capture_steps is None else total - capture_steps + 1
     trajectory = Trajectory(schedule, [latent])
+    epsilon = None
     for index, position in enumerate(positions):
         timestep = schedule.timestep(position)
         origin = estimate = trajectory.latents[-1]
         # the plain step reads e at the latent below; each iteration reads it where the sampler will
+        if warm_start and fixed_point and epsilon is not None:
+            estimate = schedule.move(origin, epsilon, position - 1, position)
         for iteration in range(fixed_point + 1):
             last = iteration == fixed_point
             if last and capture is not None and position >= first_captured:

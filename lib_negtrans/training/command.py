@@ -7,6 +7,7 @@ import contextlib
 import signal
 import statistics
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,13 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_params(parser, TrainingParams)
 
 
-def automatic_size(images: Path) -> int:
+def training_files(images: Path, pattern: str) -> list[Path]:
+    """The pictures that a training on this folder will read: those whose names match the pattern, if there is one."""
+    return [path for path in iter_image_files(images) if not pattern or fnmatch(path.name, pattern)]
+
+
+def automatic_size(files: list[Path]) -> int:
     """The training size when none is given: the pictures' median short side, a multiple of 64 from 64 to 512.
 
     Small renders are not blown up: their blur would be learnt as part of the rendered look.
     """
     sides = []
-    for path in iter_image_files(images):
+    for path in files:
         with contextlib.suppress(OSError, ValueError, SyntaxError), Image.open(path) as image:
             sides.append(min(image.size))
     if not sides:
@@ -90,14 +96,17 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
     if not images.is_dir():
         raise CallError(f"--images {images} is no folder.")
     values = given(args, TrainingParams)
+    files = training_files(images, values.get("pattern", ""))
+    if "template" not in values and not any(path.with_suffix(".txt").is_file() for path in files):
+        values["template"] = "name"  # file names such as 0123_final.png describe nothing
     if "size" not in values:
-        values["size"] = automatic_size(images)
+        values["size"] = automatic_size(files)
         report.event(
             "notice", f"Training at {values['size']} pixels, after the pictures' own size.", size=values["size"]
         )
     params = TrainingParams.from_dict(values)
     folder = Path(args.run_folder) if args.run_folder else out / f"{args.name}.run"
-    render = Path(args.preview) if args.preview else next(iter_image_files(images), None)
+    render = Path(args.preview) if args.preview else next(iter(files), None)
     job = NegativeTraining(
         host, params, images=images, name=args.name, run_folder=folder, out=out / f"{args.name}.pt",
         resume=args.resume, overwrite=args.overwrite, preview=_preview(args, report, host, render, params, folder),

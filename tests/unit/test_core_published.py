@@ -1,6 +1,7 @@
 """The `fashionr2r` preset against the released code itself.
 
-fixtures/published.npz was made by running the released FashionR2R code (Style3D/FashionR2R @13ab4fc) on the CPU in float32
+fixtures/published.npz was made by running the released FashionR2R code (Style3D/FashionR2R @13ab4fc) on the CPU in
+float32
 with the tiny UNet built below, 64x64 pixels, 50 steps, strength .3, CFG 7.5, flag 256, ratio .9, both prompts empty:
 latent (1,4,8,8) the start, contexts (2,5,16) of '' and of the negative, inversion (16,4,8,8) the stored source latents
 in the order the code made them, sampled (15,4,8,8) the generated branch after each step. Its VAE was a stub that gives
