@@ -32,7 +32,7 @@ THROUGH_VAE = "renders through the VAE"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options; the common ones are the caller's."""
     parser.add_argument("--out", default="demo-out", metavar="DIR", help="gets everything (default: demo-out)")
-    parser.add_argument("--steps", type=int, default=300, help="training steps (default: 300)")
+    parser.add_argument("--steps", type=int, default=150, help="training steps (default: 150)")
     parser.add_argument("--seed", type=int, default=0, help="of the training (default: 0)")
     parser.add_argument("--count", type=int, default=12, help="held-out renders to translate (default: 12)")
 
@@ -41,7 +41,7 @@ def training_params(steps: int, seed: int) -> TrainingParams:
     """What suits the demonstration model: its scale of pictures, and few steps of many pictures."""
     return TrainingParams.from_dict(
         {
-            "steps": steps, "lr": f"1e-2:{max(1, steps * 2 // 3)}, 2e-3", "vectors": 4, "init_text": "3d render",
+            "steps": steps, "lr": f"2e-2:{max(1, steps * 2 // 3)}, 4e-3", "vectors": 8, "init_text": "3d render",
             "size": 128, "batch_size": 8, "accumulation": 1, "template": "name", "pattern": "mh_*", "seed": seed,
         }
     )  # fmt: skip
