@@ -7,7 +7,6 @@ import contextlib
 import signal
 import statistics
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,11 @@ from PIL import Image
 
 from ..embeddings import EmbeddingError
 from ..hosts.protocol import HostError, ModelHost
-from ..images import ImageError, iter_image_files, load_picture
+from ..images import ImageError, load_picture
 from ..params import TrainingParams
 from . import events
 from .card import write_card
+from .dataset import training_files
 from .errors import TrainingError
 from .negative import NegativeTraining
 from .preview import TranslationPreview
@@ -41,11 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an embedding and a run of this name")
     parser.add_argument("--preview", metavar="FILE", help="render to translate as preview (default: the first one)")
     add_params(parser, TrainingParams)
-
-
-def training_files(images: Path, pattern: str) -> list[Path]:
-    """The pictures that a training on this folder will read: those whose names match the pattern, if there is one."""
-    return [path for path in iter_image_files(images) if not pattern or fnmatch(path.name, pattern)]
 
 
 def automatic_size(files: list[Path]) -> int:

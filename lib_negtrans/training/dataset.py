@@ -113,6 +113,11 @@ def centre_crop(image: Tensor, size: int) -> Tensor:
     return image[:, top : top + size, left : left + size]
 
 
+def training_files(folder: Path, pattern: str = "") -> list[Path]:
+    """The pictures below a folder that a training reads: those whose names match the pattern, if there is one."""
+    return [path for path in iter_image_files(folder) if not pattern or fnmatch(path.name, pattern)]
+
+
 def read_folder(
     folder: Path, size: int, pattern: str = "", background: str = "grey"
 ) -> Generator[tuple[int, int, Tensor], None, DatasetReport]:
@@ -125,7 +130,7 @@ def read_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"There is no folder {folder}: give the folder with the pictures to train on.")
-    files = [path for path in iter_image_files(folder) if not pattern or fnmatch(path.name, pattern)]
+    files = training_files(folder, pattern)
     if not files:
         which = f"matching {pattern!r} " if pattern else ""
         raise DatasetError(f"No pictures {which}were found in {folder}: PNG, JPEG, WebP, BMP, TIFF and GIF are read.")

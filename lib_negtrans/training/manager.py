@@ -25,11 +25,12 @@ from typing import Any, Protocol
 from ..embeddings import EmbeddingError, validate_name
 from ..files import write_text_atomic
 from ..hosts.protocol import HostError, ModelHost
-from ..images import ImageError, iter_image_files, load_picture
+from ..images import ImageError, load_picture
 from ..params import ParamError, TrainingParams
 from .captions import load_captions
 from .card import write_card
 from .checkpoint import checkpoints
+from .dataset import training_files
 from .errors import TrainingError, sentence
 from .events import Caching, Event, Finished, Preview, Saved, Started, StepDone, Stopped
 from .lr_schedule import parse_learning_rate
@@ -319,8 +320,11 @@ class TrainingManager:
         folder = request.images
         if not folder.is_dir():
             raise TrainingRefused(f"There is no folder {folder}: give the folder with the pictures to train on.")
-        if next(iter_image_files(folder), None) is None:
-            raise TrainingRefused(f"No pictures were found in {folder}: PNG, JPEG, WebP, BMP, TIFF and GIF are read.")
+        if not training_files(folder, request.params.pattern):
+            which = f"matching {request.params.pattern!r} " if request.params.pattern else ""
+            raise TrainingRefused(
+                f"No pictures {which}were found in {folder}: PNG, JPEG, WebP, BMP, TIFF and GIF are read."
+            )
         if request.preview_image is not None:
             try:
                 load_picture(request.preview_image)
@@ -343,7 +347,7 @@ class TrainingManager:
 
     def _train(self, host: ModelHost, request: TrainingRequest) -> None:
         folder = self.run_folder(request.name)
-        source = request.preview_image or next(iter_image_files(request.images))
+        source = request.preview_image or training_files(request.images, request.params.pattern)[0]
         preview = TranslationPreview(host, source, request.params, folder / "previews")
         job = NegativeTraining(
             host, request.params, images=request.images, name=request.name, run_folder=folder,

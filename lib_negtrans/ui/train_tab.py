@@ -22,7 +22,7 @@ from ..images import ImageError, iter_image_files, to_pil
 from ..params import Option, ParamError, TrainingParams
 from ..training.captions import BUILT_IN
 from ..training.command import automatic_size
-from ..training.dataset import DatasetReport, read_folder
+from ..training.dataset import DatasetReport, read_folder, training_files
 from ..training.errors import TrainingError
 from ..training.manager import FINISHED, TrainingManager, TrainingRefused, TrainingRequest, TrainingSnapshot
 from ..training.presets import TRAINING_PRESETS
@@ -213,7 +213,7 @@ class _Panel:
             with tempfile.TemporaryDirectory() as temporary:
                 pictures = self._pictures(folder, files, Path(temporary))
                 report, thumbnails = read_with_thumbnails(pictures, size, pattern or "")
-                suggested = automatic_size(pictures)
+                suggested = automatic_size(training_files(pictures, pattern or ""))
         except (TrainingRefused, TrainingError, ParamError) as error:
             return [message_html(str(error), good=False), gr.update(value=[], visible=False)]
         return [dataset_html(report, suggested), gr.update(value=thumbnails, visible=True)]

@@ -62,6 +62,16 @@ def test_a_training_to_its_end(manager, renders, tmp_path):
     json.dumps(state.to_dict())
 
 
+def test_the_first_picture_that_matches_is_previewed(manager, renders, tmp_path):
+    Image.new("RGB", (64, 64)).save(renders / "a_mask.png")  # first by name
+    first = sorted(renders.glob("*.png"))[1]
+    state = manager.start(TrainingRequest("neg-render", renders, changed(pattern=f"{first.name[:2]}*", steps=1)))
+    state = manager.wait(60)
+    assert (state.phase, state.preview_source) == (FINISHED, str(first))
+    with pytest.raises(TrainingRefused, match=r"No pictures matching 'z\*' were found"):
+        manager.start(TrainingRequest("neg-other", renders, changed(pattern="z*")))
+
+
 def test_a_second_training_is_refused_in_words(manager, renders):
     manager.start(TrainingRequest("neg-a", renders, changed(steps=500)))
     with pytest.raises(TrainingBusy, match="neg-a is being trained"):
