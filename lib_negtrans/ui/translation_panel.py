@@ -17,6 +17,8 @@ from lib_negtrans.ui.wording import describe_translation
 
 NO_EMBEDDING = "None"
 REFRESH_SYMBOL = "\U0001f504"
+# by a plain request: one that waits in gradio's queue when the webui reloads its page keeps the server from closing
+QUIET = {"show_progress": False, "queue": False}
 _WIDE_RANGE = 1000  # whole numbers over more than this get a number field, no slider
 
 
@@ -144,14 +146,14 @@ def _connect(panel: TranslationPanel, refresh: Any, apply_preset: Any, rescan: C
             fn=lambda preset: preset_updates(list(everything), preset),
             inputs=[panel.preset],
             outputs=list(everything.values()),
-            show_progress=False,
+            **QUIET,
         )
 
     def refreshed(current: str) -> Any:
         choices = rescan()
         return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
 
-    refresh.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], show_progress=False)
+    refresh.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], **QUIET)
     inputs = [panel.embedding, panel.embedding_weight, *everything.values()]
     for component in inputs:
-        component.change(fn=_summary(panel), inputs=inputs, outputs=[panel.summary], show_progress=False)
+        component.change(fn=_summary(panel), inputs=inputs, outputs=[panel.summary], **QUIET)
