@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -33,7 +34,9 @@ def ask(hosts, base: str, origin: str | None = None) -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=base) as client:
             return await client.get("/", headers={"origin": origin} if origin else {})
 
-    return asyncio.run(get())
+    # in a thread of its own: the browser tests' Playwright leaves a running event loop in this one
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, get()).result()
 
 
 @pytest.mark.parametrize(
@@ -118,3 +121,40 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys):
         assert main(["app", "--no-browser", *arguments]) == 2
         error = capsys.readouterr().err
         assert says in error and error.count("\n") == 1
+
+
+def test_the_end_of_the_page_saves_the_training_under_way(monkeypatch, shared_tiny_host, tmp_path, capsys):
+    import time
+
+    from PIL import Image
+
+    from lib_negtrans import cli
+    from lib_negtrans.params import TrainingParams
+    from lib_negtrans.training import manager as training
+    from lib_negtrans.ui import page_server
+
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "render.png")
+    made = []
+
+    class Noted(training.TrainingManager):
+        def __init__(self, workplace):
+            super().__init__(workplace)
+            made.append(self)
+
+    def serve_until_the_training_runs(_app, listener, on_ready):
+        on_ready()
+        params = TrainingParams(steps=5000, vectors=1, accumulation=1, size=64, template="name")
+        made[0].start(training.TrainingRequest("neg-red", tmp_path, params))
+        while made[0].snapshot().step < 1:
+            assert made[0].snapshot().busy
+            time.sleep(0.02)
+        listener.close()  # as Ctrl-C does
+
+    monkeypatch.setattr(cli, "load_host", lambda _args: shared_tiny_host)
+    monkeypatch.setattr(training, "TrainingManager", Noted)
+    monkeypatch.setattr(page_server, "serve", serve_until_the_training_runs)
+    folders = ["--embeddings", str(tmp_path / "embeddings"), "--runs", str(tmp_path / "runs")]
+    assert main(["app", "--no-browser", "--port", "0", *folders]) == 0
+    assert [name for name, _, _ in made[0].resumable()] == ["neg-red"]
+    said = capsys.readouterr().out
+    assert "The page is at http://127.0.0.1:" in said and "Run it again with resume" in said
