@@ -13,12 +13,16 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from . import __version__
 from .params import TRANSLATION_PRESETS, ParamError, TranslationParams, translation_preset
+
+if TYPE_CHECKING:
+    from .hosts.protocol import ModelHost
+    from .pipeline import Forwards
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_CALL = 0, 1, 2
 EXIT_INTERRUPTED = 130  # as shells report SIGINT
@@ -123,6 +127,17 @@ def given(args: argparse.Namespace, params: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def describe_cost(host: ModelHost, params: TranslationParams, forwards: Forwards) -> str:
+    """The UNet calls of one picture, and how many whole forwards they are worth by FLOPs at 512x512."""
+    from .core.attention import AttentionControl, shallow_layers
+    from .core.cost import call_costs
+
+    latent_size = (64, 64)
+    control = AttentionControl(shallow_layers(host.unet, latent_size, params.tac_layers))
+    costs = call_costs(host.unet, control, latent_size, (77, host.embedding_width))
+    return f"{forwards}: the work of {forwards.whole(costs):.1f} whole ones at 512x512"
+
+
 def command_translate(args: argparse.Namespace, report: Reporter) -> int:
     """Translate a file or a folder tree."""
     from .folder import plan, translate_items, with_negatives
@@ -163,7 +178,9 @@ def command_translate(args: argparse.Namespace, report: Reporter) -> int:
                 report.event("skipped", None, **fields)
             else:
                 done += 1
-                line = f"{result.item.target}  {result.seconds:.1f} s" + (f", {result.forwards}" if done == 1 else "")
+                line = f"{result.item.target}  {result.seconds:.1f} s"
+                if done == 1 and not (args.quiet or args.json):
+                    line += f", {describe_cost(host, params, result.forwards)}"
                 report.event(
                     "translated", line, target=str(result.item.target), seconds=result.seconds,
                     forwards=result.forwards.total, **fields,

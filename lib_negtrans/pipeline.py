@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,9 +19,13 @@ from .core import guidance
 from .core.attention import AttentionControl, Features, shallow_layers
 from .core.inversion import Trajectory, finish, inversion_steps
 from .core.schedule import Schedule
+from .core.sharing import shared_prefix
 from .core.translate import translation_steps
 from .hosts.protocol import HostError, ModelHost
 from .params import TranslationParams
+
+if TYPE_CHECKING:
+    from .core.cost import CallCosts
 
 
 @dataclass(frozen=True)
@@ -35,15 +41,27 @@ class Progress:
 
 @dataclass(frozen=True)
 class Forwards:
-    """UNet sample-forwards, in rows; source ones, cut off after the last controlled layer, count whole."""
+    """UNet sample-forwards, in rows, each counted whole: of the inversion, of guided calls, of source calls.
+
+    pairs, controlled: how many rows of guided calls shared their prompt-free part with another prompt's, without and
+    with attention control; `whole` counts what those, and source calls that end early, really cost.
+    """
 
     inversion: int = 0
     guided: int = 0
     source: int = 0
+    pairs: int = 0
+    controlled: int = 0
 
     @property
     def total(self) -> int:
+        """Rows in all."""
         return self.inversion + self.guided + self.source
+
+    def whole(self, costs: CallCosts) -> float:
+        """The same work as a number of whole sample-forwards, by FLOPs."""
+        saved = self.pairs * (2 - costs.guided) + self.controlled * (2 - costs.controlled)
+        return self.total - saved / 2 - self.source * (1 - costs.source)
 
     def __str__(self) -> str:
         parts = f"{self.inversion} inversion + {self.guided} guided + {self.source} source"
@@ -100,7 +118,7 @@ def translate_latent(
     tac_steps = params.tac_steps
     control = AttentionControl(shallow_layers(host.unet, tuple(latent.shape[-2:]), params.tac_layers))
     conditioning = encode_conditioning(host, params, embeddings or {})
-    counts = {"inversion": 0, "guided": 0, "source": 0}
+    counts = dict.fromkeys(("inversion", "guided", "source", "pairs", "controlled"), 0)
 
     def evaluate(kind: str, z: Tensor, timestep: int, *contexts: Tensor) -> list[Tensor]:
         counts[kind] += batch * len(contexts)
@@ -127,11 +145,11 @@ def translate_latent(
             contexts, rows = (conditioning.cond,), list(range(batch))
         else:
             contexts, rows = (conditioning.negative, conditioning.cond), [-1] * batch + list(range(batch))
-        if features is None:
+        if len(contexts) == 2:
+            counts["pairs" if features is None else "controlled"] += 2 * batch
+        injection = nullcontext() if features is None else control.inject(features, rows)
+        with shared_prefix(host.unet, len(contexts)), injection:
             predictions = evaluate("guided", z, timestep, *contexts)
-        else:
-            with control.inject(features, rows):
-                predictions = evaluate("guided", z, timestep, *contexts)
         return predictions[0] if len(predictions) == 1 else guidance.cfg(*predictions, params.cfg_scale)
 
     inverts = params.start == "inversion" or tac_steps > 0
