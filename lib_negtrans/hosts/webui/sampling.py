@@ -85,11 +85,17 @@ def sample(p: Any, params: TranslationParams, conditioning: Any, unconditional_c
         # an interrupt anywhere inside ends both directions: the host answers it with `last_latent`
         samples = sampler.launch_sampling(job.total_steps, job.run)
     except AttentionShapeError as error:
-        raise TranslationRefused(f"Attention control: {error}") from error
+        raise TranslationRefused(f"Attention control: {error}{_hint(job.unet)}") from error
     sampler.add_infotext(p)
     samples = _final_mask_blend(p, samples)
     devices.torch_gc()
     return samples
+
+
+def _hint(unet: nn.Module) -> str:
+    if "_original_forward" not in vars(unet):
+        return ""
+    return " ControlNet's reference modes do so too: use another module, or set the TAC ratio to 0."
 
 
 class _Sampling:
