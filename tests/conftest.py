@@ -19,6 +19,14 @@ def shared_tiny_host():
     return tiny_model.tiny_host()
 
 
+@pytest.fixture(scope="session")
+def calm_tiny_host():
+    """A tiny model with its output damped: a random UNet's large derivatives let no inversion converge."""
+    host = tiny_model.tiny_host()
+    host.unet.conv_out.weight.data.mul_(0.1)
+    return host
+
+
 @pytest.fixture
 def tiny_host():
     """A StandaloneHost of one's own: seed 0, CPU, float32, embedding width 64."""

@@ -52,11 +52,11 @@ TEXT = "default,no-tac,none:cfg_scale=1:tac_ratio=0"
 
 
 @pytest.mark.parametrize("region", ["crop", "full"])
-def test_every_configuration_has_its_row_crops_and_cost(shared_tiny_host, renders, region):
+def test_every_configuration_has_its_row_crops_and_cost(calm_tiny_host, renders, region):
     configurations = parse_configurations(TEXT, {"steps": 10, "negative_prompt": "a 3d render"})
     progress, rows = [], []
     result = evaluate(
-        shared_tiny_host, renders, PHOTOS, configurations, pool, region=region, size=64, batch=2,
+        calm_tiny_host, renders, PHOTOS, configurations, pool, region=region, size=64, batch=2,
         on_progress=lambda *step: progress.append(step), on_row=rows.append,
     )  # fmt: skip
     names = [row.name for row in result.rows]
