@@ -1,3 +1,26 @@
+// Asks for the translation's state while its tab can be seen, twice a second while one is under way. A machine that
+// computes answers late, so a question waits for the answer to the last one, which is a change or no longer pending.
+(function () {
+    "use strict";
+
+    const BUSY_MS = 500;
+    const IDLE_MS = 5000;
+    let asked = 0;
+
+    setInterval(() => {
+        const status = document.querySelector("#negtrans_page_progress");
+        const button = document.querySelector("#negtrans_page_poll");
+        // offsetParent is null while another tab is chosen
+        if (!status || !button || status.offsetParent === null || document.hidden) return;
+        if (status.querySelector(".pending")) return;
+        const busy = status.querySelector("[data-busy='1']");
+        const now = Date.now();
+        if (now - asked < (busy ? BUSY_MS : IDLE_MS)) return;
+        asked = now;
+        button.click();
+    }, 250);
+})();
+
 // The page in Japanese, where the browser asks for it (or ?lang=ja): the same dictionary that the webui loads for its
 // panels, applied in the webui's way, to texts and placeholders that are whole. ?lang=en leaves the page as it is.
 (function () {

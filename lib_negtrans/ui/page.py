@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import html
-import time
-from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # the webui takes the files at the root by itself; an installed package has none of them
 STYLES = (ROOT / "style.css", Path(__file__).with_name("page.css"))
 FILES = (SCRIPT_FILE, Path(__file__).with_name("page.js"), ROOT / "localizations" / "ja_JP.json")
-LOOK_EVERY = 0.3  # seconds
 QUIET = {"queue": False, "show_progress": "hidden"}
 # these have a place of their own on the page; the others are the shared panel's
 OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
@@ -42,7 +40,10 @@ BEHIND = ("source_prompt", "start", "fixed_point", "features", "order", "guidanc
 
 
 def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: TranslationRunner) -> gr.Blocks:
-    """The page as gradio Blocks, its queue on. Needs nothing from the network."""
+    """The page as gradio Blocks. Needs nothing from the network.
+
+    Without gradio's queue: that asks its own server over HTTP, and gives up where a busy machine takes 5 s to answer.
+    """
     # named fonts would be fetched from Google
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     css = "\n".join(path.read_text(encoding="utf-8") for path in STYLES if path.is_file())
@@ -64,10 +65,8 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
                 build_train_tab(manager, options)
         tab.select(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
         blocks.load(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
-        blocks.load(page.watch, None, page.view, show_progress="hidden")
+        blocks.load(page.shown, [page.seen], page.view, **QUIET)
     blocks.allowed_paths = [str(Path(p).resolve()) for p in (workplace.embeddings_folder, workplace.runs_folder)]
-    # every page that watches a translation holds one of these
-    blocks.queue(concurrency_count=16, api_open=True)
     return blocks
 
 
@@ -141,19 +140,23 @@ class _TranslationTab:
         self.progress = gr.HTML(progress_html(state), elem_id=f"{PREFIX}progress")
         self.stage = gr.HTML(stage_html(state, picture_url), elem_id=f"{PREFIX}stage")
         self.result = gr.HTML(elem_id=f"{PREFIX}result")
-        self.view = [self.progress, self.stage, self.result, self.translate, self.interrupt]
+        # pressed by page.js while there is something to wait for: any page that is opened sees the same translation
+        self.poll = gr.Button("Refresh", elem_id=f"{PREFIX}poll", elem_classes=["negtrans_hidden"])
+        self.seen = gr.State(None)  # what this page shows already, so that a comparison at rest is not replaced
+        self.view = [self.progress, self.stage, self.result, self.translate, self.interrupt, self.seen]
 
     def _connect(self) -> None:
         inputs = [
+            self.seen,
             self.picture,
             self.longest,
             self.panel.embedding,
             self.panel.embedding_weight,
             *self.controls.values(),
         ]
-        started = self.translate.click(self.start, inputs, [self.message, *self.view], **QUIET)
-        started.then(self.watch, None, self.view, show_progress="hidden")
-        self.interrupt.click(self.stop, None, self.view, **QUIET)
+        self.translate.click(self.start, inputs, [self.message, *self.view], **QUIET)
+        self.interrupt.click(self.stop, [self.seen], self.view, **QUIET)
+        self.poll.click(self.shown, [self.seen], self.view, **QUIET)
         restored = [*self.controls.values(), self.panel.embedding, self.panel.embedding_weight, self.longest, self.note]
         self.settings.upload(self.restore, [self.settings, self.panel.embedding], restored, **QUIET)
 
@@ -176,7 +179,13 @@ class _TranslationTab:
         return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
 
     def start(
-        self, picture: bytes | None, longest: float | None, embedding: str | None, weight: float | None, *values: Any
+        self,
+        seen: Any,
+        picture: BytesIO | None,
+        longest: float | None,
+        embedding: str | None,
+        weight: float | None,
+        *values: Any,
     ) -> list[Any]:
         """Start, or say in one sentence why not."""
         try:
@@ -190,38 +199,27 @@ class _TranslationTab:
             request = TranslationRequest(load_picture(picture), params, negative, named, max(0, int(longest or 0)))
             self.runner.start(request)
         except ImageError as error:
-            return [message_html(f"The render {error}", good=False), *self.shown()]
+            return [message_html(f"The render {error}", good=False), *self.shown(seen)]
         except (ParamError, EmbeddingError, TranslationRefused) as error:
-            return [message_html(str(error), good=False), *self.shown()]
-        return ["", *self.shown()]
+            return [message_html(str(error), good=False), *self.shown(seen)]
+        return ["", *self.shown(seen)]
 
-    def stop(self) -> list[Any]:
+    def stop(self, seen: Any) -> list[Any]:
         """Stop after the step under way."""
         self.runner.request_stop()
-        return self.shown()
+        return self.shown(seen)
 
-    def shown(self) -> list[Any]:
-        """The values of `view`."""
+    def shown(self, seen: Any) -> list[Any]:
+        """Updates of `view`, as far as this page does not show them yet."""
         state = self.runner.snapshot()
+        texts = [progress_html(state), stage_html(state, picture_url), result_html(state, picture_url)]
+        before = seen or [None] * len(texts)
         return [
-            progress_html(state),
-            stage_html(state, picture_url),
-            result_html(state, picture_url),
+            *(gr.update() if text == old else text for text, old in zip(texts, before, strict=True)),
             gr.update(interactive=not state.busy),
             gr.update(interactive=state.busy and not state.stopping),
+            texts,
         ]
-
-    def watch(self) -> Iterator[list[Any]]:
-        """What is shown, until the translation under way has ended: a reloaded page finds it again."""
-        last = None
-        while True:
-            state = self.runner.snapshot()
-            if state != last:
-                yield self.shown()
-                last = state
-            if not state.busy:
-                return
-            time.sleep(LOOK_EVERY)
 
     def restore(self, file: Any, current: str | None) -> list[Any]:
         """The controls as a PNG's parameters say, and a note; nothing changes for a file without any of ours."""

@@ -28,7 +28,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
-    "connect-src 'self' ws: data: blob:; worker-src 'self' blob:; frame-ancestors 'none'"
+    "connect-src 'self' data: blob:; worker-src 'self' blob:; frame-ancestors 'none'"
 )
 _ELSEWHERE = re.compile(
     r'<script\s+src="https?://[^>]*>\s*</script>|<link\s+rel="preconnect"[^>]*>|<meta\s+(?:property|name)="(?:og|twitter):[^>]*>'
@@ -157,7 +157,7 @@ def serve(app: FastAPI, listener: socket.socket, on_ready: Callable[[], None]) -
     before = signal.signal(signal.SIGTERM, interrupt)
     app.add_event_handler("startup", on_ready)
     # pages that are open keep their connections: they must not hold up the end
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, ws_max_size=64 << 20)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:

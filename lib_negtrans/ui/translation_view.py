@@ -32,12 +32,13 @@ Url = Callable[[int, str], str]
 
 
 def progress_html(state: TranslationSnapshot) -> str:
-    """Headline, error and bar. Its root carries data-phase and data-job for tests and styles."""
+    """Headline, error and bar. Its root carries data-phase, data-busy and data-job for script and tests."""
     headline = "Stopping after this step." if state.stopping else HEADLINES[state.phase]
     if state.phase == FINISHED:
         headline += f" It took {duration(state.seconds)}."
     parts = [
-        f"<div class='negtrans-translation' role='status' data-phase='{state.phase}' data-job='{state.number}'>",
+        f"<div class='negtrans-translation' role='status' data-phase='{state.phase}' "
+        f"data-busy='{int(state.busy)}' data-job='{state.number}'>",
         f"<p class='negtrans-headline'>{headline}</p>",
         f"<p class='negtrans-error' role='alert'>{html.escape(state.error)}</p>" if state.error else "",
         _bar(state) if state.busy else "",
