@@ -28,7 +28,7 @@ def page(webui):
         page = browser.new_page(viewport={"width": 1400, "height": 1900})
         page.set_default_timeout(LONG)
         # the webui asks for fonts and scripts of other hosts
-        page.route("**/*", lambda route: route.continue_() if "127.0.0.1" in route.request.url else route.abort())
+        page.route("https://**", lambda route: route.abort())
         page.errors = []
         page.on("pageerror", lambda error: page.errors.append(str(error)))
         open_img2img(page, webui)
@@ -60,10 +60,15 @@ def fill_number(page, element, value):
     page.press(f"{element} input[type=number]", "Tab")
 
 
-def generate(page) -> Path:
-    """Click Generate, wait for its end, and give the newest picture."""
+def generate(page) -> str:
+    """Click Generate, wait for its end, and give what the page says under the picture."""
+    page.wait_for_timeout(2000)  # the page sends what its controls' last events have set
     page.click("#img2img_generate")
-    page.wait_for_function("() => /Time taken/.test(document.querySelector('#html_log_img2img').innerText)")
+    try:
+        page.wait_for_function("() => /Time taken/.test(document.querySelector('#html_log_img2img').innerText)")
+    except playwright.TimeoutError:
+        page.screenshot(path="/tmp/negtrans-page.png", full_page=True)
+        raise
     return page.inner_text("#html_log_img2img")
 
 

@@ -1,0 +1,136 @@
+"""Training by clicks on a real webui's page in Chromium: from the folder to the card and on to img2img."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+
+from tests.webui.server import REPOSITORY
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+NAME = "neg-clicked"
+STATE = "#negtrans_train_status [data-phase]"
+
+
+@pytest.fixture(scope="module")
+def renders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("renders")
+    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:4]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(webui):
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1100})
+        page.set_default_timeout(300_000)  # a loaded machine is slow
+        page.failures = []
+        page.on("pageerror", lambda error: page.failures.append(str(error)))
+        open_tab(page, webui)
+        yield page
+        browser.close()
+
+
+def open_tab(page, webui):
+    page.goto(f"{webui.url}/?__theme=light", wait_until="domcontentloaded")
+    page.wait_for_selector("#negtrans_train_start", state="attached")
+    page.wait_for_function("() => typeof gradio_config !== 'undefined' && document.querySelector('#tabs .tab-nav')")
+    time.sleep(2)
+    choose(page, "Train Negative Embedding")
+    page.wait_for_selector("#negtrans_train_start", state="visible")
+
+
+def choose(page, title):
+    page.click(f'#tabs > .tab-nav button:has-text("{title}")')
+
+
+def fill(page, name, text):
+    page.fill(f"#negtrans_train_{name} textarea, #negtrans_train_{name} input", str(text))
+
+
+def wait_for(page, phase, seconds=600):
+    ends = time.monotonic() + seconds
+    while (found := page.get_attribute(STATE, "data-phase")) != phase:
+        assert found != "failed" and time.monotonic() < ends, page.inner_text("#negtrans_train_status")
+        time.sleep(0.3)
+
+
+def test_check_dataset_and_name_as_typed(page, renders):
+    fill(page, "folder", renders)
+    fill(page, "size", 128)
+    page.click("#negtrans_train_check")
+    page.wait_for_selector("#negtrans_train_report .negtrans-dataset")
+    assert "256x256 (4)" in page.inner_text("#negtrans_train_report")
+    page.wait_for_selector("#negtrans_train_thumbnails img")
+    fill(page, "name", "Neg X")
+    page.wait_for_selector("#negtrans_train_name_hint .negtrans-error")
+    fill(page, "name", NAME)
+    page.wait_for_selector(f'#negtrans_train_name_hint:has-text("Trigger word: {NAME}")')
+
+
+def test_start_reload_interrupt_resume(page, webui):
+    page.click('#negtrans_train_preset label:has-text("quick")')
+    page.wait_for_function("() => document.querySelector('#negtrans_train_steps input').value == 200")
+    fill(page, "steps", 100_000)
+    page.click("#negtrans_train_start")
+    wait_for(page, "training")
+    page.wait_for_selector("#negtrans_train_status svg")
+    # a page that is opened again finds the training
+    open_tab(page, webui)
+    wait_for(page, "training")
+    page.click("#negtrans_train_interrupt")
+    wait_for(page, "stopped")
+    step = int(page.get_attribute(STATE, "data-step"))
+    fill(page, "name", NAME)
+    page.click("#negtrans_train_resume")
+    wait_for(page, "training")
+    page.click("#negtrans_train_interrupt")
+    wait_for(page, "stopped")
+    assert int(page.get_attribute(STATE, "data-step")) >= step > 0
+
+
+def test_to_the_end(page, renders):
+    fill(page, "folder", renders)
+    fill(page, "size", 128)
+    fill(page, "steps", 5)
+    page.wait_for_selector('#negtrans_train_name_hint:has-text("resume it")')
+    page.click("#negtrans_train_overwrite input")
+    page.wait_for_selector('#negtrans_train_name_hint:has-text("Trigger word")')
+    page.click("#negtrans_train_start")
+    wait_for(page, "finished")
+    assert page.get_attribute(STATE, "data-step") == "5"
+    page.wait_for_selector("#negtrans_train_previews img")
+
+
+def test_the_card_is_there_without_a_restart(page):
+    choose(page, "img2img")
+    page.click('#img2img_extra_tabs button:has-text("Textual Inversion")')
+    card = f'#img2img_textual_inversion_cards .card[data-name="{NAME}"]'
+    page.wait_for_selector(card)
+    assert f"{NAME}.preview.png" in page.get_attribute(f"{card} img", "src")
+    # the host inserts into the prompt that was clicked last
+    page.fill("#img2img_neg_prompt textarea", "blurry")
+    page.click("#img2img_neg_prompt textarea")
+    page.click(card)
+    page.wait_for_function(f"() => document.querySelector('#img2img_neg_prompt textarea').value === 'blurry {NAME}'")
+    page.fill("#img2img_neg_prompt textarea", "blurry")
+
+
+def test_use_in_img2img(page):
+    choose(page, "Train Negative Embedding")
+    page.wait_for_selector("#negtrans_train_use", state="visible")
+    page.click("#negtrans_train_use")
+    page.wait_for_selector("#img2img_generate", state="visible")
+    page.wait_for_function(
+        "() => document.querySelector('#tab_img2img #script_list input').value === 'Realistic Translation'"
+    )
+    assert page.input_value("#img2img_neg_prompt textarea") == f"blurry, {NAME}"
+    assert page.failures == []
