@@ -70,6 +70,8 @@ class WebuiServer:
     def start(self, timeout: float = 300) -> None:
         """Start and wait until page, API and checkpoint are there. Raises RuntimeError with the log's end."""
         command = ["nice", str(self.python), str(self.webui / "launch.py"), "--data-dir", str(self.data), *FLAGS]
+        # started elsewhere than in its own folder, the host does not serve its own scripts to the page
+        command += ["--gradio-allowed-path", str(self.webui)]
         with (self.data / "webui.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), *self.flags],
