@@ -41,10 +41,13 @@ def make_data_folder(data: Path, model: Path) -> None:
     checkpoints = data / "models" / "Stable-diffusion"
     for folder in (checkpoints, data / "models" / "Lora", data / "embeddings", data / "extensions"):
         folder.mkdir(parents=True, exist_ok=True)
-    for file in (model, model.with_suffix(".yaml")):
-        shutil.copy(file, checkpoints)
-    # its yaml names the text encoder's folder relative to where the webui is started: the data folder
+    shutil.copy(model, checkpoints)
     shutil.copytree(model.parent / "clip", checkpoints / "clip")
+    # it names the text encoder's folder relative to where the webui is started, which is the webui's own folder
+    config = model.with_suffix(".yaml").read_text(encoding="utf-8")
+    (checkpoints / f"{model.stem}.yaml").write_text(
+        config.replace("version: models/Stable-diffusion/clip", f"version: {checkpoints / 'clip'}"), encoding="utf-8"
+    )
     (data / "extensions" / "sd-webui-negtrans").symlink_to(REPOSITORY)
 
 
@@ -75,7 +78,7 @@ class WebuiServer:
         with (self.data / "webui.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--port", str(self.port), *self.flags],
-                cwd=self.data, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                cwd=self.webui, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 env={**os.environ, **QUIET}, start_new_session=True,
             )  # fmt: skip
         ends = time.monotonic() + timeout
