@@ -61,6 +61,7 @@ class WebuiServer:
     flags: tuple[str, ...] = ()
     port: int = field(default_factory=free_port)
     process: subprocess.Popen | None = None
+    start_log: str = ""  # what it had printed when it was ready
 
     @property
     def url(self) -> str:
@@ -87,6 +88,7 @@ class WebuiServer:
                 break
             # no request before that line: one in the middle of the start makes the webui fail
             if "Startup time" in self.log and "Model loaded in" in self.log:
+                self.start_log = self.log
                 return
             time.sleep(0.5)
         tail = self.log[-3000:]
