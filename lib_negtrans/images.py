@@ -40,13 +40,39 @@ class Picture:
 
 
 def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
-    """Files with an image suffix below a folder, sorted, hidden ones and those below `exclude` left out."""
+    """Files with an image suffix below a folder, sorted; hidden ones, those below `exclude` and masks are left out.
+
+    A mask is a file that `find_mask` gives for another picture beside it: never trained on, nor translated.
+    """
+    stems: dict[Path, set[str]] = {}
+    files = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() not in EXTENSIONS or hidden or not path.is_file():
             continue
         if exclude is None or not path.resolve().is_relative_to(exclude.resolve()):
-            yield path
+            files.append(path)
+            stems.setdefault(path.parent, set()).add(path.stem)
+    yield from (path for path in files if not _is_mask(path, stems[path.parent]))
+
+
+def find_mask(path: Path) -> Path | None:
+    """The mask of a picture: `mask_REST.png` beside `PREFIX_REST.png`, or `NAME_mask.png`; None without one."""
+    rest = path.stem.partition("_")[2] or path.stem
+    for name in (f"mask_{rest}.png", f"mask_{path.stem}.png", f"{path.stem}_mask.png"):
+        candidate = path.with_name(name)
+        if candidate.is_file() and candidate != path:
+            return candidate
+    return None
+
+
+def _is_mask(path: Path, beside: set[str]) -> bool:
+    if path.stem.endswith("_mask") and path.stem[: -len("_mask")] in beside:
+        return True
+    rest = path.stem.removeprefix("mask_")
+    return rest != path.stem and any(
+        stem == rest or (stem.partition("_")[2] == rest and not stem.startswith("mask_")) for stem in beside
+    )
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

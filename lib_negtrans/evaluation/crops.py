@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lib_negtrans.images import ImageError, flatten_alpha, iter_image_files, load_picture
+from lib_negtrans.images import ImageError, find_mask, flatten_alpha, iter_image_files, load_picture
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 MARGIN = 4  # around the garment; sleeves cut off at the very edge look wrong in themselves
@@ -63,16 +63,6 @@ def cut_mask(mask: Tensor, box: Box, size: int) -> Tensor:
     return interpolate(part, size=(size, size), mode="bilinear", antialias=True, align_corners=False)[0, 0] > 0.5
 
 
-def find_mask(path: Path) -> Path | None:
-    """The mask of a picture: `mask_REST.png` beside `PREFIX_REST.png`, or `NAME_mask.png`; None without one."""
-    rest = path.stem.partition("_")[2] or path.stem
-    for name in (f"mask_{rest}.png", f"mask_{path.stem}.png", f"{path.stem}_mask.png"):
-        candidate = path.with_name(name)
-        if candidate.is_file() and candidate != path:
-            return candidate
-    return None
-
-
 def load_render(path: Path, name: str | None = None) -> Render:
     """A render with its mask: from `find_mask`, else from alpha, else everything. Raises ImageError."""
     picture, found = load_picture(path), find_mask(path)
@@ -90,8 +80,7 @@ def load_render(path: Path, name: str | None = None) -> Render:
 
 def render_files(folder: Path) -> list[Path]:
     """The pictures of a folder tree that are not masks, sorted."""
-    files = list(iter_image_files(folder))
-    return [p for p in files if not (p.stem.startswith("mask_") or p.stem.endswith("_mask"))]
+    return list(iter_image_files(folder))
 
 
 def spread(files: Sequence[Path], count: int | None) -> list[Path]:

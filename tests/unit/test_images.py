@@ -137,3 +137,13 @@ def test_walk_leaves_out_hidden_files_the_output_and_other_kinds(tmp_path):
 def test_png_text_survives_in_any_language(tmp_path):
     save_png(tmp_path / "a.png", Image.new("RGB", (8, 8)), {"parameters": "写真, a photo\nSteps: 1"})
     assert Image.open(tmp_path / "a.png").text["parameters"] == "写真, a photo\nSteps: 1"
+
+
+def test_masks_beside_their_pictures_are_no_pictures(tmp_path):
+    """A render folder with a mask beside each render: nobody wants those trained on or translated."""
+    for name in ("mh_1.png", "mask_1.png", "shirt.jpg", "shirt_mask.png", "mask_ball.png", "cat_mask.png", "2.png"):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    (tmp_path / "mask_2.png").write_bytes((tmp_path / "mask_1.png").read_bytes())
+    names = [path.name for path in iter_image_files(tmp_path)]
+    # mask_ball.png and cat_mask.png are masks of nothing here
+    assert names == ["2.png", "cat_mask.png", "mask_ball.png", "mh_1.png", "shirt.jpg"]
