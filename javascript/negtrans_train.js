@@ -34,8 +34,22 @@
         }
     }
 
+    let panelSeen = false;
+
+    // the page's own list of embeddings is as old as the page: ask again whenever the script's panel comes into sight
+    function listEmbeddings() {
+        const panel = root().querySelector("#negtrans_img2img_embedding");
+        const seen = Boolean(panel) && panel.offsetParent !== null;
+        if (seen && !panelSeen) {
+            const button = root().querySelector("#negtrans_img2img_list_embeddings");
+            if (button) button.click();
+        }
+        panelSeen = seen;
+    }
+
     function poll() {
         try {
+            listEmbeddings();
             const status = root().querySelector("#negtrans_train_status");
             const button = root().querySelector("#negtrans_train_poll");
             // offsetParent is null while another tab is chosen
