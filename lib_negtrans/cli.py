@@ -211,6 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     from . import app, demo
     from .evaluation import command as evaluation_command
     from .training import command as training_command
+    from .preparation import command as preparation_command
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -255,6 +256,10 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(run=training_command.run)
 
     evaluate = commands.add_parser("evaluate", parents=[common], help="measure translations against photographs")
+    preparation = commands.add_parser("prepare", parents=[common], help="from any tree of pictures to a training folder")
+    preparation_command.add_arguments(preparation)
+    preparation.set_defaults(run=preparation_command.run)
+
     evaluation_command.add_arguments(evaluate)
     evaluate.set_defaults(run=evaluation_command.run)
 

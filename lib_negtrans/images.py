@@ -20,6 +20,8 @@ from .params import ParamError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MINIMUM_SIDE = 64  # the UNet's lowest level would be empty below this
 MULTIPLE = 8  # the VAE's factor
+TOO_LARGE = "has too many pixels to be opened safely: make it smaller."
+MAXIMUM_PIXELS = 180_000_000  # Pillow's own limit, which the program around us may have switched off
 
 
 class ImageError(Exception):
@@ -53,7 +55,7 @@ def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path
         if exclude is None or not path.resolve().is_relative_to(exclude.resolve()):
             files.append(path)
             stems.setdefault(path.parent, set()).add(path.stem)
-    yield from (path for path in files if not _is_mask(path, stems[path.parent]))
+    yield from (path for path in files if not is_mask(path, stems[path.parent]))
 
 
 def find_mask(path: Path) -> Path | None:
@@ -66,7 +68,8 @@ def find_mask(path: Path) -> Path | None:
     return None
 
 
-def _is_mask(path: Path, beside: set[str]) -> bool:
+def is_mask(path: Path, beside: set[str]) -> bool:
+    """Whether `find_mask` gives this file for another picture; beside: the stems of its folder's pictures."""
     if path.stem.endswith("_mask") and path.stem[: -len("_mask")] in beside:
         return True
     rest = path.stem.removeprefix("mask_")
@@ -100,13 +103,17 @@ def load_picture(file: Path | BinaryIO) -> Picture:
     """
     try:
         with Image.open(file) as opened:
+            if opened.width * opened.height > MAXIMUM_PIXELS:
+                raise ImageError(TOO_LARGE)
             opened.load()
             image = ImageOps.exif_transpose(opened)
             image.info.setdefault("icc_profile", opened.info.get("icc_profile"))
     except FileNotFoundError:
         raise ImageError("there is no such file.") from None
     except Image.DecompressionBombError:
-        raise ImageError("has too many pixels to be opened safely: make it smaller.") from None
+        raise ImageError(TOO_LARGE) from None
+    except MemoryError:
+        raise ImageError("needs more memory than there is: make it smaller.") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"cannot be read as a picture ({type(error).__name__}): replace or remove it.") from error
     return picture_from_pil(image)

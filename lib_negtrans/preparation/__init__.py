@@ -1,0 +1,1 @@
+"""From any tree of pictures to a folder that can be trained on."""

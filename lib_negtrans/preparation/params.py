@@ -1,0 +1,57 @@
+"""What `prepare` can be asked for: one model for command line, tab and API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..params import ParamError, _Params, option
+
+FITS = ("crop", "subject", "pad", "aspect")
+CAPTIONS = ("folders", "files", "none")
+
+
+@dataclass
+class PrepareParams(_Params):
+    """One preparation."""
+
+    size: int = option(
+        512, "Picture size", "Side of the prepared pictures in pixels, a multiple of 8.",
+        minimum=64, maximum=4096, step=8,
+    )  # fmt: skip
+    fit: str = option(
+        "crop", "Fit",
+        "crop: the largest square around the subject, padded only if the subject would be cut; subject: close around it; "
+        "pad: the whole picture; aspect: the whole picture in its own shape.",
+        choices=FITS,
+    )  # fmt: skip
+    total: int = option(
+        0, "How many", "Drawn at random from all that can be used; 0 takes all.", minimum=0, maximum=10_000_000, step=1
+    )
+    balance: bool = option(
+        False, "Balance sub-folders",
+        "Every sub-folder gives as many as the others, at every level; without a number, as the smallest has.",
+    )  # fmt: skip
+    minimum: int = option(
+        0, "Smallest side", "Pictures with a shorter side than this are left out; 0: than the size, so none is enlarged.",
+        minimum=0, maximum=4096, step=8,
+    )  # fmt: skip
+    duplicates: int = option(
+        10, "Near-duplicates", "Pictures that differ in at most so many of 256 marks are the same; -1 keeps all.",
+        minimum=-1, maximum=128, step=1,
+    )  # fmt: skip
+    captions: str = option(
+        "folders", "Captions", "A .txt beside a picture is kept; without one the names of its sub-folders are the caption.",
+        choices=CAPTIONS,
+    )  # fmt: skip
+    seed: int = option(0, "Seed of the choice", "Another number, another choice.", minimum=0, maximum=2**63 - 1)
+
+    def validate(self) -> PrepareParams:
+        super().validate()
+        if self.size % 8:
+            raise ParamError(f"Picture size must be a multiple of 8, not {self.size}.")
+        return self
+
+    @property
+    def smallest(self) -> int:
+        """The shortest side that is taken."""
+        return self.minimum or self.size

@@ -1,0 +1,54 @@
+"""What lies below a folder: pictures, and what could not be looked into. Links are followed, each folder once."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..images import EXTENSIONS, is_mask
+
+
+@dataclass
+class Tree:
+    """pictures: paths relative to the folder, as POSIX text, sorted. problems: (relative path, reason)."""
+
+    pictures: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def look_through(folder: Path, exclude: Path | None = None) -> Tree:
+    """Every picture below a folder but hidden ones, masks beside their pictures, and what lies below `exclude`."""
+    tree = Tree()
+    folder = Path(os.path.realpath(folder))
+    left_out = None if exclude is None else os.path.realpath(exclude)
+    seen: set[str] = set()
+
+    def complain(error: OSError) -> None:
+        tree.problems.append((_relative(Path(error.filename), folder), f"cannot be opened ({error.strerror})."))
+
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=complain):
+        real = os.path.realpath(here)
+        # a link up the tree would never end, a second one to the same folder would give its pictures twice
+        if real in seen or real == left_out:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        names = [n for n in files if not n.startswith(".") and Path(n).suffix.lower() in EXTENSIONS]
+        stems = {Path(name).stem for name in names}
+        for name in names:
+            path = Path(here, name)
+            if is_mask(path, stems):
+                continue
+            relative = _relative(path, folder)
+            if path.is_file():
+                tree.pictures.append(relative)
+            else:
+                tree.problems.append((relative, "is a link that leads nowhere."))
+    tree.pictures.sort()
+    return tree
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

@@ -1,0 +1,51 @@
+"""Picture sizes for training: a square, or for other aspects a rectangle of about the same area (a bucket)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+ASPECTS = ("buckets", "square")
+WIDEST = 2.5  # times as wide as high, or as high as wide; what is longer is cropped to that
+
+
+def bucket_sizes(size: int) -> list[tuple[int, int]]:
+    """(width, height) of all buckets for a square's side: at most its area, sides of multiples of an eighth of it.
+
+    After the aspect-ratio bucketing of NovelAI and kohya's sd-scripts; at 512 the sides are multiples of 64.
+    """
+    step = max(8, size // 64 * 8)
+    sides = range(step * math.floor(size / math.sqrt(WIDEST) / step), int(size * math.sqrt(WIDEST)) + 1, step)
+    found = {(size, size)}
+    for width in sides:
+        height = size * size // width // step * step
+        if 1 / WIDEST <= width / height <= WIDEST:
+            found |= {(width, height), (height, width)}
+    return sorted(found)
+
+
+def bucket_for(size: int, picture: tuple[int, int], aspect: str = "buckets") -> tuple[int, int]:
+    """(width, height) at which a picture of (width, height) is trained: the bucket nearest in aspect, or the square."""
+    if aspect == "square" or picture[0] == picture[1]:
+        return size, size
+    wanted = math.log(picture[0] / picture[1])
+    # of two as near, the larger
+    return min(bucket_sizes(size), key=lambda b: (round(abs(math.log(b[0] / b[1]) - wanted), 9), -b[0] * b[1]))
+
+
+def cover(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) in [0, 1] -> (C, height, width) of (width, height): resized (bicubic, antialiased), the rest cropped.
+
+    The centre is kept.
+    """
+    height, width = image.shape[1:]
+    scale = max(size[0] / width, size[1] / height)
+    target = (max(size[1], round(height * scale)), max(size[0], round(width * scale)))
+    if target != (height, width):
+        image = torch.nn.functional.interpolate(
+            image[None], size=target, mode="bicubic", antialias=True, align_corners=False
+        )[0].clamp(0.0, 1.0)
+    top, left = (target[0] - size[1]) // 2, (target[1] - size[0]) // 2
+    return image[:, top : top + size[1], left : left + size[0]]
