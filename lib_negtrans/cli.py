@@ -129,11 +129,12 @@ def given(args: argparse.Namespace, params: type) -> dict[str, Any]:
 
 def describe_cost(host: ModelHost, params: TranslationParams, forwards: Forwards) -> str:
     """The UNet calls of one picture, and how many whole forwards they are worth by FLOPs at 512x512."""
-    from .core.attention import AttentionControl, shallow_layers
+    from .core.attention import AttentionControl
     from .core.cost import call_costs
+    from .variants import tac_plan_of
 
     latent_size = (64, 64)
-    control = AttentionControl(shallow_layers(host.unet, latent_size, params.tac_layers))
+    control = AttentionControl(tac_plan_of(params, host.unet, latent_size).layers)
     costs = call_costs(host.unet, control, latent_size, (77, host.embedding_width))
     return f"{forwards}: the work of {forwards.whole(costs):.1f} whole ones at 512x512"
 
@@ -210,8 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from . import app, demo
     from .evaluation import command as evaluation_command
-    from .training import command as training_command
     from .preparation import command as preparation_command
+    from .training import command as training_command
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -255,11 +256,11 @@ def build_parser() -> argparse.ArgumentParser:
     training_command.add_arguments(train)
     train.set_defaults(run=training_command.run)
 
-    evaluate = commands.add_parser("evaluate", parents=[common], help="measure translations against photographs")
     preparation = commands.add_parser("prepare", parents=[common], help="from any tree of pictures to a training folder")
     preparation_command.add_arguments(preparation)
     preparation.set_defaults(run=preparation_command.run)
 
+    evaluate = commands.add_parser("evaluate", parents=[common], help="measure translations against photographs")
     evaluation_command.add_arguments(evaluate)
     evaluate.set_defaults(run=evaluation_command.run)
 

@@ -24,8 +24,9 @@ def _quote(value: object) -> str:
 
 
 def translation_fields(params: TranslationParams) -> dict[str, object]:
-    """Infotext key -> value for every option that has a key; empty texts are left out."""
-    fields = {opt.infotext: getattr(params, name) for name, opt in params.options().items() if opt.infotext}
+    """Infotext key -> value for every option that has a key; empty texts, and what does nothing here, are left out."""
+    named = {name: opt.infotext for name, opt in params.options().items() if opt.infotext and params.applies(name)}
+    fields = {key: getattr(params, name) for name, key in named.items()}
     return {VERSION_KEY: __version__} | {key: value for key, value in fields.items() if value != ""}
 
 
@@ -73,8 +74,8 @@ def settings_from_infotext(text: str) -> dict[str, object]:
     result: dict[str, object] = {"prompt": prompt, "negative_prompt": negative}
     if "Seed" in pairs:
         result["seed"] = int(pairs["Seed"])
-    # an empty text is not written
-    result["source_prompt"] = defaults.source_prompt
+    # an empty text is not written, nor what does nothing
+    result |= {name: getattr(defaults, name) for name, opt in options.items() if opt.infotext}
     return result | translation_params_from_fields({**shared, **pairs})
 
 

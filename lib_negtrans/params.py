@@ -10,8 +10,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from .core.schedule import strength_steps, timestep_grid
+from .core.guidance import KINDS as GUIDANCE_KINDS
+from .core.schedule import TRAIN_STEPS, strength_steps, timestep_grid
 from .core.translate import controlled_steps
+
+DEPTHS = 4  # resolutions of an SD1 UNet
 
 
 class ParamError(ValueError):
@@ -29,6 +32,8 @@ class Option:
     step: float | None = None
     choices: tuple[str, ...] | None = None
     infotext: str | None = None  # key in the PNG text, beginning with "NegTrans"
+    advanced: bool = False  # behind the panel's "More options"
+    applies: tuple[str, tuple[Any, ...]] | None = None  # (field, values) under which it does anything at all
 
 
 def option(default: Any, label: str, help: str, **limits: Any) -> Any:
@@ -42,6 +47,11 @@ class _Params:
     def options(cls) -> dict[str, Option]:
         """Field name -> Option, in order."""
         return {f.name: f.metadata["option"] for f in dataclasses.fields(cls) if "option" in f.metadata}
+
+    def applies(self, name: str) -> bool:
+        """Whether this option does anything, given the others: a top-k ratio does not without top-k."""
+        condition = self.options()[name].applies
+        return condition is None or getattr(self, condition[0]) in condition[1]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Any:
@@ -111,15 +121,65 @@ class TranslationParams(_Params):
         choices=("inversion", "noise"), infotext="NegTrans start",
     )  # fmt: skip
     guidance: str = option(
-        "cfg", "Guidance", "How the negative is subtracted.", choices=("cfg",), infotext="NegTrans guidance"
-    )
+        "cfg", "Guidance",
+        "What of the negative is subtracted: all (cfg), what does not oppose the prompt (perp), its strongest values "
+        "(topk), where it outweighs the prompt (salience), each channel's strongest, in chosen steps (sega).",
+        choices=GUIDANCE_KINDS, infotext="NegTrans guidance",
+    )  # fmt: skip
+    topk_ratio: float = option(
+        0.5, "Top-k ratio", "Guidance topk: this share of the negative's values, the largest, is subtracted; 1 is cfg.",
+        minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
+        advanced=True, applies=("guidance", ("topk",)),
+    )  # fmt: skip
+    sega_threshold: float = option(
+        0.5, "SEGA threshold", "Guidance sega: values below this quantile of their channel stay; 0 subtracts all.",
+        minimum=0.0, maximum=0.99, step=0.01, infotext="NegTrans SEGA threshold",
+        advanced=True, applies=("guidance", ("sega",)),
+    )  # fmt: skip
+    sega_warmup: int = option(
+        1, "SEGA warm-up", "Guidance sega: steps before the negative is first subtracted.",
+        minimum=0, maximum=999, step=1, infotext="NegTrans SEGA warm-up",
+        advanced=True, applies=("guidance", ("sega",)),
+    )  # fmt: skip
+    sega_cooldown: int = option(
+        0, "SEGA cool-down", "Guidance sega: the step from which the negative is no longer subtracted; 0 is never.",
+        minimum=0, maximum=999, step=1, infotext="NegTrans SEGA cool-down",
+        advanced=True, applies=("guidance", ("sega",)),
+    )  # fmt: skip
+    sega_momentum: float = option(
+        0.1, "SEGA momentum", "Guidance sega: share of the earlier steps' direction that is added to each step's.",
+        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans SEGA momentum",
+        advanced=True, applies=("guidance", ("sega",)),
+    )  # fmt: skip
+    sega_beta: float = option(
+        0.4, "SEGA momentum decay", "Guidance sega: how slowly the earlier steps' direction is forgotten.",
+        minimum=0.0, maximum=0.99, step=0.05, infotext="NegTrans SEGA momentum decay",
+        advanced=True, applies=("guidance", ("sega",)),
+    )  # fmt: skip
+    cfg_rescale: float = option(
+        0.0, "CFG rescale", "Brings the guided prediction's contrast back to the unguided one's: 0 is off, 1 wholly.",
+        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans CFG rescale", advanced=True,
+    )  # fmt: skip
+    tac_halves: str = option(
+        "cond", "TAC halves", "Attention control of the prompt's prediction (cond), or of the negative's too (both).",
+        choices=("cond", "both"), infotext="NegTrans TAC halves", advanced=True,
+    )  # fmt: skip
+    tac_blend: float = option(
+        1.0, "TAC blend", "The source's share in controlled queries and keys: 1 replaces the picture's own, 0 is off.",
+        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC blend", advanced=True,
+    )  # fmt: skip
+    tac_depths: str = option(
+        "", "TAC depths",
+        "A TAC ratio for each depth, full resolution first, such as 0.9 0.9 0.5; replaces TAC layers and TAC ratio.",
+        infotext="NegTrans TAC depths", advanced=True,
+    )  # fmt: skip
     features: str = option(
         "auto", "Source features", "Where Q and K come from: captured in the inversion, or recomputed at each step.",
-        choices=("auto", "captured", "recomputed"), infotext="NegTrans features",
+        choices=("auto", "captured", "recomputed"), infotext="NegTrans features", advanced=True,
     )  # fmt: skip
     order: str = option(
         "ascending", "Inversion order", "Ascending is right; published repeats the released code.",
-        choices=("ascending", "published"), infotext="NegTrans order",
+        choices=("ascending", "published"), infotext="NegTrans order", advanced=True,
     )  # fmt: skip
     seed: int = option(0, "Seed", "Seed of the noise when starting from noise.", minimum=0, maximum=2**63 - 1)
 
@@ -131,6 +191,7 @@ class TranslationParams(_Params):
             timestep_grid(self.steps, self.strength)
         except ValueError as error:
             raise ParamError(str(error)) from error
+        self.depth_ratios()
         if self.order == "published" and (self.fixed_point or self.features == "captured"):
             raise ParamError("The published inversion order needs 0 fixed-point iterations and recomputed features.")
         return self
@@ -142,12 +203,34 @@ class TranslationParams(_Params):
             return self.features
         return "captured" if self.fixed_point >= 1 else "recomputed"
 
+    def depth_ratios(self) -> tuple[float, ...]:
+        """`tac_depths` as numbers, by level; () when it is empty. Raises ParamError."""
+        words = self.tac_depths.replace(",", " ").split()
+        try:
+            ratios = tuple(float(word) for word in words)
+        except ValueError:
+            ratios = (math.nan,)
+        if len(ratios) > DEPTHS or not all(0 <= ratio <= 1 for ratio in ratios):
+            raise ParamError(
+                f"TAC depths must be up to {DEPTHS} numbers between 0 and 1 with spaces between them, "
+                f"such as 0.9 0.9 0.5, not {self.tac_depths!r}."
+            )
+        return ratios
+
+    def tac_steps_at(self, level: int) -> int:
+        """How many of the first sampled steps are under attention control at this depth, 0 the full resolution."""
+        depths = self.depth_ratios()
+        if not self.tac_blend or 0 < len(depths) <= level:
+            return 0
+        ratio = depths[level] if depths else self.tac_ratio
+        if self.order == "published":  # the released code multiplies in another order (METHOD: R4)
+            return int(self.steps * self.strength * ratio)
+        return controlled_steps(strength_steps(self.steps, self.strength), ratio)
+
     @property
     def tac_steps(self) -> int:
-        """How many of the first sampled steps are under attention control."""
-        if self.order == "published":  # the released code multiplies in another order (METHOD: R4)
-            return int(self.steps * self.strength * self.tac_ratio)
-        return controlled_steps(strength_steps(self.steps, self.strength), self.tac_ratio)
+        """How many of the first sampled steps are under attention control at any depth."""
+        return max(self.tac_steps_at(level) for level in range(DEPTHS))
 
 
 # Each preset with a sentence for the user; None in `values` never occurs, fields left out keep the caller's value.
@@ -191,12 +274,41 @@ class TrainingParams(_Params):
         4, "Gradient accumulation", "Forward passes per optimizer step.", minimum=1, maximum=1024, step=1
     )
     size: int = option(
-        512, "Size", "Short side of the training pictures in pixels, a multiple of 8.", minimum=64, maximum=2048, step=8
-    )
-    template: str = option(
-        "filewords", "Caption template",
-        "Lines with [name] and [filewords]; a file, or one of the built-in: filewords, name, style.",
+        512, "Size", "Side of the training pictures in pixels, a multiple of 8; other aspects get the same area.",
+        minimum=64, maximum=2048, step=8,
     )  # fmt: skip
+    aspect: str = option(
+        "buckets", "Other aspects", "Pictures that are not square keep their shape (buckets), or are cropped to it.",
+        choices=("buckets", "square"),
+    )  # fmt: skip
+    template: str = option(
+        "auto", "Caption template",
+        "Lines with [name] and [filewords]: a file, or filewords, name, style; auto is filewords where there are .txt.",
+    )  # fmt: skip
+    shuffle_tags: bool = option(
+        False, "Shuffle tags", "The words of a caption between commas come in another order each time."
+    )
+    tag_dropout: float = option(
+        0.0, "Tag dropout", "Probability with which each of those words is left out.",
+        minimum=0.0, maximum=1.0, step=0.05,
+    )  # fmt: skip
+    keep_tags: int = option(
+        0, "Tags kept", "The first ones that are neither shuffled nor left out.", minimum=0, maximum=100, step=1
+    )
+    latent_sampling: str = option(
+        "mean", "Latent sampling", "What the VAE gives for a picture: its mean, one sample, or a new one at each step.",
+        choices=("mean", "once", "step"),
+    )  # fmt: skip
+    latent_cache: str = option(
+        "memory", "Latent cache", "Where encoded pictures wait; on disk they are there for the next training too.",
+        choices=("memory", "disk"),
+    )  # fmt: skip
+    flip: bool = option(
+        False, "Horizontal flip", "Shows half of the pictures mirrored; garments are not symmetric, so rather not."
+    )
+    alpha_weight: bool = option(
+        False, "Loss weight from transparency", "What is transparent counts less; a wholly opaque picture as before."
+    )
     pattern: str = option(
         "", "File name pattern", 'Trains only on file names that match, such as "mh_*"; empty takes all.'
     )
@@ -207,7 +319,68 @@ class TrainingParams(_Params):
         choices=("grey", "white"),
     )
     objective: str = option(
-        "reconstruct", "Objective", "What is learnt: to reconstruct the renders.", choices=("reconstruct",)
+        "reconstruct", "Objective",
+        "Reconstruct the renders; contrastive also learns what, subtracted, explains real photos better.",
+        choices=("reconstruct", "contrastive"),
+    )  # fmt: skip
+    photo_weight: float = option(
+        1.0, "Photo weight", "Contrastive: pull of the photos; at 1 they pull as hard as the renders.",
+        minimum=0.0, maximum=100.0, step=0.1,
+    )  # fmt: skip
+    photo_guidance: float = option(
+        7.5, "Guidance in the loss", "Contrastive: the CFG scale at which the vectors are subtracted from photos.",
+        minimum=1.5, maximum=30.0, step=0.5,
+    )  # fmt: skip
+    min_timestep: int = option(
+        -1, "Lowest timestep", "Trains from this timestep on; -1: the first that a translation uses.",
+        minimum=-1, maximum=999, step=1,
+    )  # fmt: skip
+    max_timestep: int = option(
+        -1, "Highest timestep", "Trains up to this timestep; -1: the last that a translation at the strength uses.",
+        minimum=-1, maximum=999, step=1,
+    )  # fmt: skip
+    min_snr_gamma: float = option(
+        0.0, "Min-SNR gamma", "Weighs low timesteps down (5 is usual); 0 is off: they are where texture is learnt.",
+        minimum=0.0, maximum=100.0, step=0.5,
+    )  # fmt: skip
+    huber: float = option(
+        0.0, "Huber loss", "Errors beyond this size count linearly, which outliers like; 0 is the plain square.",
+        minimum=0.0, maximum=10.0, step=0.05,
+    )  # fmt: skip
+    optimizer: str = option(
+        "adamw", "Optimizer", "adamw8bit needs the package bitsandbytes; prodigy needs prodigyopt and learning rate 1.",
+        choices=("adamw", "adamw8bit", "prodigy"),
+    )  # fmt: skip
+    precision: str = option(
+        "model", "Precision", "Of the UNet's passes: the model's own, or autocast to fp16 (with a loss scale) or bf16.",
+        choices=("model", "fp32", "fp16", "bf16"),
+    )  # fmt: skip
+    norm_decay: float = option(
+        0.0, "Norm decay", "Share by which vectors longer than real tokens are shortened towards them at every step.",
+        minimum=0.0, maximum=1.0, step=0.01,
+    )  # fmt: skip
+    ema: float = option(
+        0.0, "Average of the vectors", "The result is a moving average with this decay, such as 0.99; 0 is off.",
+        minimum=0.0, maximum=0.9999, step=0.01,
+    )  # fmt: skip
+    validate_every: int = option(
+        0, "Validate every", "Steps between measurements on pictures that are not trained on; 0 is never.",
+        minimum=0, maximum=1_000_000,
+    )  # fmt: skip
+    holdout: float = option(
+        0.1, "Held out", "For validation: a share of the pictures, or from 1 on their number.",
+        minimum=0.0, maximum=1000.0, step=0.01,
+    )  # fmt: skip
+    patience: int = option(
+        0, "Patience", "Stops after this many validations without a better one; 0 never stops early.",
+        minimum=0, maximum=1000, step=1,
+    )  # fmt: skip
+    result: str = option(
+        "last", "Result", "What the embedding holds: the last vectors, or the best that a validation has seen.",
+        choices=("last", "best"),
+    )  # fmt: skip
+    licence: str = option(
+        "", "Licence note", "Written into the embedding and its card, such as CC BY 4.0; empty writes none."
     )
     save_every: int = option(50, "Checkpoint every", "Steps between checkpoints.", minimum=1, maximum=1_000_000, step=1)
     keep: int = option(2, "Checkpoints kept", "Older ones are removed.", minimum=1, maximum=1000, step=1)
@@ -229,4 +402,26 @@ class TrainingParams(_Params):
         super().validate()
         if self.size % 8:
             raise ParamError(f"Size must be a multiple of 8, not {self.size}.")
+        low, high = self.timesteps
+        if low > high:
+            raise ParamError(f"Lowest timestep {low} lies above the highest, {high}: change one of them.")
+        for name in ("patience", "result"):
+            if not self.validate_every and getattr(self, name) != getattr(type(self), name):
+                label = self.options()[name].label
+                raise ParamError(f"{label} needs validation: set Validate every to a number of steps, such as 50.")
         return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """How many rows a process does in an optimizer step."""
+        return self.batch_size * self.accumulation
+
+    @property
+    def timesteps(self) -> tuple[int, int]:
+        """The inclusive range that is trained: from the strength, unless named.
+
+        The grid 1 + i*floor(1000/N), i < int(N*strength), stays below 1000*strength + 1: strength .3 gives (0, 300).
+        """
+        last = min(TRAIN_STEPS - 1, round(TRAIN_STEPS * self.strength))
+        high = self.max_timestep if self.max_timestep >= 0 else max(last, self.min_timestep)
+        return max(0, self.min_timestep), high

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from .core import guidance
-from .core.attention import AttentionControl, Features, shallow_layers
+from .core.attention import AttentionControl, Features
 from .core.inversion import Trajectory, finish, inversion_steps
 from .core.schedule import Schedule
 from .core.sharing import shared_prefix
 from .core.translate import translation_steps
 from .hosts.protocol import HostError, ModelHost
 from .params import TranslationParams
+from .variants import guidance_of, tac_plan_of
 
 if TYPE_CHECKING:
     from .core.cost import CallCosts
@@ -43,8 +44,8 @@ class Progress:
 class Forwards:
     """UNet sample-forwards, in rows, each counted whole: of the inversion, of guided calls, of source calls.
 
-    pairs, controlled: how many rows of guided calls shared their prompt-free part with another prompt's, without and
-    with attention control; `whole` counts what those, and source calls that end early, really cost.
+    pairs, controlled: two for each row of guided calls that took its prompt-free part over from another prompt's,
+    without and with queries and keys replaced; `whole` counts what those, and source calls that end early, really cost.
     """
 
     inversion: int = 0
@@ -82,22 +83,25 @@ class Translation:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Contexts (1, 77*k, width) of the three prompts; unconditional only where the inversion needs guidance."""
+    """Contexts (1, 77*k, width) of the prompts; unconditional only where the inversion needs guidance."""
 
     cond: Tensor
     negative: Tensor
     source: Tensor
     unconditional: Tensor | None
+    empty: Tensor | None = None  # beside cond and negative, where the guidance needs it and the prompt is another
 
 
 def encode_conditioning(host: ModelHost, params: TranslationParams, embeddings: Mapping[str, Tensor]) -> Conditioning:
     """Encode the prompts of a translation; cond and negative come out with the same number of chunks."""
-    cond, negative = host.encode_prompts([params.prompt, params.negative_prompt], embeddings).split(1)
+    prompts = [params.prompt, params.negative_prompt, *([""] if params.guidance != "cfg" else [])]
+    cond, negative, *others = host.encode_prompts(prompts, embeddings).split(1)
+    empty = next((other for other in others if not torch.equal(other, cond)), None)
     source = host.encode_prompts([params.source_prompt], embeddings)
     # the released code guides its inversion too; with an empty source prompt that cancels
     guided = params.order == "published" and params.source_prompt != ""
     unconditional = host.encode_prompts([""]) if guided else None
-    return Conditioning(cond, negative, source, unconditional)
+    return Conditioning(cond, negative, source, unconditional, empty)
 
 
 @torch.no_grad()
@@ -116,7 +120,9 @@ def translate_latent(
     batch = latent.shape[0]
     schedule = Schedule.from_strength(host.alphas_cumprod, params.steps, params.strength, host.prediction_type)
     tac_steps = params.tac_steps
-    control = AttentionControl(shallow_layers(host.unet, tuple(latent.shape[-2:]), params.tac_layers))
+    tac = tac_plan_of(params, host.unet, tuple(latent.shape[-2:]))
+    control = AttentionControl(tac.layers)
+    guide = guidance_of(params)
     conditioning = encode_conditioning(host, params, embeddings or {})
     counts = dict.fromkeys(("inversion", "guided", "source", "pairs", "controlled"), 0)
 
@@ -137,20 +143,31 @@ def translate_latent(
     def predict_source(z: Tensor, timestep: int) -> Tensor:
         return evaluate("source", z, timestep, conditioning.source)[0]
 
-    # rows whose result cannot matter are not computed; under TAC the two branches differ even for equal prompts
+    # under TAC the two branches differ even for equal prompts, unless it controls both
     same_prompts = torch.equal(conditioning.cond, conditioning.negative)
 
     def predict_guided(z: Tensor, timestep: int, features: Features | None) -> Tensor:
-        if params.cfg_scale == 1 or (same_prompts and features is None):
-            contexts, rows = (conditioning.cond,), list(range(batch))
-        else:
-            contexts, rows = (conditioning.negative, conditioning.cond), [-1] * batch + list(range(batch))
-        if len(contexts) == 2:
-            counts["pairs" if features is None else "controlled"] += 2 * batch
-        injection = nullcontext() if features is None else control.inject(features, rows)
+        step = len(schedule) - 1 - schedule.timesteps.index(timestep)
+        contexts, rows = {}, []
+        # rows whose result cannot matter are not computed
+        if params.cfg_scale != 1 and not (same_prompts and (features is None or tac.both_halves)):
+            contexts["negative"] = conditioning.negative
+            rows += range(batch) if tac.both_halves else [-1] * batch
+        if params.cfg_scale != 1 and conditioning.empty is not None:
+            contexts["empty"] = conditioning.empty
+            rows += range(batch)
+        contexts["cond"] = conditioning.cond
+        rows += range(batch)
+        # each further prompt shares the first one's prompt-free part: worth what a pair's sharing is
+        shares = "pairs" if features is None or tac.blend < 1 else "controlled"
+        counts[shares] += 2 * batch * (len(contexts) - 1)
+        injection = nullcontext() if features is None else control.inject(features, rows, tac.strengths(step))
         with shared_prefix(host.unet, len(contexts)), injection:
-            predictions = evaluate("guided", z, timestep, *contexts)
-        return predictions[0] if len(predictions) == 1 else guidance.cfg(*predictions, params.cfg_scale)
+            found = dict(zip(contexts, evaluate("guided", z, timestep, *contexts.values()), strict=True))
+        if len(found) == 1:
+            return found["cond"]
+        cond = found["cond"]
+        return guide(found.get("empty", cond), cond, found.get("negative", cond), params.cfg_scale, step)
 
     inverts = params.start == "inversion" or tac_steps > 0
     captures = params.features_from == "captured" and tac_steps > 0
@@ -174,7 +191,8 @@ def translate_latent(
             start, schedule, predict_guided,
             trajectory=trajectory, tac_steps=tac_steps, features_from=params.features_from,
             control=control, predict_source=predict_source,
-            source_is_cond=params.source_prompt == params.prompt,
+            source_is_cond=params.source_prompt == params.prompt
+            and not tac.both_halves and conditioning.empty is None,
         )  # fmt: skip
         result = yield from _relay(steps, "translation", total - len(schedule), total)
     return result, trajectory, Forwards(**counts)

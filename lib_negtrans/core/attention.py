@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -127,6 +127,7 @@ class AttentionControl:
         self._stop_early = False
         self._captured_rows: slice | None = None
         self._injecting: tuple[Features, Sequence[int]] | None = None
+        self._strengths: Mapping[str, float] = {}
 
     def __enter__(self) -> AttentionControl:
         if self._handles:
@@ -146,16 +147,19 @@ class AttentionControl:
             handle.remove()
         self._handles.clear()
         self._capturing = self._injecting = None
+        self._strengths = {}
 
     def _pre_hook(self, name: str):
         def pre_hook(_module: nn.Module, args: tuple) -> tuple | None:
-            if self._capturing is not None or self._injecting is None:
+            if self._capturing is not None or self._injecting is None or not self._strength(name):
                 return None
             rows = self._injecting[1]
             if len(rows) != args[0].shape[0]:
                 raise AttentionShapeError(
                     f"layer {name} was called with {args[0].shape[0]} rows, {len(rows)} were announced."
                 )
+            if self._strength(name) < 1:
+                return None  # each row's own projection is a part of the blend
             kept = _kept_rows(rows)
             return None if len(kept) == len(rows) else (args[0][_index(kept)], *args[1:])
 
@@ -166,7 +170,7 @@ class AttentionControl:
             if self._capturing is not None:
                 self._record(name, which, output)
                 return None
-            if self._injecting is not None:
+            if self._injecting is not None and self._strength(name):
                 return self._replaced(name, which, output)
             return None
 
@@ -179,8 +183,11 @@ class AttentionControl:
         if self._stop_early and len(self._capturing) == len(self.layers) and None not in pair:
             raise _CaptureComplete
 
+    def _strength(self, name: str) -> float:
+        return self._strengths.get(name, 1.0)
+
     def _replaced(self, name: str, which: int, output: Tensor) -> Tensor:
-        """The projection's whole batch from the kept rows' output and the source's rows."""
+        """The projection's whole batch, from the kept rows' output (where it blends, all rows') and the source's."""
         features, rows = self._injecting
         source = features[name][which]
         if source.shape[1:] != output.shape[1:]:
@@ -191,8 +198,14 @@ class AttentionControl:
         targets = [i for i, row in enumerate(rows) if row >= 0]
         if not targets:
             return output
+        theirs = source[_index([rows[i] for i in targets])].to(output)
+        strength = self._strength(name)
+        if strength < 1:
+            result = output.clone()
+            result[_index(targets)] = (1 - strength) * output[_index(targets)] + strength * theirs
+            return result
         result = output.new_empty((len(rows), *output.shape[1:]))
-        result[_index(targets)] = source[_index([rows[i] for i in targets])].to(output)
+        result[_index(targets)] = theirs
         if len(targets) < len(rows):
             result[_index(_kept_rows(rows))] = output
         return result
@@ -222,19 +235,23 @@ class AttentionControl:
             features.update({name: (q, k) for name, (q, k) in captured.items()})
 
     @contextmanager
-    def inject(self, features: Features, rows: Sequence[int]) -> Generator[None, None, None]:
+    def inject(
+        self, features: Features, rows: Sequence[int], strengths: Mapping[str, float] | None = None
+    ) -> Generator[None, None, None]:
         """Replace Q and K in the UNet call inside: rows[i] is batch row i's source index, or -1 to leave it alone.
 
-        The replaced rows' own Q and K are not computed: 2 % of an SD1.5 row at flag 256.
+        strengths: layer name -> l in [0, 1], 1 where not named: Q and K become (1 - l) own + l source's, and a layer at
+        0 is not touched at all. Replaced rows' own Q and K are not computed (2 % of an SD1.5 row at flag 256).
         Raises AttentionShapeError (from the call) when the batch or the token count is another, RuntimeError when the
         hooks are not active or already in use, ValueError when a layer's features are missing.
         """
         self._check_ready()
-        missing = [layer.name for layer in self.layers if layer.name not in features]
+        wanted = strengths or {}
+        missing = [layer.name for layer in self.layers if wanted.get(layer.name, 1.0) and layer.name not in features]
         if missing:
             raise ValueError(f"the captured features lack the layers {', '.join(missing)}.")
-        self._injecting = (features, list(rows))
+        self._injecting, self._strengths = (features, list(rows)), wanted
         try:
             yield
         finally:
-            self._injecting = None
+            self._injecting, self._strengths = None, {}

@@ -6,11 +6,12 @@ place of u, cfg is u + w D - (w - 1) N; the variants put something of N there, s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+KINDS = ("cfg", "perp", "topk", "salience", "sega")
 
 
 def cfg(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
@@ -89,10 +90,10 @@ class Sega:
 
     g = -scale N with, per channel, only |g| at or above its `threshold` quantile over H*W, plus momentum * nu;
     nu <- beta nu + (1 - beta) g, also during warm-up. The result is u + w D + g from step `warm_up` on and before
-    `cool_down`. In the place of cfg's w - 1 stands `scale`, which is not multiplied by w.
+    `cool_down`. scale is not multiplied by w; None is cfg's w - 1, so that one slider rules every variant.
     """
 
-    scale: float = 6.5
+    scale: float | None = None
     threshold: float = 0.9
     warm_up: int = 0
     cool_down: int | None = None
@@ -102,7 +103,7 @@ class Sega:
 
     def __call__(self, uncond: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
         """The guided prediction of sampled step `step`, counted from 0."""
-        g = -self.scale * (negative - uncond)
+        g = -(scale - 1 if self.scale is None else self.scale) * (negative - uncond)
         if self.threshold > 0:
             magnitude = g.float().abs().flatten(2)
             floor = magnitude.quantile(self.threshold, dim=2, keepdim=True)
@@ -114,5 +115,46 @@ class Sega:
         return cfg(uncond, cond, scale) + g if active else cfg(uncond, cond, scale)
 
 
-# (u, cond, negative, scale, step) -> guided prediction
-Combine = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
+class Guidance:
+    """The guided prediction by the variant's name: a new object for each translation, for SEGA's momentum.
+
+    kind: one of `KINDS`; topk_ratio is top-k's, sega SEGA's settings, rescale_amount in [0, 1] is put on any of them.
+    Raises ValueError for another kind.
+    """
+
+    def __init__(
+        self, kind: str = "cfg", *, topk_ratio: float = 0.05, sega: Sega | None = None, rescale_amount: float = 0.0
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"guidance must be one of {', '.join(KINDS)}, not {kind!r}.")
+        self.kind, self.topk_ratio, self.rescale_amount = kind, topk_ratio, rescale_amount
+        self.sega = sega or Sega()
+
+    @property
+    def needs_unconditional(self) -> bool:
+        """Whether the prediction for the empty prompt is asked for, beside those for the prompt and the negative."""
+        return self.kind != "cfg"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is classifier-free guidance and nothing else."""
+        return self.kind == "cfg" and not self.rescale_amount
+
+    def __call__(self, uncond: Tensor | None, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
+        """Combine predictions (B, C, H, W) of sampled step `step`, counted from 0; cfg leaves uncond unread.
+
+        At scale 1 every variant is cond.
+        """
+        if scale == 1:
+            return cond
+        if self.kind == "cfg":
+            guided = cfg(negative, cond, scale)
+        elif self.kind == "perp":
+            guided = perp(uncond, cond, negative, scale)
+        elif self.kind == "topk":
+            guided = top_k(uncond, cond, negative, scale, self.topk_ratio)
+        elif self.kind == "salience":
+            guided = salience(uncond, cond, negative, scale)
+        else:
+            guided = self.sega(uncond, cond, negative, scale, step)
+        return rescale(guided, cond, self.rescale_amount) if self.rescale_amount else guided

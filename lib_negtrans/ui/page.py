@@ -36,7 +36,7 @@ FILES = (SCRIPT_FILE, Path(__file__).with_name("page.js"), ROOT / "localizations
 QUIET = {"queue": False, "show_progress": "hidden"}
 # these have a place of their own on the page; the others are the shared panel's
 OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
-BEHIND = ("source_prompt", "start", "fixed_point", "features", "order", "guidance")
+BEHIND = ("source_prompt", "start", "fixed_point")
 
 
 def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: TranslationRunner) -> gr.Blocks:

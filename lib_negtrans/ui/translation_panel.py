@@ -55,18 +55,22 @@ def build_translation_panel(
     elem_prefix: str = "negtrans_",
     host: Mapping[str, Any] | None = None,
     weight_range: tuple[float, float] = (0.0, 3.0),
-    advanced: Sequence[str] = ("features", "order"),
+    advanced: Sequence[str] = (),
 ) -> TranslationPanel:
     """Build the panel in the current gradio context.
 
-    names: the options with a control here; those in `advanced` are in an accordion. host: sliders that are on the page
+    names: the options with a control here; those that the parameters call advanced, and those in `advanced`, are in an
+    accordion; those that do nothing, as the others stand, are hidden. host: sliders that are on the page
     already, by option name: a preset sets them and the summary reads them. embeddings() gives the dropdown's choices,
     "None" first; rescan_embeddings() the same after looking at the disk.
     """
     options, defaults = TranslationParams.options(), TranslationParams()
+    behind = [name for name in names if options[name].advanced or name in advanced]
 
     def control(name: str) -> Any:
-        return option_control(name, options[name], getattr(defaults, name), f"{elem_prefix}{name}")
+        component = option_control(name, options[name], getattr(defaults, name), f"{elem_prefix}{name}")
+        component.visible = defaults.applies(name)
+        return component
 
     controls: dict[str, Any] = {}
     with gr.Row(elem_id=f"{elem_prefix}preset_row"):
@@ -75,6 +79,9 @@ def build_translation_panel(
             info="Sets the options below, and steps, CFG scale and strength above.",
         )  # fmt: skip
         apply_preset = gr.Button("Apply preset", elem_id=f"{elem_prefix}apply_preset", scale=0, min_width=120)
+    sentence = gr.HTML(preset_sentence("default"), elem_id=f"{elem_prefix}preset_sentence")
+    # also when a picture's text sets it
+    preset.change(fn=preset_sentence, inputs=[preset], outputs=[sentence], **QUIET)
     with gr.Row(elem_id=f"{elem_prefix}embedding_row"):
         embedding = gr.Dropdown(
             label="Negative embedding", choices=embeddings(), value=NO_EMBEDDING, elem_id=f"{elem_prefix}embedding",
@@ -83,14 +90,15 @@ def build_translation_panel(
         refresh = gr.Button(
             REFRESH_SYMBOL, elem_id=f"{elem_prefix}refresh_embeddings", elem_classes=["tool"], scale=0, min_width=40
         )
+        # pressed by the page's script when the panel comes into sight: a training may have added one meanwhile
+        relist = gr.Button("List", elem_id=f"{elem_prefix}list_embeddings", elem_classes=["negtrans_hidden"])
         weight = gr.Slider(
             label="Embedding weight", minimum=weight_range[0], maximum=weight_range[1], step=0.05, value=1.0,
             elem_id=f"{elem_prefix}embedding_weight", info="More pushes harder; 1 is as trained.",
         )  # fmt: skip
     for name in names:
-        if name not in advanced:
+        if name not in behind:
             controls[name] = control(name)
-    behind = [name for name in names if name in advanced]
     if behind:
         with gr.Accordion("More options", open=False, elem_id=f"{elem_prefix}more"):
             for name in behind:
@@ -100,7 +108,7 @@ def build_translation_panel(
     )
     panel.host = dict(host or {})
     panel.summary.value = _summary(panel)(*_initial_values(panel))
-    _connect(panel, refresh, apply_preset, rescan_embeddings)
+    _connect(panel, {refresh: rescan_embeddings, relist: embeddings}, apply_preset)
     return panel
 
 
@@ -138,7 +146,13 @@ def preset_updates(panel_names: Sequence[str], preset: str) -> list[Any]:
     return [gr.update(value=values.get(name, getattr(defaults, name))) for name in panel_names]
 
 
-def _connect(panel: TranslationPanel, refresh: Any, apply_preset: Any, rescan: Callable[[], list[str]]) -> None:
+def preset_sentence(preset: str | None) -> str:
+    """What a preset does, as HTML; empty for an unknown name."""
+    text = TRANSLATION_PRESETS[preset][0] if preset in TRANSLATION_PRESETS else ""
+    return f"<p class='negtrans-preset'>{html.escape(text)}</p>"
+
+
+def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]]], apply_preset: Any) -> None:
     everything = _all_controls(panel)
     # "input" is a user's doing only: a pasted preset must not overwrite the other pasted values
     for event in (panel.preset.input, apply_preset.click):
@@ -149,11 +163,35 @@ def _connect(panel: TranslationPanel, refresh: Any, apply_preset: Any, rescan: C
             **QUIET,
         )
 
-    def refreshed(current: str) -> Any:
-        choices = rescan()
-        return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
+    for button, listed in lists.items():
 
-    refresh.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], **QUIET)
+        def refreshed(current: str, listed: Callable[[], list[str]] = listed) -> Any:
+            choices = listed()
+            return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
+
+        button.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], **QUIET)
+    _show_what_applies(panel.controls)
     inputs = [panel.embedding, panel.embedding_weight, *everything.values()]
     for component in inputs:
         component.change(fn=_summary(panel), inputs=inputs, outputs=[panel.summary], **QUIET)
+
+
+def _show_what_applies(controls: Mapping[str, Any]) -> None:
+    """Hide the controls that do nothing with what another one says, whenever that changes."""
+    options = TranslationParams.options()
+    rulers: dict[str, list[str]] = {}
+    for name in controls:
+        if options[name].applies is not None and options[name].applies[0] in controls:
+            rulers.setdefault(options[name].applies[0], []).append(name)
+    for ruler, names in rulers.items():
+
+        def shown(value: Any, names: list[str] = names) -> list[Any]:
+            return [gr.update(visible=value in options[name].applies[1]) for name in names]
+
+        ruled = [controls[name] for name in names]
+        controls[ruler].change(
+            fn=shown if len(names) > 1 else lambda value, shown=shown: shown(value)[0],
+            inputs=[controls[ruler]],
+            outputs=ruled,
+            **QUIET,
+        )

@@ -81,7 +81,7 @@ class FakeHost:
             "sd_samplers_common": module("sd_samplers_common", InterruptedException=type("Stop", (BaseException,), {})),
         }
         names = (
-            "devices extra_networks processing prompt_parser sd_hijack_checkpoint sd_models infotext_utils "
+            "devices extra_networks processing prompt_parser sd_hijack_checkpoint sd_models sd_samplers infotext_utils "
             "paths_internal call_queue textual_inversion textual_inversion.textual_inversion"
         )
         parts.update({name: module(name) for name in names.split() if name not in parts})

@@ -7,13 +7,17 @@ import pytest
 from lib_negtrans.hosts.webui import arguments
 from lib_negtrans.params import ParamError
 
-FULL = [1, "default", "neg-render", 1.2, "a render", "inversion", 2, 64, 0.5, "captured", "ascending"]
+FULL = [
+    1, "default", "neg-render", 1.2, "a render", "inversion", 2, 64, 0.5, "captured", "ascending",
+    "sega", 0.3, 0.8, 2, 9, 0.2, 0.5, 0.7, "both", 0.6, "0.9 0.5",
+]  # fmt: skip
 
 
 def test_the_order_is_a_contract():
     assert arguments.NAMES == (
         "version", "preset", "embedding", "embedding_weight", "source_prompt", "start", "fixed_point", "tac_layers",
-        "tac_ratio", "features", "order",
+        "tac_ratio", "features", "order", "guidance", "topk_ratio", "sega_threshold", "sega_warmup", "sega_cooldown",
+        "sega_momentum", "sega_beta", "cfg_rescale", "tac_halves", "tac_blend", "tac_depths",
     )  # fmt: skip
 
 
@@ -25,14 +29,16 @@ def test_full_list():
 
 
 def test_none_takes_the_presets_value():
-    values = arguments.parse([1, "fashionr2r", *[None] * 9])
+    values = arguments.parse([1, "fashionr2r", *[None] * (len(FULL) - 2)])
     assert (values.options["order"], values.options["fixed_point"]) == ("published", 0)
     assert arguments.preset_of(values.options) == "fashionr2r"
     assert arguments.preset_of(arguments.parse(arguments.defaults()).options) == "default"
 
 
 def test_numbers_from_the_page_are_floats_or_text():
-    values = arguments.parse([1.0, "default", "None", 1, "", "noise", 1.0, "256", "0.9", "auto", "ascending"])
+    values = arguments.parse(
+        [1.0, "default", "None", 1, "", "noise", 1.0, "256", "0.9", "auto", "ascending", *[None] * (len(FULL) - 11)]
+    )
     assert values.embedding is None
     assert values.options["tac_layers"] == 256 and isinstance(values.options["tac_layers"], int)
 
@@ -58,7 +64,10 @@ def test_refused_in_words(position, value, words):
         arguments.parse(wrong)
 
 
-@pytest.mark.parametrize(("position", "value"), [(5, "latent"), (7, 0), (8, 1.5), (9, "both"), (10, "random")])
+@pytest.mark.parametrize(
+    ("position", "value"),
+    [(5, "latent"), (7, 0), (8, 1.5), (9, "both"), (10, "random"), (11, "cfg++"), (19, "neg"), (21, "0.9 two")],
+)
 def test_ranges_are_those_of_the_parameters(position, value):
     wrong = list(FULL)
     wrong[position] = value

@@ -18,6 +18,7 @@ class Processing:
         self.extra_generation_params = {"Theirs": 1}
         self.cached_c = self.cached_uc = ["class", "cache"]
         self.negative_prompts = ["blurry", ""]
+        self.all_prompts = ["", ""]
         self.comments = []
         self.seen = []
         self.sd_model = SimpleNamespace(get_first_stage_encoding=None)
@@ -153,3 +154,20 @@ def test_a_grids_axes_share_one_job_and_leave_other_cells_alone(job_module, fake
     assert (cell.denoising_strength, other.denoising_strength) == (0.7, 0.5)
     assert other.extra_generation_params == {"Theirs": 1}
     assert "sample" not in vars(other)
+
+
+def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):
+    p = Processing()
+    p.all_prompts = ["a photo AND_PERP red"]
+    monkeypatch.setattr(job_module, "neutral_prompt_acts", lambda prompts: "AND_PERP" in prompts[0])
+    with make(job_module, p, guidance="topk", cfg_rescale=0.5).attached():
+        p.init()
+        written = p.extra_generation_params
+    assert written["NegTrans guidance"] == "cfg"
+    assert written["NegTrans guidance stood down"] == "topk, CFG rescale 0.5"
+    assert "NegTrans top-k ratio" not in written
+    assert any("topk, CFG rescale 0.5 was not used" in text for text in p.comments)
+    p.comments.clear()
+    with make(job_module, p).attached():  # plain guidance has nothing to stand down from
+        p.init()
+    assert not any("neutral-prompt" in text for text in p.comments)

@@ -19,8 +19,9 @@ class Recorder:
         self.calls = []
 
     @contextmanager
-    def inject(self, features, rows):
+    def inject(self, features, rows, strengths=None):
         self.calls.append(list(rows))
+        self.strengths = strengths
         yield
 
 
@@ -43,10 +44,10 @@ class CfgDenoiser(nn.Module):
         return self.model_wrap
 
 
-def told(sizes, conds_per_image, source_of):
+def told(sizes, conds_per_image, source_of, **options):
     """The rows announced for UNet calls of these sizes; None for a call without any."""
     cfg, recorder = CfgDenoiser(), Recorder()
-    with row_denoiser(cfg, recorder) as rows, rows.prediction({}, conds_per_image, source_of):
+    with row_denoiser(cfg, recorder) as rows, rows.prediction({}, conds_per_image, source_of, **options):
         for size in sizes:
             cfg.inner_model(torch.zeros(size, 1), torch.zeros(size), cond={})
     return recorder.calls
@@ -98,3 +99,41 @@ def test_the_denoiser_is_put_back_after_an_error():
         assert cfg.model_wrap is not before
         raise RuntimeError("boom")
     assert cfg.model_wrap is before
+
+
+def test_both_halves():
+    assert told([5], [2, 1], [0, 1], both_halves=True) == [[0, 0, 1, 0, 1]]
+    assert told([3, 2], [2, 1], [0, 1], both_halves=True) == [[0, 0, 1], [0, 1]]
+
+
+def extra_call(sizes, conds_per_image, source_of, features=()):
+    """Host calls of these sizes, rows numbered in order, then one with a context of one's own."""
+    cfg, recorder = CfgDenoiser(), Recorder()
+    strengths = {"IN01": 0.5}
+    options = {"strengths": strengths, "keep_inputs": True}
+    with row_denoiser(cfg, recorder) as rows, rows.prediction(features, conds_per_image, source_of, **options):
+        start = 0
+        for size in sizes:
+            latent = torch.arange(start, start + size).float()[:, None]
+            cfg.inner_model(latent, torch.full((size,), 100.0), cond={"c_concat": [latent * 2]})
+            start += size
+        found = rows.with_context(torch.zeros(1, 77, 8))
+    if features is not None:
+        assert recorder.strengths is strengths
+    return (found - 100)[:, 0].tolist(), recorder.calls
+
+
+@pytest.mark.parametrize("sizes", [[5], [2, 2, 1], [3, 2]])
+def test_one_more_call_has_each_images_first_row(sizes):
+    found, calls = extra_call(sizes, [2, 1], [0, 1])
+    assert found == [0.0, 2.0]
+    assert calls[-1] == [0, 1]
+
+
+def test_one_more_call_without_attention_control():
+    assert extra_call([3], [1, 1], [0, 0], features=None) == ([0.0, 1.0], [])
+
+
+def test_one_more_call_is_refused_where_the_hosts_calls_were_others():
+    with pytest.raises(AttentionShapeError, match="Guidance to cfg"):
+        extra_call([], [1], [0], features=None)

@@ -42,7 +42,8 @@ def job_for(fake_host, panel, **attributes):
         fake_host.embeddings[name] = SimpleNamespace(vec=vector)
     module.refuse_job = lambda p, inverts: None
     module.refuse_host = lambda: None
-    p = SimpleNamespace(steps=50, cfg_scale=7.5, denoising_strength=0.3, extra_generation_params={}, **attributes)
+    attributes |= {"steps": 50, "cfg_scale": 7.5, "denoising_strength": 0.3, "all_prompts": [""]}
+    p = SimpleNamespace(extra_generation_params={}, **attributes)
     job = module.TranslationJob(p, lambda: arguments.parse(panel))
     return p, job
 
@@ -50,12 +51,13 @@ def job_for(fake_host, panel, **attributes):
 def panels():
     yield "defaults", arguments.defaults()
     for preset in TRANSLATION_PRESETS:
-        yield preset, [1, preset, "neg-render", 1.25, *[None] * 7]
-    yield (
-        "all",
-        [1, "default", "neg-render", 0.7, "a render, of: a shirt", "noise", 3, 1024, 0.35, "recomputed", "ascending"],
-    )
-    yield "quotes", [1, "default", "None", 1.0, 'two\nlines "quoted", \\', "inversion", 0, 64, 0.0, "auto", "ascending"]
+        yield preset, [1, preset, "neg-render", 1.25, *[None] * (len(arguments.NAMES) - 4)]
+    start = [1, "default", "neg-render", 0.7, "a render, of: 1", "noise", 3, 1024, 0.35, "recomputed", "ascending"]
+    sega = [0.9, 3, 7, 0.25, 0.6]
+    yield "sega and all", [*start, "sega", 0.5, *sega, 0.7, "both", 0.35, "0.9 0.5, 0"]
+    yield "topk", [*start, "topk", 0.25, *[None] * 9]
+    start = [1, "default", "None", 1.0, 'two\nlines "quoted", \\', "inversion", 0, 64, 0.0, "auto", "ascending"]
+    yield "quotes", [*start, *[None] * 11]
 
 
 @pytest.mark.parametrize("panel", [pytest.param(values, id=name) for name, values in panels()])
@@ -97,3 +99,15 @@ def test_the_embedding_goes_before_what_was_typed(fake_host, weight, typed, used
     from lib_negtrans.hosts.webui.job import trigger_text, with_trigger
 
     assert with_trigger(trigger_text("neg-render", weight), typed) == used
+
+
+def test_what_does_nothing_is_not_written(fake_host):
+    def keys(guidance):
+        panel = dict(zip(arguments.NAMES, arguments.defaults(), strict=True)) | {"guidance": guidance}
+        p, job = job_for(fake_host, list(panel.values()))
+        job._prepare()
+        return {key for key in p.extra_generation_params if "SEGA" in key or "top-k" in key}
+
+    assert keys("cfg") == keys("perp") == set()
+    assert keys("topk") == {"NegTrans top-k ratio"}
+    assert len(keys("sega")) == 5

@@ -17,6 +17,7 @@ from lib_negtrans.core.attention import (
 from lib_negtrans.core.inversion import inversion_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
 from lib_negtrans.core.sharing import shared_prefix
+from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import translation_steps
 from tests.ldm_unet import UNetModel, call, diffusers_unet, ldm_twin
 
@@ -374,6 +375,77 @@ def test_attention_class_may_be_switched_while_hooks_are_active(unet):
             cls.forward = original
     assert len(calls) == 32 and torch.equal(after, expected)
     assert_clean(unet)
+
+
+# --- partly: strengths by layer
+
+
+def inject_partly(unet, latent, ctx, features, rows, strengths):
+    with active_control(unet) as control, control.inject(features, rows, strengths):
+        return call(unet, latent, 281, ctx)
+
+
+def test_strength_one_is_replacement_and_strength_zero_no_control(unet):
+    latent, ctx = drawn(3, 4, *SIZE), context(3)
+    plain, features = call(unet, latent, 281, ctx), captured(unet, drawn(1, 4, *SIZE, seed=5), context(1, seed=6))
+    rows = [-1, 0, 0]
+    ones, zeros = dict.fromkeys(SHALLOW, 1.0), dict.fromkeys(SHALLOW, 0.0)
+    replaced = inject(unet, latent, ctx, features, rows)
+    assert torch.equal(inject_partly(unet, latent, ctx, features, rows, ones), replaced)
+    assert torch.equal(inject_partly(unet, latent, ctx, features, rows, zeros), plain)
+    # a layer at 0 needs no features, and the others' count
+    part = {name: features[name] for name in SHALLOW[:2]}
+    strengths = zeros | dict.fromkeys(SHALLOW[:2], 1.0)
+    some = inject_partly(unet, latent, ctx, part, rows, strengths)
+    with AttentionControl(shallow_layers(unet, SIZE, 256)[:2]) as control, control.inject(part, rows):
+        assert torch.equal(call(unet, latent, 281, ctx), some)
+    assert (some[1:] - plain[1:]).abs().max() > 1e-3 and (some[1:] - replaced[1:]).abs().max() > 1e-3
+
+
+def test_a_blend_is_between_ones_own_and_the_sources_projections(unet):
+    layer = shallow_layers(unet, SIZE, 64)[0]
+    x, source = drawn(2, 256, 32), {layer.name: (drawn(1, 256, 32, seed=1), drawn(1, 256, 32, seed=2))}
+    own, seen = (layer.module.to_q(x), layer.module.to_k(x)), {}
+    with AttentionControl([layer]) as control, control.inject(source, [-1, 0], {layer.name: 0.25}):
+        handles = [  # put after ours, so that they see what is handed on
+            projection.register_forward_hook(lambda _m, _a, output, i=i: seen.__setitem__(i, output))
+            for i, projection in enumerate((layer.module.to_q, layer.module.to_k))
+        ]
+        layer.module(x)
+        for handle in handles:
+            handle.remove()
+    for i in (0, 1):
+        torch.testing.assert_close(seen[i][0], own[i][0])
+        torch.testing.assert_close(seen[i][1], 0.75 * own[i][1] + 0.25 * source[layer.name][i][0])
+
+
+def test_blending_ones_own_features_changes_nothing(unet):
+    latent, ctx = drawn(2, 4, *SIZE), context(2)
+    features = captured(unet, latent, ctx)
+    found = inject_partly(unet, latent, ctx, features, [0, 1], dict.fromkeys(SHALLOW, 0.3))
+    torch.testing.assert_close(found, call(unet, latent, 281, ctx), rtol=0, atol=1e-5)
+
+
+def test_strengths_are_those_of_one_injection(unet):
+    latent, ctx = drawn(1, 4, *SIZE), context(1)
+    features = captured(unet, drawn(1, 4, *SIZE, seed=5), context(1, seed=6))
+    with active_control(unet) as control:
+        with control.inject(features, [0], dict.fromkeys(SHALLOW, 0.0)):
+            pass
+        with control.inject(features, [0]):
+            after = call(unet, latent, 281, ctx)
+    assert torch.equal(after, inject(unet, latent, ctx, features, [0]))
+
+
+def test_a_plan_says_which_layer_is_controlled_how_strongly_when(unet):
+    layers = self_attention_layers(unet)
+    steps_at = (5, 2, 0, 0).__getitem__
+    plan = TacPlan.make(layers, steps_at, blend=0.5, both_halves=True)
+    assert [layer.name for layer in plan.layers] == SHALLOW and plan.both_halves
+    strengths = [plan.strengths(step) for step in range(6)]
+    assert [s["IN01"] for s in strengths] == [0.5] * 5 + [0.0]
+    assert [s["IN04"] for s in strengths] == [0.5] * 2 + [0.0] * 4
+    assert TacPlan.make(layers, steps_at, blend=0.0).layers == []
 
 
 # --- the same on both families

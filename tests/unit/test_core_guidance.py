@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lib_negtrans.core.guidance import Sega, cfg, keep_largest, perp, perpendicular, rescale, salience, top_k
+from lib_negtrans.core.guidance import (
+    KINDS,
+    Guidance,
+    Sega,
+    cfg,
+    keep_largest,
+    perp,
+    perpendicular,
+    rescale,
+    salience,
+    top_k,
+)
 
 W = 7.5
 
@@ -90,3 +101,34 @@ def test_rescale_restores_the_deviation():
     guided = cfg(n, c, W)
     assert torch.allclose(rescale(guided, c, 1.0).flatten(1).std(1), c.flatten(1).std(1), rtol=1e-4)
     assert torch.equal(rescale(guided, c, 0.0), guided)
+
+
+def test_every_kind_by_its_name():
+    u, c, n = predictions()
+    expected = {
+        "cfg": cfg(n, c, W), "perp": perp(u, c, n, W), "topk": top_k(u, c, n, W, 0.3), "salience": salience(u, c, n, W),
+        "sega": Sega(warm_up=0)(u, c, n, W, 3),
+    }  # fmt: skip
+    assert set(expected) == set(KINDS)
+    for kind, result in expected.items():
+        guidance = Guidance(kind, topk_ratio=0.3)
+        assert guidance.needs_unconditional == (kind != "cfg")
+        assert torch.equal(guidance(u, c, n, W, 3), result), kind
+        rescaled = Guidance(kind, topk_ratio=0.3, rescale_amount=0.7)
+        assert torch.equal(rescaled(u, c, n, W, 3), rescale(result, c, 0.7)), kind
+        assert torch.equal(rescaled(u, c, n, 1, 3), c), kind
+    with pytest.raises(ValueError, match="must be one of cfg, perp"):
+        Guidance("apg")
+
+
+def test_plain_is_cfg_without_rescaling():
+    assert Guidance().is_plain and not Guidance("perp").is_plain and not Guidance(rescale_amount=0.1).is_plain
+
+
+def test_segas_scale_follows_the_slider_and_its_momentum_is_the_objects_own():
+    u, c, n = predictions()
+    assert torch.allclose(Guidance("sega", sega=Sega(threshold=0, momentum=0))(u, c, n, W, 0), cfg(n, c, W), atol=1e-4)
+    first, other = Guidance("sega"), Guidance("sega")
+    once = first(u, c, n, W, 0)
+    assert not torch.allclose(first(u, c, n, W, 1), once)
+    assert torch.equal(other(u, c, n, W, 0), once)

@@ -38,6 +38,10 @@ def test_defaults_are_valid_and_every_field_has_an_option(params):
         ({"order": "published"}, "needs 0 fixed-point"),
         ({"strenght": 0.3}, "unknown parameter 'strenght'"),
         ({"cfg_scale": float("nan")}, "CFG scale must lie between"),
+        ({"guidance": "apg"}, "Guidance must be one of cfg, perp, topk, salience, sega"),
+        ({"tac_depths": "0.9 much"}, "TAC depths must be up to 4 numbers"),
+        ({"tac_depths": "1 1 1 1 1"}, "TAC depths must be up to 4 numbers"),
+        ({"tac_depths": "1.1"}, "TAC depths must be up to 4 numbers"),
     ],
 )
 def test_wrong_values_are_refused_in_words(values, says):
@@ -60,6 +64,8 @@ def test_infotext_gives_every_option_back():
     params = TranslationParams(
         prompt="a photo", negative_prompt='neg-x, "quoted"', source_prompt="a render, grey: studio", strength=0.42,
         steps=40, cfg_scale=5.5, tac_layers=64, tac_ratio=0.35, fixed_point=2, start="noise", features="recomputed",
+        guidance="sega", sega_threshold=0.8, sega_warmup=2, sega_cooldown=9, sega_momentum=0.3, sega_beta=0.5,
+        cfg_rescale=0.7, tac_halves="both", tac_blend=0.5, tac_depths="0.9 0.5",
     )  # fmt: skip
     text = format_infotext(params, (256, 128))
     first, second, last = text.split("\n")
@@ -67,6 +73,23 @@ def test_infotext_gives_every_option_back():
     fields = parse_pairs(last)
     assert fields["Script"] == "Realistic Translation" and fields["Size"] == "256x128"
     restored = translation_params_from_fields(fields)
-    assert set(restored) == {name for name, opt in params.options().items() if opt.infotext}
+    # what does nothing here is not written
+    assert set(restored) == {name for name, opt in params.options().items() if opt.infotext} - {"topk_ratio"}
     for name, value in restored.items():
         assert value == getattr(params, name), name
+
+
+def test_depths_take_the_place_of_layers_and_ratio():
+    params = TranslationParams.from_dict({"tac_depths": "1, 0.5 0"})
+    assert [params.tac_steps_at(level) for level in range(4)] == [15, 7, 0, 0]
+    assert params.tac_steps == 15
+    assert TranslationParams(tac_depths="0 0").tac_steps == 0
+    assert TranslationParams(tac_blend=0.0).tac_steps == TranslationParams(tac_blend=0.0, tac_depths="1").tac_steps == 0
+    published = translation_preset("fashionr2r", tac_depths="0.9 0.9")
+    assert published.tac_steps_at(1) == translation_preset("fashionr2r").tac_steps
+
+
+def test_an_option_says_when_it_does_nothing():
+    names = [name for name in TranslationParams.options() if not TranslationParams().applies(name)]
+    assert "topk_ratio" in names and "sega_beta" in names and "cfg_rescale" not in names
+    assert TranslationParams(guidance="topk").applies("topk_ratio")

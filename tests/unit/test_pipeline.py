@@ -118,3 +118,77 @@ def test_progress_covers_both_phases(host, image):
     assert [p.index for p in progress] == list(range(12)) and {p.total for p in progress} == {12}
     assert [p.phase for p in progress] == ["inversion"] * 6 + ["translation"] * 6
     assert progress[0].clean is None and progress[-1].clean.shape == latent.shape
+
+
+GUIDED = {
+    "perp": {"guidance": "perp"},
+    "topk": {"guidance": "topk", "topk_ratio": 0.2},
+    "salience": {"guidance": "salience"},
+    "sega": {"guidance": "sega", "sega_warmup": 0},
+    "rescale": {"cfg_rescale": 1.0},
+}
+LIMITS = {
+    "topk": {"guidance": "topk", "topk_ratio": 1.0},
+    "sega": {"guidance": "sega", "sega_threshold": 0.0, "sega_warmup": 0, "sega_momentum": 0.0},
+}
+
+
+def latent_of(host, image, **values):
+    return translate(host, image, params(**values)).latent
+
+
+@pytest.mark.parametrize("prompt", ["", "a photo"])
+def test_guidance_is_cfg_in_its_limit_and_something_else_otherwise(host, image, prompt):
+    plain = latent_of(host, image, prompt=prompt)
+
+    def distance(**values) -> float:
+        return float((latent_of(host, image, prompt=prompt, **values) - plain).norm() / plain.norm())
+
+    # a random UNet amplifies rounding
+    assert max(distance(**values) for values in LIMITS.values()) < 0.004
+    for name, values in GUIDED.items():
+        # without a prompt nothing can oppose it
+        assert (distance(**values) < 0.004) == (name == "perp" and not prompt), name
+
+
+@pytest.mark.parametrize(("prompt", "rows"), [("", 2), ("a photo", 3)])
+def test_the_empty_prompt_has_a_row_only_where_it_is_not_the_prompt(host, image, prompt, rows):
+    steps = 6
+    for kind in ("perp", "topk", "salience", "sega"):
+        assert translate(host, image, params(prompt=prompt, guidance=kind)).forwards.guided == rows * steps
+    assert translate(host, image, params(prompt=prompt)).forwards.guided == 2 * steps
+    assert translate(host, image, params(prompt=prompt, guidance="perp", cfg_scale=1.0)).forwards.guided == steps
+
+
+@pytest.mark.parametrize("features", ["captured", "recomputed"])
+def test_blend_one_is_replacement_and_blend_zero_no_control(host, image, features):
+    held, free = latent_of(host, image, features=features), latent_of(host, image, features=features, tac_ratio=0)
+    assert torch.equal(latent_of(host, image, features=features, tac_blend=1.0), held)
+    assert torch.equal(latent_of(host, image, features=features, tac_blend=0.0), free)
+    half = latent_of(host, image, features=features, tac_blend=0.5)
+    assert not torch.allclose(half, held, atol=1e-3) and not torch.allclose(half, free, atol=1e-3)
+
+
+@pytest.mark.parametrize("features", ["captured", "recomputed"])
+def test_depths_can_say_what_layers_and_ratio_say(host, image, features):
+    # 8x8 latents of a UNet with three levels of attention: flag 256 is the first two
+    plain = latent_of(host, image, features=features)
+    assert torch.equal(latent_of(host, image, features=features, tac_depths="0.9 0.9"), plain)
+    shallow_only = latent_of(host, image, features=features, tac_depths="0.9")
+    assert torch.equal(shallow_only, latent_of(host, image, features=features, tac_layers=64))
+    earlier = latent_of(host, image, features=features, tac_depths="0.9 0.4")
+    assert not torch.allclose(earlier, plain, atol=1e-4) and not torch.allclose(earlier, shallow_only, atol=1e-4)
+
+
+@pytest.mark.parametrize("features", ["captured", "recomputed"])
+def test_with_both_halves_equal_prompts_cancel(host, image, features):
+    values = {"features": features, "negative_prompt": "", "tac_halves": "both", "tac_ratio": 1.0}
+    both = translate(host, image, params(**values))
+    assert both.forwards.guided == 6  # one row a step
+    torch.testing.assert_close(both.latent, latent_of(host, image, **values, cfg_scale=1.0), rtol=0, atol=1e-5)
+    one = latent_of(host, image, **values | {"tac_halves": "cond"}, cfg_scale=1.0)
+    torch.testing.assert_close(both.latent, one, rtol=0, atol=1e-5)
+    # with a negative they differ
+    values["negative_prompt"] = NEGATIVE
+    both, one = (latent_of(host, image, **values | {"tac_halves": halves}) for halves in ("both", "cond"))
+    assert not torch.allclose(both, one, atol=1e-3)

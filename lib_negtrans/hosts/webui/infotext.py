@@ -12,6 +12,7 @@ EMBEDDING_KEY = "NegTrans negative embedding"
 WEIGHT_KEY = "NegTrans embedding weight"
 HASH_KEY = "NegTrans embedding hash"
 PRESET_KEY = "NegTrans preset"
+STOOD_DOWN_KEY = "NegTrans guidance stood down"  # what was asked for where neutral-prompt combined the predictions
 
 
 def field_names() -> list[str]:

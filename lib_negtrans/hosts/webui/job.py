@@ -10,17 +10,20 @@ import math
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from modules import shared
 
 from lib_negtrans.hosts.webui import embedding_list, sampling
 from lib_negtrans.hosts.webui.arguments import TITLE, PanelValues, preset_of
-from lib_negtrans.hosts.webui.infotext import EMBEDDING_KEY, HASH_KEY, PRESET_KEY, WEIGHT_KEY
+from lib_negtrans.hosts.webui.combining import neutral_prompt_acts
+from lib_negtrans.hosts.webui.infotext import EMBEDDING_KEY, HASH_KEY, PRESET_KEY, STOOD_DOWN_KEY, WEIGHT_KEY
 from lib_negtrans.hosts.webui.refusal import TranslationRefused, refuse_host, refuse_job
 from lib_negtrans.hosts.webui.settings import MEAN_LATENT_KEY, option
 from lib_negtrans.infotext import translation_fields
 from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.variants import guidance_of
 
 SAMPLER = "DDIM"
 _REPLACED = ("init", "setup_conds", "sample", "get_token_merging_ratio")
@@ -58,11 +61,13 @@ class TranslationJob:
         p = self.p
         values, params = self.check()
         refuse_job(p, params.start == "inversion" or params.tac_steps > 0)
+        params, stood_down = self._stand_down(params)
         fields = {
             "Script": TITLE,
             **_own_fields(params),
             PRESET_KEY: preset_of(values.options),
             MEAN_LATENT_KEY: option("negtrans_mean_latent"),
+            STOOD_DOWN_KEY: stood_down,
         }
         self._trigger = None
         if values.embedding is not None:
@@ -74,6 +79,15 @@ class TranslationJob:
             self._trigger = trigger_text(values.embedding, values.embedding_weight)
         p.extra_generation_params.update(fields)
         self._params = params
+
+    def _stand_down(self, params: TranslationParams) -> tuple[TranslationParams, str | None]:
+        """Where neutral-prompt's keywords combine the predictions, plain guidance; and what that is instead of."""
+        ours = guidance_of(params)
+        if ours.is_plain or not neutral_prompt_acts(self.p.all_prompts):
+            return params, None
+        asked = params.guidance + (f", CFG rescale {params.cfg_rescale:g}" if params.cfg_rescale else "")
+        self.p.comment(f"{TITLE}: the neutral-prompt keywords in the prompt rule this picture, {asked} was not used.")
+        return replace(params, guidance="cfg", cfg_rescale=0.0), asked
 
     def attach(self) -> None:
         """Put the translation on the processing object. What was on it is kept for `detach`."""

@@ -7,10 +7,11 @@ that order; with NGMS or "skip early CFG" the unconds are left out (HOST.md fact
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features
@@ -27,41 +28,82 @@ class RowDenoiser(nn.Module):
         self.denoiser = denoiser
         self.inner_model = denoiser.inner_model  # callbacks and samplers reach the checkpoint through it
         self.control = control
-        self._features: Features | None = None
+        self._injection: tuple[Features, Mapping[str, float] | None] | None = None
         self._rows: list[int] = []
         self._done = 0
+        self._conds_per_image: Sequence[int] = ()
+        self._source_of: Sequence[int] = ()
+        self._calls: list[tuple[Tensor, Tensor, dict[str, Any]]] | None = None
 
     def forward(self, latent: Tensor, timestep: Tensor, **kwargs: Any) -> Tensor:
-        if self._features is None:
+        if self._calls is not None:
+            self._calls.append((latent, timestep, kwargs["cond"]))
+        if self._injection is None:
             return self.denoiser(latent, timestep, **kwargs)
         rows = self._rows[self._done : self._done + latent.shape[0]]
         if len(rows) != latent.shape[0]:
             raise AttentionShapeError(_UNEXPECTED_ROWS)
         self._done += len(rows)
-        with self.control.inject(self._features, rows) if max(rows) >= 0 else nullcontext():
+        with self._injected(rows):
             return self.denoiser(latent, timestep, **kwargs)
+
+    def _injected(self, rows: Sequence[int]) -> AbstractContextManager[None]:
+        if self._injection is None or max(rows) < 0:
+            return nullcontext()
+        return self.control.inject(self._injection[0], rows, self._injection[1])
 
     @contextmanager
     def prediction(
-        self, features: Features | None, conds_per_image: Sequence[int], source_of: Sequence[int]
+        self,
+        features: Features | None,
+        conds_per_image: Sequence[int],
+        source_of: Sequence[int],
+        *,
+        strengths: Mapping[str, float] | None = None,
+        both_halves: bool = False,
+        keep_inputs: bool = False,
     ) -> Generator[None, None, None]:
         """The UNet calls inside make one guided prediction; image i takes the attention of source source_of[i].
 
+        strengths: as in `AttentionControl.inject`. both_halves: so do the unconds. keep_inputs: for `with_context`.
         Raises AttentionShapeError when the calls were not those of the host's CFG denoiser.
         """
         conds = [source for source, count in zip(source_of, conds_per_image, strict=True) for _ in range(count)]
-        self._features, self._rows, self._done = features, conds + [-1] * len(source_of), 0
+        unconds = list(source_of) if both_halves else [-1] * len(source_of)
+        self._injection = None if features is None else (features, strengths)
+        self._rows, self._done = conds + unconds, 0
+        self._conds_per_image, self._source_of = conds_per_image, source_of
+        self._calls = [] if keep_inputs else None
         try:
             yield
             if features is not None and self._done not in (len(conds), len(self._rows)):
                 raise AttentionShapeError(_UNEXPECTED_ROWS)
         finally:
-            self._features = None
+            self._injection = self._calls = None
+
+    def with_context(self, context: Tensor) -> Tensor:
+        """One more call inside a prediction that keeps its inputs, after the host's: (B, 4, h, w), a row an image.
+
+        It has each image's latent as the host handed it over (masked, changed by callbacks), this context (1, tokens,
+        width), and the attention of the image's source. It is counted among no rows.
+        Raises AttentionShapeError when the host's calls hold no such rows.
+        """
+        first = [sum(self._conds_per_image[:image]) for image in range(len(self._conds_per_image))]
+        latents = torch.cat([latent for latent, _timestep, _cond in self._calls or [_NO_CALL]])
+        if latents.shape[0] <= first[-1]:
+            raise AttentionShapeError(_UNEXPECTED_ROWS)
+        timesteps = torch.cat([timestep for _latent, timestep, _cond in self._calls])
+        concat = torch.cat([cond["c_concat"][0] for _latent, _timestep, cond in self._calls])
+        cond = {"c_crossattn": [context.expand(len(first), -1, -1)], "c_concat": [concat[first]]}
+        with self._injected(self._source_of):
+            return self.denoiser(latents[first], timesteps[first], cond=cond)
 
 
 _UNEXPECTED_ROWS = (
-    "another extension changes which prompts the model is asked about: switch it off, or set the TAC ratio to 0."
+    "another extension changes which prompts the model is asked about: switch it off, or set the TAC ratio to 0 and "
+    "Guidance to cfg."
 )
+_NO_CALL = (torch.empty(0), torch.empty(0), {})
 
 
 @contextmanager

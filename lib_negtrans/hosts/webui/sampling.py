@@ -9,7 +9,7 @@ directly.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,17 @@ from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from torch import Tensor, nn
 
 from lib_negtrans.core import guidance
-from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features, shallow_layers
+from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features
 from lib_negtrans.core.inversion import Trajectory, inversion_steps
 from lib_negtrans.core.schedule import Schedule
+from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import translation_steps
+from lib_negtrans.hosts.webui.combining import combined_by
 from lib_negtrans.hosts.webui.refusal import TranslationRefused
 from lib_negtrans.hosts.webui.rows import RowDenoiser, row_denoiser
 from lib_negtrans.hosts.webui.settings import option
 from lib_negtrans.params import TranslationParams
+from lib_negtrans.variants import guidance_of, tac_plan_of
 
 # predictions go through the host's denoiser, which turns v into noise itself
 PREDICTION_TYPE = "epsilon"
@@ -116,16 +119,19 @@ class _Sampling:
         self.trajectory: Trajectory | None = None
         self.denoiser: nn.Module = self.cfg_denoiser.inner_model
         self.source_context = self._encode(params.source_prompt)
-        guided = params.order == "published" and params.source_prompt != ""
-        self.empty_context = self._encode("") if guided else None
+        self.inverts_guided = params.order == "published" and params.source_prompt != ""
+        self.guide = guidance_of(params)
+        # where the prompt is empty its own prediction serves, and no row is added
+        self.needs_empty = self.guide.needs_unconditional and any(prompt.strip() for prompt in p.prompts)
+        self.empty_context = self._encode("") if self.inverts_guided or self.needs_empty else None
+        size = tuple(self.sources.latents.shape[-2:])
+        self.tac = tac_plan_of(params, self.unet, size) if self.tac_steps else TacPlan()
 
     def run(self) -> Tensor:
         """Inversion and translation; called by the host's `launch_sampling`."""
         # `launch_sampling` counts both directions for the progress bar; the CFG denoiser's own count is of guided steps
         self.cfg_denoiser.steps = self.cfg_denoiser.total_steps = len(self.schedule)
-        height, width = self.sources.latents.shape[-2:]
-        layers = shallow_layers(self.unet, (height, width), self.params.tac_layers) if self.tac_steps else []
-        with AttentionControl(layers) as control, row_denoiser(self.cfg_denoiser, control) as rows:
+        with AttentionControl(self.tac.layers) as control, row_denoiser(self.cfg_denoiser, control) as rows:
             if self.inverts:
                 self.trajectory = self._invert(control)
             return self._translate(control, rows)
@@ -192,7 +198,7 @@ class _Sampling:
 
     def _predict_inversion(self, latent: Tensor, timestep: int) -> Tensor:
         cond = self._predict(latent, timestep, self.source_context)
-        if self.empty_context is None:
+        if not self.inverts_guided:
             return cond
         # the released code guides its inversion too; with an empty source prompt that cancels
         return guidance.cfg(self._predict(latent, timestep, self.empty_context), cond, self.params.cfg_scale)
@@ -212,7 +218,14 @@ class _Sampling:
         if self.cfg_denoiser.mask is not None:
             # the host blends the clean picture in at every step; the render at this step's noise level belongs there
             self.cfg_denoiser.init_latent = self._kept_latent(timestep).to(self.p.init_latent)
-        with rows.prediction(features, [len(conds) for conds in composed], self.sources.of_image):
+        step = len(self.schedule) - 1 - self.schedule.timesteps.index(timestep)
+        called = rows.prediction(
+            features, [len(conds) for conds in composed], self.sources.of_image,
+            strengths=self.tac.strengths(step), both_halves=self.tac.both_halves, keep_inputs=self.needs_empty,
+        )  # fmt: skip
+        empty = (lambda: rows.with_context(self.empty_context)) if self.needs_empty else None
+        combined = nullcontext() if self.guide.is_plain else combined_by(self.cfg_denoiser, self.guide, step, empty)
+        with called, combined:
             return self.cfg_denoiser(latent, latent.new_full((latent.shape[0],), float(timestep)), **arguments).float()
 
     def _kept_latent(self, timestep: int) -> Tensor:
