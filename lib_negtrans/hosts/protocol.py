@@ -60,6 +60,15 @@ class ModelHost(Protocol):
         """The UNet's raw output (eps or v) for latent (B,4,h,w), timestep int or (B,), context (B,T,width): float32."""
         ...
 
-    def training(self, gradient_checkpointing: bool = False) -> AbstractContextManager[None]:
-        """Frozen weights, fit for a backward pass to the embeddings; every flag and module is put back on exit."""
+    def token_table(self) -> tuple[Tensor, list[str]]:
+        """All token embeddings (vocabulary, width), and what each says: which words a vector is near to."""
+        ...
+
+    def training(
+        self, gradient_checkpointing: bool = False, autocast: torch.dtype | None = None
+    ) -> AbstractContextManager[None]:
+        """Frozen weights, fit for a backward pass to the embeddings; every flag and module is put back on exit.
+
+        autocast: float16 or bfloat16, in which `predict_noise` computes meanwhile; None: as the model always does.
+        """
         ...

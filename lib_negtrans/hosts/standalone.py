@@ -129,6 +129,7 @@ class StandaloneHost:
         self.text_encoder = networks.text_encoder.to(self.device, text_dtype).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._encoding = threading.Lock()
+        self._autocast: torch.dtype | None = None
         self.prompt_tokenizer = PromptTokenizer.from_clip(tokenizer)
         width = self.unet.config.cross_attention_dim
         if width != self.embedding_width:
@@ -241,17 +242,20 @@ class StandaloneHost:
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:
         """The UNet's raw output (eps or v) for latent (B,4,h,w), timestep int or (B,), context (B,T,width): float32.
 
-        Runs in the host's dtype without autocast; gradient flows where grad is enabled.
+        Runs in the host's dtype without autocast, but for one that `training` set; gradient flows where it is enabled.
         """
         timestep = torch.as_tensor(timestep, device=self.device)
-        with torch.autocast(self.device.type, enabled=False):
+        with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             latent, context = latent.to(self.device, self.dtype), context.to(self.device, self.dtype)
             out = self.unet(latent, timestep, encoder_hidden_states=context).sample
         return out if out.dtype == torch.float64 else out.float()
 
     @contextlib.contextmanager
-    def training(self, gradient_checkpointing: bool = False) -> Iterator[None]:
-        """Frozen weights, fit for a backward pass to the embeddings; every flag is put back, also after an error."""
+    def training(self, gradient_checkpointing: bool = False, autocast: torch.dtype | None = None) -> Iterator[None]:
+        """Frozen weights, fit for a backward pass to the embeddings; every flag is put back, also after an error.
+
+        autocast: what the UNet computes in meanwhile, weights as they are; None: the host's dtype.
+        """
         networks = (self.unet, self.vae, self.text_encoder)
         grads = [(p, p.requires_grad) for network in networks for p in network.parameters()]
         modes = [(m, m.training) for network in networks for m in network.modules()]
@@ -264,9 +268,11 @@ class StandaloneHost:
             if gradient_checkpointing:
                 self.unet.enable_gradient_checkpointing()
                 self.unet.train()  # older diffusers checkpoint in training mode only; SD1's UNet has no active dropout
+            self._autocast = autocast
             with torch.enable_grad():
                 yield
         finally:
+            self._autocast = None
             for parameter, flag in grads:
                 parameter.requires_grad_(flag)
             for module, mode in modes:

@@ -19,6 +19,9 @@ BUILT_IN: dict[str, tuple[str, ...]] = {
     "style": ("a picture in the style of [name]", "a rendering, [name]", "clothing, [name] style", "[name]"),
 }
 
+AUTO = "auto"
+CHOICES = (AUTO, *BUILT_IN)
+
 # The webui's own rule (modules/textual_inversion/dataset.py, re_numbers_at_start): "012-red coat.png" says "red coat".
 _NUMBERS_AT_START = re.compile(r"^[-\d]+\s*")
 _EXTRA_NETWORK = re.compile(r"<\w+:[^>]*>")
@@ -49,17 +52,20 @@ class Captions:
         return ", ".join(part for part in parts if part)
 
 
-def load_captions(template: str | Path) -> Captions:
+def load_captions(template: str | Path, captioned: bool = False) -> Captions:
     """A built-in template by its name, or a UTF-8 text file with one template a line.
 
-    Every line needs [name]: without it a step would train nothing. Raises CaptionError.
+    "auto" is "filewords" where pictures have a .txt (`captioned`), else "name": file names such as 0123_final.png
+    describe nothing. Every line needs [name]: without it a step would train nothing. Raises CaptionError.
     """
+    if str(template) == AUTO:
+        template = "filewords" if captioned else "name"
     if str(template) in BUILT_IN:
         return Captions(BUILT_IN[str(template)])
     path = Path(template)
     if not path.is_file():
         raise CaptionError(
-            f"There is no caption template {str(template)!r}: give a text file, or {', '.join(BUILT_IN)}."
+            f"There is no caption template {str(template)!r}: give a text file, or {', '.join(CHOICES)}."
         )
     lines = tuple(line.strip() for line in _read_text(path).splitlines() if line.strip())
     if not lines:
@@ -68,6 +74,33 @@ def load_captions(template: str | Path) -> Captions:
         if NAME not in line:
             raise CaptionError(f"The line {line!r} of {path} lacks {NAME}: a step with it would train nothing.")
     return Captions(lines)
+
+
+def vary_tags(words: str, generator: torch.Generator, shuffle: bool, dropout: float, keep: int) -> str:
+    """Words separated by commas, drawn anew: in another order, each left out with a probability; the first `keep` stay.
+
+    Consumes numbers of the generator only for what is switched on.
+    """
+    if not shuffle and dropout <= 0:
+        return words
+    tags = [tag.strip() for tag in words.split(",") if tag.strip()]
+    fixed, loose = tags[:keep], tags[keep:]
+    if dropout > 0:
+        drawn = torch.rand(len(loose), generator=generator).tolist()
+        loose = [tag for tag, number in zip(loose, drawn, strict=True) if number >= dropout]
+    if shuffle:
+        loose = [loose[i] for i in torch.randperm(len(loose), generator=generator).tolist()]
+    return ", ".join(fixed + loose)
+
+
+def named_template(template: str, folder: Path | None) -> str:
+    """The path of a template in the host's folder that is given by name, such as "style_filewords"; else as it is."""
+    if folder is None or template in CHOICES or not template or Path(template).name != template:
+        return template
+    for name in (template, f"{template}.txt"):
+        if (folder / name).is_file():
+            return str(folder / name)
+    return template
 
 
 def filewords(image: Path) -> tuple[str, bool]:

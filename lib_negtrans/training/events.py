@@ -118,6 +118,50 @@ class Preview(Event):
 
 
 @dataclass(frozen=True)
+class Validated(Event):
+    """A measurement on pictures that are not trained on, with the vectors after `step`.
+
+    loss, photo_loss: with the vectors; gain, photo_gain: 1 - loss/(loss without them); gap: gain - photo_gain; each
+    with its standard error; those of photos are None without photos. best: so far. norms, nearest: of each vector, its
+    length and the real token nearest to it. verdict: a word or two; text: a sentence.
+    """
+
+    step: int
+    loss: float
+    gain: float
+    gain_error: float
+    photo_loss: float | None
+    photo_gain: float | None
+    photo_gain_error: float | None
+    gap: float | None
+    gap_error: float | None
+    best: bool
+    norms: list[float]
+    nearest: list[str]
+    verdict: str
+    text: str
+
+    def __str__(self) -> str:
+        numbers = f"gain {100 * self.gain:.2f} % ± {100 * self.gain_error:.2f}"
+        if self.gap is not None:
+            numbers += f", gap to photos {100 * self.gap:.2f} % ± {100 * self.gap_error:.2f}"
+        best = "; best so far" if self.best else ""
+        return f"Validation at step {self.step}: {numbers}{best}. {self.text} Near: {', '.join(self.nearest)}."
+
+
+@dataclass(frozen=True)
+class Judged(Event):
+    """How it stands, from the losses alone. verdict: a word or two; text: a sentence."""
+
+    step: int
+    verdict: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"Step {self.step}: {self.text}"
+
+
+@dataclass(frozen=True)
 class Stopped(Event):
     """The job was stopped before its end. checkpoint is None when no step was done,
     embedding also when a resumed run was stopped while it still read pictures."""

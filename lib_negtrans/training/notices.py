@@ -8,7 +8,6 @@ from ..params import TrainingParams
 from .captions import Captions
 from .dataset import DatasetReport
 from .events import Notice
-from .objective import timestep_range
 
 
 def starting_notices(
@@ -26,9 +25,16 @@ def starting_notices(
     if init_tokens > params.vectors:
         text = f"The initialisation text has {init_tokens} tokens, the embedding {params.vectors} vectors"
         yield Notice(f"{text}: not all are used.", "warning")
-    low, high = timestep_range(params.strength)
+    low, high = params.timesteps
     used = f"those that a translation at strength {params.strength:g} uses"
+    if params.min_timestep >= 0 or params.max_timestep >= 0:
+        used = "as the options say, whatever the strength"
     yield Notice(f"Timesteps {low} to {high} are trained: {used}.")
+    if params.optimizer == "prodigy" and params.lr.strip() not in ("1", "1.0"):
+        text = f"Prodigy finds the step size by itself and takes the learning rate {params.lr} times that: use 1."
+        yield Notice(text, "warning")
+    if params.weight_decay:
+        yield Notice("Weight decay pulls the vectors towards zero; Norm decay keeps them as long as real tokens.")
     if steps < params.steps:
         text = f"The learning-rate schedule ends at step {steps}: training stops there, not at {params.steps}."
         yield Notice(text, "warning")

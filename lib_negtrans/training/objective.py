@@ -1,20 +1,20 @@
 """What is minimised: pure functions of a model and some rows of training data.
 
 An objective takes a `Model` and `Rows` and gives one loss per row; the job takes the mean, and goes backward to the
-vectors. It asks the model for as many contexts and predictions as it needs, so that one with guidance in the loss
-(METHOD.md 7) is one more function here. Sources: DDPM (arXiv 2006.11239, eq. 14), v target (arXiv 2202.00512,
-appendix D), textual inversion (arXiv 2208.01618, eq. 2).
+vectors. It asks the model for as many contexts and predictions as it needs. Sources: DDPM (arXiv 2006.11239, eq. 14),
+v target (arXiv 2202.00512, appendix D), textual inversion (arXiv 2208.01618, eq. 2), DreamArtist (arXiv 2211.11337).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..core.schedule import TRAIN_STEPS
+from ..params import TrainingParams
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,27 @@ class Model:
 
 @dataclass(frozen=True)
 class Rows:
-    """B rows of a step: latents z0 and noise eps (B,4,h,w) on the model's device, timesteps (B,) int64, B captions."""
+    """B rows of a step: latents z0 and noise eps (B,4,h,w) on the model's device, timesteps (B,) int64, B captions.
+
+    weights: (B,1,h,w) >= 0, what each latent counts in the loss; None: all the same.
+    """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     captions: tuple[str, ...]
+    weights: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class LossOptions:
+    """huber: error size beyond which it counts linearly, 0 = plain squares; min_snr_gamma: 0 = all timesteps alike."""
+
+    huber: float = 0.0
+    min_snr_gamma: float = 0.0
+
+
+PLAIN = LossOptions()
 Objective = Callable[[Model, Rows], Tensor]
 
 
@@ -65,30 +78,64 @@ def target(model: Model, rows: Rows) -> Tensor:
     return a * rows.noise - s * rows.latents
 
 
-def squared_error(output: Tensor, wanted: Tensor) -> Tensor:
-    """The mean squared error of each row, (B,), in float32 or wider: half precision would lose small differences."""
-    wide = torch.promote_types(output.dtype, torch.float32)
-    return (output.to(wide) - wanted.to(wide)).square().flatten(1).mean(1)
+def row_loss(model: Model, rows: Rows, output: Tensor, options: LossOptions = PLAIN) -> Tensor:
+    """The mean error of each row, (B,), in float32 or wider: half precision would lose small differences.
 
-
-def reconstruct(model: Model, rows: Rows) -> Tensor:
-    """Textual inversion: ||target - e(z_t, t, caption)||^2 for each row, (B,)."""
-    return squared_error(
-        model.predict(add_noise(model, rows), rows.timesteps, model.encode(rows.captions)), target(model, rows)
-    )
-
-
-OBJECTIVES: dict[str, Objective] = {"reconstruct": reconstruct}
-
-
-def timestep_range(strength: float) -> tuple[int, int]:
-    """The inclusive timesteps that a translation of this strength in (0, 1] can use, whatever its number of steps.
-
-    The grid 1 + i*floor(1000/N), i < int(N*strength), stays below 1000*strength + 1: strength .3 gives (0, 300).
+    Squares, or with huber c the pseudo-Huber loss 2c (sqrt(d^2 + c^2) - c), which is d^2 for small d. Weights are taken
+    relative to their mean, so that a constant one changes nothing.
     """
-    if not 0.0 < strength <= 1.0:
-        raise ValueError(f"strength must be above 0 and at most 1, not {strength:g}.")
-    return 0, min(TRAIN_STEPS - 1, round(TRAIN_STEPS * strength))
+    wide = torch.promote_types(output.dtype, torch.float32)
+    error = (output.to(wide) - target(model, rows).to(wide)).square()
+    if options.huber:
+        c = options.huber
+        error = 2 * c * ((error + c * c).sqrt() - c)
+    if rows.weights is not None:
+        weights = rows.weights.to(error)
+        mean = weights.mean(dim=(1, 2, 3), keepdim=True)
+        # a picture without any weight counts everywhere alike rather than as NaN
+        error = error * torch.where(mean > 0, weights / mean.clamp_min(1e-12), torch.ones_like(weights))
+    loss = error.flatten(1).mean(1)
+    return loss * snr_weights(model, rows.timesteps, options.min_snr_gamma).to(loss) if options.min_snr_gamma else loss
+
+
+def snr_weights(model: Model, timesteps: Tensor, gamma: float) -> Tensor:
+    """(B,) min(SNR, gamma)/SNR, and with v prediction over SNR + 1 (min-SNR, arXiv 2303.09556, section 3.4)."""
+    abar = model.alphas_cumprod.double().cpu()[timesteps.cpu()]
+    snr = abar / (1.0 - abar)
+    return snr.clamp(max=gamma) / (snr + 1.0 if model.prediction_type == "v_prediction" else snr)
+
+
+def reconstruct(model: Model, rows: Rows, options: LossOptions = PLAIN) -> Tensor:
+    """Textual inversion: ||target - e(z_t, t, caption)||^2 for each row, (B,)."""
+    output = model.predict(add_noise(model, rows), rows.timesteps, model.encode(rows.captions))
+    return row_loss(model, rows, output, options)
+
+
+def contrast(model: Model, rows: Rows, guidance: float, options: LossOptions = PLAIN) -> Tensor:
+    """Photos, with the caption as the negative prompt of a guided prediction (after DreamArtist, ReNeg): (B,).
+
+    e^ = e(v) + w (e('') - e(v)), loss ||target - e^||^2 / (w-1)^2. e('') has no gradient. The divisor leaves the
+    minimum where it is and gives e(v) the curvature that it has in `reconstruct`, so that the two can be added.
+    Raises ValueError for w <= 1, where nothing is subtracted.
+    """
+    if guidance <= 1.0:
+        raise ValueError(f"guidance must be above 1, not {guidance:g}.")
+    noisy = add_noise(model, rows)
+    with torch.no_grad():
+        empty = model.encode([""])
+        free = model.predict(noisy, rows.timesteps, empty.expand(len(noisy), -1, -1))
+    negative = model.predict(noisy, rows.timesteps, model.encode(rows.captions))
+    guided = negative + guidance * (free - negative)
+    return row_loss(model, rows, guided, options) / (guidance - 1.0) ** 2
+
+
+def objective_terms(params: TrainingParams) -> dict[str, tuple[Objective, float]]:
+    """{"renders" or "photos": (loss of each row, weight in the sum)} of the parameters' objective."""
+    options = LossOptions(params.huber, params.min_snr_gamma)
+    terms: dict[str, tuple[Objective, float]] = {"renders": (partial(reconstruct, options=options), 1.0)}
+    if params.objective == "contrastive":
+        terms["photos"] = (partial(contrast, guidance=params.photo_guidance, options=options), params.photo_weight)
+    return terms
 
 
 def encode_once(encode: Callable[[Sequence[str]], Tensor], captions: Sequence[str]) -> Tensor:

@@ -14,7 +14,12 @@ from .checkpoint import tensor_sha256
 from .errors import CheckpointError
 
 # what a resumed run may change, because the vectors do not depend on it
-FREE_PARAMS = frozenset({"steps", "save_every", "keep", "preview_every", "gradient_checkpointing"})
+FREE_PARAMS = frozenset(
+    {
+        "steps", "save_every", "keep", "preview_every", "gradient_checkpointing", "latent_cache", "patience", "result",
+        "licence",
+    }
+)  # fmt: skip
 
 
 def fixed_params(params: TrainingParams) -> dict[str, Any]:
@@ -63,4 +68,6 @@ def is_result(out: Path, payload: Mapping[str, Any], steps: int) -> bool:
         existing = read_embedding(out)
     except EmbeddingError:
         return False
-    return payload["step"] == steps and torch.equal(existing.vectors, payload["vectors"].cpu())
+    wanted = payload.get("result", payload["vectors"])
+    done = payload["step"] == steps or payload.get("early", False)
+    return done and torch.equal(existing.vectors, wanted.cpu())

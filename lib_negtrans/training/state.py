@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -30,6 +31,14 @@ class Stateful(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+def result_of(snapshot: Mapping[str, Any], which: str = "last") -> Tensor:
+    """The vectors that a snapshot or payload gives: of the step, or their average; "best": of the best validation."""
+    judge, average = snapshot["parts"].get("judge"), snapshot["parts"].get("average")
+    if which == "best" and judge and judge["best_vectors"] is not None:
+        return judge["best_vectors"]
+    return snapshot["vectors"] if average is None else average["vectors"]
+
+
 class LossScale:
     """Keeps half-precision gradients from vanishing: the loss is multiplied by a power of two, the gradient divided.
 
@@ -51,8 +60,10 @@ class LossScale:
 
     def succeeded(self) -> None:
         """After a good step."""
+        if not self.enabled:
+            return
         self.good += 1
-        if self.enabled and self.good >= GROWTH_STEPS:
+        if self.good >= GROWTH_STEPS:
             self.value, self.good = min(self.value * 2, MAXIMUM_SCALE), 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -115,17 +126,3 @@ class TrainingState:
         self.initial.copy_(payload["initial"])
         self.history = [HistoryRow(int(step), *rest) for step, *rest in payload["history"].tolist()]
         self.restore(payload)
-
-
-class OptimizerPart:
-    """An optimizer as a part: its moments only, so that a checkpoint does not depend on torch's list of options."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer):
-        self.optimizer = optimizer
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"state": self.optimizer.state_dict()["state"]}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from ..hosts.protocol import ModelHost
 from ..params import TrainingParams
-from .dataset import RowSource
 from .errors import TrainingError
 from .lr_schedule import LearningRate
-from .objective import OBJECTIVES, Model, encode_once
-from .state import HistoryRow, LossScale, OptimizerPart, TrainingState
+from .objective import Model, encode_once, objective_terms
+from .optimizers import MovingAverage, OptimizerPart, make_optimizer, shorten
+from .parallel import ALONE, Workers
+from .precision import computes_in_half
+from .rows import RowSource
+from .state import HistoryRow, LossScale, Stateful, TrainingState
 
 FULL_PRECISION = "use full precision (the webui: start it with --no-half; the command line: --dtype float32)"
 
@@ -28,8 +33,18 @@ def initial_vectors(host: ModelHost, text: str, count: int) -> Tensor:
     return vectors.clone()
 
 
+@torch.no_grad()
+def usual_norm(host: ModelHost) -> float:
+    """The median L2 norm of the model's token vectors: about .39 in SD1.5."""
+    return float(host.token_table()[0].float().norm(dim=1).median())
+
+
 class Stepper:
-    """Makes the steps of one run. Use inside `host.training()`."""
+    """Makes the steps of one run. Use inside `host.training()`.
+
+    photos: draws the rows of real photos, for an objective that has such a term. extra_parts: what else belongs to the
+    state, by name.
+    """
 
     def __init__(
         self,
@@ -39,19 +54,32 @@ class Stepper:
         name: str,
         source: RowSource,
         vectors: Tensor,
+        photos: RowSource | None = None,
+        extra_parts: Mapping[str, Stateful] | None = None,
+        workers: Workers = ALONE,
     ):
-        self.host, self.params, self.rates, self.source = host, params, rates, source
-        self.scale = LossScale(enabled=host.dtype == torch.float16)
-        self.optimizer = torch.optim.AdamW([vectors], lr=1.0, weight_decay=params.weight_decay, foreach=False)
+        self.host, self.params, self.rates, self.source, self.workers = host, params, rates, source, workers
+        self.scale = LossScale(enabled=computes_in_half(params.precision, host))
+        self.optimizer = make_optimizer(params, vectors)
         parts = {"optimizer": OptimizerPart(self.optimizer), "renders": source, "scale": self.scale}
-        self.state = TrainingState(vectors, source.generator, parts)
+        terms = objective_terms(params)
+        if "photos" in terms:
+            if photos is None:
+                raise TrainingError("The contrastive objective learns from real photos too: give a folder of them.")
+            parts["photos"] = photos
+        sources = {"renders": source, "photos": photos}
+        self.terms = [(sources[kind], loss, weight) for kind, (loss, weight) in terms.items()]
+        self.average = MovingAverage(vectors, params.ema) if params.ema else None
+        if self.average is not None:
+            parts["average"] = self.average
+        self.state = TrainingState(vectors, source.generator, parts | dict(extra_parts or {}))
+        self.token_norm = usual_norm(host) if params.norm_decay else 0.0
         self.model = Model(
             host.predict_noise,
             lambda captions: encode_once(lambda texts: host.encode_prompts(texts, {name: vectors}), captions),
             host.alphas_cumprod,
             host.prediction_type,
         )
-        self.objective = OBJECTIVES[params.objective]
         self._tested = False
         # the host's own trainer leaves gradients on the UNet (HOST.md fact 7): those are not ours
         self._foreign = {id(p) for p in host.unet.parameters() if p.grad is not None}
@@ -84,6 +112,10 @@ class Stepper:
         vectors.grad = None
         if not torch.isfinite(vectors).all():
             raise TrainingError("The vectors became NaN: lower the learning rate.")
+        if self.params.norm_decay:
+            shorten(vectors, self.token_norm, self.params.norm_decay)
+        if self.average is not None:
+            self.average.update(vectors)
         self.scale.succeeded()
         with torch.no_grad():
             length, change = vectors.norm(dim=1).mean(), (vectors - state.initial).norm(dim=1).mean()
@@ -92,21 +124,25 @@ class Stepper:
         return row
 
     def _gradient(self) -> tuple[Tensor, Tensor]:
-        """The mean loss over the accumulated passes and its gradient (n, width), unscaled."""
-        vectors, passes = self.state.vectors, self.params.accumulation
+        """The mean loss over all rows of the step and its gradient (n, width), unscaled.
+
+        Each term of the objective goes backward by itself: one term's activations at a time are in memory.
+        """
+        vectors, params = self.state.vectors, self.params
+        count = params.rows_per_step * self.workers.count
         vectors.grad = None
         losses = []
-        for _ in range(passes):
-            rows = self.source.draw(self.params.batch_size, self.host.device)
-            loss = self.objective(self.model, rows).mean()
-            if not loss.requires_grad:
-                raise self._no_gradient()
-            (loss * (self.scale.value / passes)).backward()
-            losses.append(loss.detach())
+        for source, objective, weight in self.terms:
+            for rows in source.batches(count, params.batch_size, self.host.device, self.workers):
+                loss = objective(self.model, rows).sum() * (weight / count)
+                if not loss.requires_grad:
+                    raise self._no_gradient()
+                (loss * self.scale.value).backward()
+                losses.append(loss.detach())
         grad = vectors.grad
         if grad is None:
             raise self._no_gradient()
-        return torch.stack(losses).mean(), grad.div_(self.scale.value)
+        return self.workers.sum(torch.stack(losses).sum()), self.workers.sum(grad).div_(self.scale.value)
 
     def _self_test(self, grad: Tensor) -> None:
         """At the first step of a process: the gradient reaches the vectors and nothing but them."""

@@ -15,7 +15,8 @@ from lib_negtrans.training.checkpoint import (
 )
 from lib_negtrans.training.errors import CheckpointError
 from lib_negtrans.training.resume import check_resumable, differences
-from lib_negtrans.training.state import HistoryRow, OptimizerPart, TrainingState
+from lib_negtrans.training.optimizers import OptimizerPart
+from lib_negtrans.training.state import HistoryRow, TrainingState
 
 
 def payload(step=7):

@@ -7,12 +7,17 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.params import ParamError
+from lib_negtrans.params import ParamError, TrainingParams
+from lib_negtrans.training.buckets import cover
 from lib_negtrans.training.captions import BUILT_IN, Captions, filewords, load_captions
-from lib_negtrans.training.dataset import RowSource, build_dataset, centre_crop, check_folder, read_folder
+from lib_negtrans.training.dataset import check_folder, read_folder
 from lib_negtrans.training.errors import CaptionError, DatasetError, ScheduleError
+from lib_negtrans.training.latents import build_dataset
 from lib_negtrans.training.lr_schedule import parse_learning_rate
+from lib_negtrans.training.rows import RowSource
 from lib_negtrans.training.sampler import EpochSampler
+
+SIZE_64 = TrainingParams(size=64)
 
 
 def drain(generator):
@@ -193,7 +198,7 @@ def mixed_folder(tmp_path):
 
 
 def test_report_names_everything(mixed_folder):
-    report = check_folder(mixed_folder, 64)
+    report = check_folder(mixed_folder, 64, aspect="square")
     assert [e.path for e in report.entries] == [
         "a.png", "alpha.png", "cmyk.jpg", "copy of a.png", "deep.png", "sub folder/名前 2.jpg",
     ]  # fmt: skip
@@ -216,7 +221,7 @@ def test_report_names_everything(mixed_folder):
 
 
 def test_pictures_are_what_they_look_like(mixed_folder):
-    images, report = drain(read_folder(mixed_folder, 64))
+    images, report = drain(read_folder(mixed_folder, 64, aspect="square"))
     by_name = {e.path: image for e, (_, _, image) in zip(report.entries, images, strict=True)}
     assert all(image.shape == (3, 64, 64) and image.min() >= 0 and image.max() <= 1 for image in by_name.values())
     # 16 bit is scaled, not clipped to white
@@ -242,17 +247,17 @@ def test_exif_orientation_is_applied(tmp_path):
 def test_crop_keeps_the_centre_and_the_aspect():
     image = torch.zeros(3, 64, 192)
     image[:, :, 64:128] = 1.0
-    assert torch.equal(centre_crop(image, 64), torch.ones(3, 64, 64))
+    assert torch.equal(cover(image, (64, 64)), torch.ones(3, 64, 64))
     circle = (torch.cartesian_prod(torch.arange(96), torch.arange(160)).float() - torch.tensor([47.5, 79.5])).norm(
         dim=1
     )
-    small = centre_crop((circle < 40).float().reshape(1, 96, 160).expand(3, -1, -1), 48)[0] > 0.5
+    small = cover((circle < 40).float().reshape(1, 96, 160).expand(3, -1, -1), (48, 48))[0] > 0.5
     assert abs(int(small.any(0).sum()) - int(small.any(1).sum())) <= 1
 
 
 @pytest.mark.parametrize("shape", [(64, 65), (65, 64), (1000, 67), (67, 1000), (513, 511)])
 def test_crop_is_always_square(shape):
-    assert centre_crop(torch.rand(3, *shape), 72).shape == (3, 72, 72)
+    assert cover(torch.rand(3, *shape), (72, 72)).shape == (3, 72, 72)
 
 
 def test_pattern_leaves_masks_out(tmp_path):
@@ -286,7 +291,7 @@ def test_fingerprint_follows_pixels_and_captions(tmp_path):
 def test_latents_are_the_hosts_and_cached_once(tmp_path, shared_tiny_host):
     for i in range(3):
         picture(tmp_path / f"{i}.png", seed=i)
-    events, dataset = drain(build_dataset(shared_tiny_host, tmp_path, 64))
+    events, dataset = drain(build_dataset(shared_tiny_host, tmp_path, SIZE_64))
     assert [(e.done, e.total) for e in events] == [(1, 3), (2, 3), (3, 3)]
     images, _ = drain(read_folder(tmp_path, 64))
     for latent, (_, _, image) in zip(dataset.latents, images, strict=True):
@@ -296,13 +301,13 @@ def test_latents_are_the_hosts_and_cached_once(tmp_path, shared_tiny_host):
 def test_rows_depend_on_the_generator_alone(tmp_path, shared_tiny_host):
     for i in range(3):
         picture(tmp_path / f"{i} coat.png", seed=i)
-    _, dataset = drain(build_dataset(shared_tiny_host, tmp_path, 64))
+    _, dataset = drain(build_dataset(shared_tiny_host, tmp_path, SIZE_64))
 
     def draw(seed):
         generator = torch.Generator().manual_seed(seed)
         source = RowSource(dataset, load_captions("filewords"), "neg-x", (0, 300), generator)
         torch.manual_seed(int(torch.randint(100, (1,))))  # the global one must not matter
-        return [source.draw(2) for _ in range(5)]
+        return [rows for _ in range(5) for rows in source.batches(2, 2)]
 
     for a, b in zip(draw(1), draw(1), strict=True):
         assert torch.equal(a.noise, b.noise) and torch.equal(a.timesteps, b.timesteps) and a.captions == b.captions

@@ -20,12 +20,13 @@ from PIL import Image
 from lib_negtrans.embeddings import EmbeddingError, read_embedding
 from lib_negtrans.hosts.protocol import HostError
 from lib_negtrans.params import ParamError, TrainingParams
-from lib_negtrans.training import negative, step
+from lib_negtrans.training import keeping, negative, step
 from lib_negtrans.training.checkpoint import checkpoints, newest_intact
 from lib_negtrans.training.errors import CheckpointError, DatasetError, TrainingError
 from lib_negtrans.training.events import Caching, Finished, Notice, Preview, Saved, Started, StepDone, Stopped
 from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.objective import Model, Rows, reconstruct
+from lib_negtrans.training.rows import Row
 from tests.tiny_model import tiny_host
 
 NAME = "neg-x"
@@ -37,7 +38,7 @@ def quick(**values):
     """Seven quick steps with everything in play: batches, accumulation, clipping, decay, schedule, three templates."""
     defaults = {
         "steps": STEPS, "lr": "5e-2:4, 1e-2", "vectors": 2, "batch_size": 2, "accumulation": 2, "size": 64,
-        "save_every": 2, "clip_grad_norm": 0.01, "weight_decay": 0.01, "seed": 5,
+        "save_every": 2, "clip_grad_norm": 0.01, "weight_decay": 0.01, "seed": 5, "template": "filewords",
     }  # fmt: skip
     return TrainingParams.from_dict(defaults | values)
 
@@ -201,8 +202,8 @@ def test_rate_and_limit_reach_the_optimizer(run, monkeypatch):
 
 def test_accumulation_is_a_mean(run, monkeypatch, tmp_path):
     generator = torch.Generator().manual_seed(3)
-    rows = Rows(*(torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2)), torch.tensor([50, 250]), (NAME,) * 2)
-    monkeypatch.setattr(step.RowSource, "draw", lambda self, size, device: rows)
+    row = [Row(*torch.randn(2, 4, 8, 8, generator=generator), timestep, NAME) for timestep in (50, 250)]
+    monkeypatch.setattr(step.RowSource, "draw", lambda self, count: row * (count // 2))
     done = []
     for passes in (1, 3):
         other = Run(tmp_path / str(passes), run.host, run.pictures)
@@ -592,7 +593,7 @@ def test_gradient_self_test(run, own_host, bad, says):
 
 
 def test_a_host_that_does_not_freeze_is_found_out(run, own_host):
-    own_host.training = lambda checkpointing=False: contextlib.nullcontext()
+    own_host.training = lambda *options: contextlib.nullcontext()
     with pytest.raises(TrainingError, match="UNet collects gradients"):
         run.finish(host=own_host)
 
@@ -645,14 +646,14 @@ def test_previews_come_when_asked_and_cannot_end_a_run(run, whole):
 
 
 def test_a_full_disk_at_a_checkpoint_is_a_warning(run, whole, monkeypatch):
-    real = negative.save_checkpoint
+    real = keeping.save_checkpoint
 
     def full(folder, number, *args):
         if number < 6:
             raise OSError(28, "No space left on device")
         return real(folder, number, *args)
 
-    monkeypatch.setattr(negative, "save_checkpoint", full)
+    monkeypatch.setattr(keeping, "save_checkpoint", full)
     events = run.finish()
     assert sum("could not be written (No space left" in str(e) for e in of(events, Notice)) == 2
     assert run.results == whole.results
@@ -663,7 +664,7 @@ def test_a_full_disk_at_the_end_is_no_success(run, whole, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(negative, "write_embedding", full)
+        patch.setattr(keeping, "write_embedding", full)
         events = []
         with pytest.raises(TrainingError, match=r"No space left.* 7 steps are kept in .*resume to write them"):
             for event in run.job().run():

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, timestep_grid
-from lib_negtrans.training.objective import Model, Rows, add_noise, encode_once, reconstruct, target, timestep_range
+from lib_negtrans.params import ParamError, TrainingParams
+from lib_negtrans.training.objective import (
+    LossOptions,
+    Model,
+    Rows,
+    add_noise,
+    contrast,
+    encode_once,
+    objective_terms,
+    reconstruct,
+    snr_weights,
+    target,
+)
 from lib_negtrans.training.state import FIRST_SCALE, GROWTH_STEPS, LossScale
 from lib_negtrans.training.step import initial_vectors
 from tests.tiny_model import tiny_host
@@ -67,16 +80,104 @@ def test_unknown_prediction_type_is_refused():
 
 @pytest.mark.parametrize("strength", [0.01, 0.1, 0.3, 0.305, 0.5, 0.99, 1.0])
 def test_training_covers_what_translation_uses(strength):
-    low, high = timestep_range(strength)
+    low, high = TrainingParams(strength=strength).timesteps
     used = [t for n in range(1, 1000) if int(n * strength) >= 1 for t in timestep_grid(n, strength)]
     assert low <= min(used) and max(used) <= high <= 999
     assert high <= 1000 * strength + 1, "and little more"
 
 
 def test_default_strength_trains_timesteps_up_to_300():
-    assert timestep_range(0.3) == (0, 300)
-    with pytest.raises(ValueError, match="above 0"):
-        timestep_range(0.0)
+    assert TrainingParams().timesteps == (0, 300)
+
+
+def test_named_timesteps_win_over_the_strength():
+    assert TrainingParams(min_timestep=50).timesteps == (50, 300)
+    assert TrainingParams(max_timestep=999).timesteps == (0, 999)
+    assert TrainingParams(min_timestep=400).timesteps == (400, 400)
+    with pytest.raises(ParamError, match="400 lies above the highest, 100"):
+        TrainingParams(min_timestep=400, max_timestep=100).validate()
+
+
+def test_huber_is_the_square_for_small_errors_and_linear_for_large_ones():
+    some = rows()
+    for off, wanted in ((1e-3, 1e-6), (100.0, 2 * 0.1 * (100.0 - 0.1))):
+        far = model(lambda z, t, c, off=off: some.noise + off)
+        assert torch.allclose(reconstruct(far, some, LossOptions(huber=0.1)), torch.full((3,), wanted), rtol=2e-3)
+
+
+def test_min_snr_weights_low_timesteps_down():
+    """METHOD.md 7: SNR(281) = 1.65 and SNR(141) = 5.26, SNR(21) = 50."""
+    times = torch.tensor([281, 141, 21])
+    assert snr_weights(model(), times, 5.0).tolist() == pytest.approx([1.0, 5 / 5.26, 5 / 50], rel=0.01)
+    v = model(prediction_type="v_prediction")
+    assert snr_weights(v, times, 5.0).tolist() == pytest.approx([1.65 / 2.65, 5 / 6.26, 5 / 51], rel=0.01)
+    some = rows()
+    off = model(lambda z, t, c: some.noise + 1)
+    assert torch.allclose(
+        reconstruct(off, some, LossOptions(min_snr_gamma=5.0)), snr_weights(model(), some.timesteps, 5.0).float()
+    )
+
+
+def test_weights_choose_where_the_loss_looks_and_are_never_nan():
+    some = rows()
+    off = torch.zeros(3, 4, 8, 8)
+    off[:, :, :4] = 1.0  # only the upper half is wrong
+    wrong = model(lambda z, t, c: some.noise + off)
+
+    def loss(weights):
+        return reconstruct(wrong, dataclasses.replace(some, weights=weights))
+
+    upper = (off[:, :1] > 0).float()
+    assert torch.allclose(loss(upper), torch.ones(3)) and torch.allclose(loss(1 - upper), torch.zeros(3))
+    for constant in (0.0, 0.3, 1.0):
+        assert torch.allclose(loss(torch.full((3, 1, 8, 8), constant)), reconstruct(wrong, some))
+
+
+def contrastive_setting():
+    """Photos, and a model whose prediction is a number per prompt."""
+    some = dataclasses.replace(rows(), captions=("neg-x",) * 3)
+    calls = []
+
+    def encode(captions):
+        calls.append((tuple(captions), torch.is_grad_enabled()))
+        return torch.stack([torch.full((77, 8), 0.1 if caption else 0.7) for caption in captions])
+
+    def predict(z, t, context):
+        return context[:, :1, :1, None].expand(z.shape)
+
+    return some, Model(predict, encode, ALPHAS), calls
+
+
+@pytest.mark.parametrize("guidance", [2.0, 7.5])
+def test_contrast_guides_away_from_the_vectors(guidance):
+    some, damped, calls = contrastive_setting()
+    guided = 0.1 + guidance * (0.7 - 0.1)
+    wanted = (guided - some.noise).square().flatten(1).mean(1) / (guidance - 1) ** 2
+    assert torch.allclose(contrast(damped, some, guidance), wanted, rtol=1e-5)
+    assert calls == [(("",), False), (("neg-x",) * 3, True)], "the empty prompt has no gradient"
+
+
+def test_contrast_has_the_curvature_of_reconstruct():
+    """So that photos and renders pull alike at weight 1, whatever the guidance."""
+    some = rows()
+    shift = torch.tensor(0.3, requires_grad=True)
+
+    def curvature(loss):
+        predict = Model(lambda z, t, c: c.mean() * 0 + some.noise + shift, lambda c: torch.zeros(len(c), 77, 8), ALPHAS)
+        (first,) = torch.autograd.grad(loss(predict).mean(), shift, create_graph=True)
+        return float(torch.autograd.grad(first, shift)[0])
+
+    plain = curvature(lambda m: reconstruct(m, some))
+    for guidance in (2.0, 7.5):
+        assert curvature(lambda m, w=guidance: contrast(m, some, w)) == pytest.approx(plain, rel=1e-4)
+    with pytest.raises(ValueError, match="above 1"):
+        contrast(model(), some, 1.0)
+
+
+def test_the_parameters_choose_the_terms():
+    assert list(objective_terms(TrainingParams())) == ["renders"]
+    terms = objective_terms(TrainingParams(objective="contrastive", photo_weight=0.5))
+    assert [(name, weight) for name, (_, weight) in terms.items()] == [("renders", 1.0), ("photos", 0.5)]
 
 
 def test_equal_captions_are_encoded_once():

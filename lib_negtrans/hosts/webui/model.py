@@ -69,6 +69,7 @@ class WebuiHost:
         self.model = model
         self._file = info.filename
         self._parks_vae = False
+        self._autocast: torch.dtype | None = None
 
     @property
     def checkpoint_name(self) -> str:
@@ -208,7 +209,10 @@ class WebuiHost:
         latent, context = latent.to(devices.device), context.to(devices.device)
         if devices.force_fp16:  # --precision half: nothing is cast on the way
             latent, context = latent.half(), context.half()
-        with devices.without_autocast() if devices.unet_needs_upcast else devices.autocast():
+        precision = devices.without_autocast() if devices.unet_needs_upcast else devices.autocast()
+        if self._autocast is not None:
+            precision = torch.autocast(self.device.type, dtype=self._autocast)
+        with precision:
             return self.model.apply_model(latent, timestep, {"c_crossattn": [context], "c_concat": []}).float()
 
     def _refuse_another_checkpoint(self) -> None:
@@ -235,9 +239,10 @@ class WebuiHost:
             raise HostError("Hypertile is on for the UNet: switch it off in Settings > Hypertile for the training.")
 
     @contextlib.contextmanager
-    def training(self, gradient_checkpointing: bool = False) -> Iterator[None]:
+    def training(self, gradient_checkpointing: bool = False, autocast: torch.dtype | None = None) -> Iterator[None]:
         """Frozen weights, fit for a backward pass to the embeddings; every flag, module and optimisation is put back.
 
+        autocast: what the UNet computes in meanwhile, weights as they are; None: as the webui is set up.
         Cross-attention optimisations are off meanwhile, unless the host's option "Use cross attention optimizations
         while training" is on; the VAE waits on the CPU under "Move VAE and CLIP to RAM when training".
         """
@@ -264,6 +269,8 @@ class WebuiHost:
                 self._parks_vae = True
             devices.torch_gc()
             undo.callback(devices.torch_gc)
+            self._autocast = autocast
+            undo.callback(setattr, self, "_autocast", None)
             with torch.inference_mode(False), torch.enable_grad():
                 try:
                     yield
