@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from . import single_file
@@ -18,6 +19,7 @@ from .diffusers_folder import load_folder
 from .prompts import Chunk, PromptTokenizer, apply_emphasis
 from .protocol import HostError
 from .single_file import Networks
+from .vae_tiles import CELL, in_pieces
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "demo"
 MODEL_VARIABLE = "NEGTRANS_MODEL"
@@ -169,21 +171,22 @@ class StandaloneHost:
         """Mean and standard deviation of the posterior, scaled: two (B,4,H/8,W/8) float32. Raises ValueError."""
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 8 or image.shape[3] % 8:
             raise ValueError(f"An image must be (B, 3, H, W) with H and W multiples of 8, not {tuple(image.shape)}.")
-        posterior = self._vae(lambda x: self.vae.encode(x).latent_dist, image * 2 - 1, lambda d: d.mean)
+        moments = self._vae(lambda x: self.vae.encode(x).latent_dist.parameters, image * 2 - 1, CELL, 1)
+        posterior = DiagonalGaussianDistribution(moments)
         return posterior.mean.float() * self.scaling_factor, posterior.std.float() * self.scaling_factor
 
     @torch.no_grad()
     def decode_latent(self, latent: Tensor) -> Tensor:
         """latent (B,4,h,w) -> image (B,3,8h,8w) float32 in [0,1]."""
-        image = self._vae(lambda z: self.vae.decode(z).sample, latent / self.scaling_factor, lambda x: x)
+        image = self._vae(lambda z: self.vae.decode(z).sample, latent / self.scaling_factor, 1, CELL)
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
-    def _vae(self, run, value: Tensor, result):
+    def _vae(self, run, value: Tensor, cell_in: int, cell_out: int) -> Tensor:
         """Runs the VAE; half precision that overflows is done again in float32, from then on, as the webui does."""
-        out = run(value.to(self.device, self.vae.dtype))
-        if self.vae.dtype in (torch.float16, torch.bfloat16) and not torch.isfinite(result(out)).all():
+        out = in_pieces(run, value.to(self.device, self.vae.dtype), cell_in, cell_out)
+        if self.vae.dtype in (torch.float16, torch.bfloat16) and not torch.isfinite(out).all():
             self.vae.float()
-            out = run(value.to(self.device, torch.float32))
+            out = in_pieces(run, value.to(self.device, torch.float32), cell_in, cell_out)
         return out
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None) -> Tensor:
