@@ -91,7 +91,7 @@ def _inside(box: Box, size: tuple[int, int]) -> Box:
 
 
 def cut(image: Image.Image, box: Box, subject: Subject, fit: str, side: int) -> Image.Image:
-    """The box of an RGB or RGBA picture at the training size; beyond the picture: transparent, or the border's colour."""
+    """The box of an RGB or RGBA picture at the training size; beyond it: transparent, or the border's colour."""
     target = bucket_for(side, (box[2] - box[0], box[3] - box[1])) if fit == "aspect" else (side, side)
     if fit == "aspect":
         # the shape is kept exactly, and nothing enlarged: training does the rest

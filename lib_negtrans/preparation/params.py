@@ -20,7 +20,7 @@ class PrepareParams(_Params):
     )  # fmt: skip
     fit: str = option(
         "crop", "Fit",
-        "crop: the largest square around the subject, padded only if the subject would be cut; subject: close around it; "
+        "crop: the largest square around the subject, padded only if it would be cut; subject: close around it; "
         "pad: the whole picture; aspect: the whole picture in its own shape.",
         choices=FITS,
     )  # fmt: skip
@@ -32,7 +32,7 @@ class PrepareParams(_Params):
         "Every sub-folder gives as many as the others, at every level; without a number, as the smallest has.",
     )  # fmt: skip
     minimum: int = option(
-        0, "Smallest side", "Pictures with a shorter side than this are left out; 0: than the size, so none is enlarged.",
+        0, "Smallest side", "Pictures with a shorter side are left out; at 0 those that would be enlarged.",
         minimum=0, maximum=4096, step=8,
     )  # fmt: skip
     duplicates: int = option(
@@ -40,7 +40,7 @@ class PrepareParams(_Params):
         minimum=-1, maximum=128, step=1,
     )  # fmt: skip
     captions: str = option(
-        "folders", "Captions", "A .txt beside a picture is kept; without one the names of its sub-folders are the caption.",
+        "folders", "Captions", "folders: a .txt, or else the names of the sub-folders; files: a .txt only.",
         choices=CAPTIONS,
     )  # fmt: skip
     seed: int = option(0, "Seed of the choice", "Another number, another choice.", minimum=0, maximum=2**63 - 1)

@@ -129,7 +129,7 @@ def prepare(
 ) -> Generator[Progress, None, PrepareReport]:
     """Prepare the pictures of a tree in a new folder; yields progress, returns the report, which is also written there.
 
-    Nothing in the source is changed. The target appears when all of it is written: stopped or failed, it is what it was.
+    Nothing in the source is changed. The target appears when all of it is written: until then it is what it was.
     overwrite: a target that an earlier preparation wrote, and nothing else, may be replaced. Raises PrepareError,
     ParamError.
     """

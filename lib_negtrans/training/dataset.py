@@ -152,9 +152,9 @@ def read_folder(
 ) -> Generator[tuple[int, int, Tensor], None, DatasetReport]:
     """Read every picture below a folder once; yields (number from 1, of how many, image (3, h, w)) if usable.
 
-    Images are as they are trained on: at size x size, or for another aspect in its bucket. pattern: only file names that
-    match it, e.g. "mh_*"; background: what is put under transparency, "grey" or "white". Returns the report. Raises
-    DatasetError when the folder is missing or has no usable picture, CaptionError for a .txt that cannot be read.
+    Images are as they are trained on: at size x size, or for another aspect in its bucket. pattern: only file names
+    that match it, e.g. "mh_*"; background: what is put under transparency, "grey" or "white". Returns the report.
+    Raises DatasetError when the folder is missing or has no usable picture, CaptionError for a .txt that cannot be read.
     """
     folder = Path(folder)
     files = listed_files(folder, pattern)

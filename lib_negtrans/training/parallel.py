@@ -1,8 +1,8 @@
 """Several processes that train one embedding: who does which rows, and the sum of what they found.
 
-Every process draws the rows of the whole step from the same generator and does its own share of them, so the result does
-not depend on how many there are: batch size x accumulation x processes rows make a step, whoever does them. Only the
-main process writes files.
+Every process draws the rows of the whole step from the same generator and does its own share of them, so the result
+does not depend on how many there are: batch size x accumulation x processes rows make a step, whoever does them. Only
+the main process writes files.
 """
 
 from __future__ import annotations
