@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
+from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.params import TRANSLATION_PRESETS, ParamError, TranslationParams, translation_preset
 
 # What each name changes; presets of params.py are names too. A dict may set prompts: those win over the call's.
@@ -18,7 +19,10 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "noise": ("img2img with the negative: noise instead of inversion, no attention control",
               {"start": "noise", "tac_ratio": 0.0}),
     "noise-tac": ("img2img with the negative and attention control", {"start": "noise"}),
+    **{kind: (f"guidance {kind}", {"guidance": kind}) for kind in GUIDANCE_KINDS if kind != "cfg"},
 }  # fmt: skip
+# names for several at once
+GROUPS = {"guidance": ("a row per guidance variant", ("default", *GUIDANCE_KINDS[1:]))}
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Configuration:
 
 def describe_names() -> str:
     """One line of help: every name that `parse_configurations` knows."""
-    presets = {name: text for name, (text, _) in TRANSLATION_PRESETS.items()}
-    return "; ".join(f"{name}: {text}" for name, text in (presets | {n: t for n, (t, _) in NAMED.items()}).items())
+    known = {name: text for name, (text, _) in (TRANSLATION_PRESETS | NAMED | GROUPS).items()}
+    return "; ".join(f"{name}: {text}" for name, text in known.items())
 
 
 def parse_configurations(
@@ -42,23 +46,22 @@ def parse_configurations(
     trigger: str = "",
     embeddings: Mapping[str, Tensor] | None = None,
 ) -> list[Configuration]:
-    """`NAME[:FIELD=VALUE]...,...` -> configurations, in order, each once.
+    """`NAME[:FIELD=VALUE]...,...` -> configurations, in order, each once; a group's changes are put on all its members.
 
     values: the call's parameters, for all of them; what a name sets wins over those, what the text sets over both.
     trigger: what the embeddings add to the negative prompt, with their weights; "none" leaves it out.
     Raises ParamError.
     """
     found: dict[str, Configuration] = {}
-    for item in (part.strip() for part in text.split(",")):
-        if not item:
-            continue
+    for item in _items(text):
         name, *changes = item.split(":")
         if name in TRANSLATION_PRESETS:
             base = TRANSLATION_PRESETS[name][1]
         elif name in NAMED:
             base = NAMED[name][1]
         else:
-            raise ParamError(f"unknown configuration {name!r}; there are {', '.join([*TRANSLATION_PRESETS, *NAMED])}.")
+            known = [*TRANSLATION_PRESETS, *NAMED, *GROUPS]
+            raise ParamError(f"unknown configuration {name!r}; there are {', '.join(known)}.")
         merged = {**(values or {}), **base, **dict(_change(change) for change in changes)}
         if name != "none" and trigger:
             negative = merged.get("negative_prompt", "")
@@ -68,6 +71,13 @@ def parse_configurations(
     if not found:
         raise ParamError("--configs names nothing: give for example default,no-tac,none.")
     return list(found.values())
+
+
+def _items(text: str) -> Iterator[str]:
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, *changes = item.split(":")
+        members = GROUPS[name][1] if name in GROUPS else (name,)
+        yield from (":".join([member, *changes]) for member in members)
 
 
 def _change(text: str) -> tuple[str, Any]:

@@ -36,15 +36,35 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
     away = "the negative prompt"
     if embedding:
         away = f"{embedding}{'' if weight == 1 else f' (weight {weight:g})'} and {away}"
-    sentences.append(f"Then {used} steps away from {away}, CFG scale {params.cfg_scale:g}.")
-    layers = controlled_layers(params.tac_layers)
+    sentences.append(f"Then {used} steps away from {away}, CFG scale {params.cfg_scale:g}{_guidance(params)}.")
+    layers = _layers(params)
     if tac_steps and layers:
-        sentences.append(f"In the first {tac_steps}, {layers} of 16 attention layers follow the render's texture.")
+        follow = "follow" if params.tac_blend == 1 else f"follow to {100 * params.tac_blend:g} %"
+        sentences.append(f"In the first {tac_steps}, {layers} of 16 attention layers {follow} the render's texture.")
     else:
         sentences.append("Attention control is off: texture may change.")
     source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
-    calls = used * 2 + (used * (1 + params.fixed_point) if inverts else 0) + source_calls
+    rows = 3 if params.guidance != "cfg" and params.prompt.strip() else 2
+    calls = used * rows + (used * (1 + params.fixed_point) if inverts else 0) + source_calls
     sentences.append(f"About {calls} model evaluations.")
     if params.strength > _LARGE_STRENGTH:
         sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3.")
     return " ".join(sentences)
+
+
+def _guidance(params: TranslationParams) -> str:
+    """What of the negative counts, where it is not all of it."""
+    kept = {
+        "perp": "what opposes the prompt left out",
+        "topk": f"the strongest {100 * params.topk_ratio:g} % of it only",
+        "salience": "only where it outweighs the prompt",
+        "sega": f"the strongest {100 * (1 - params.sega_threshold):g} % of each channel only",
+    }
+    return f", {kept[params.guidance]}" if params.guidance in kept else ""
+
+
+def _layers(params: TranslationParams) -> int:
+    if not params.depth_ratios():
+        return controlled_layers(params.tac_layers)
+    layers = enumerate(_LAYERS_BY_AREA.values())
+    return sum(count for level, count in layers if params.tac_steps_at(level))

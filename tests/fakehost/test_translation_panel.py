@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 import pytest
 
 from lib_negtrans.hosts.webui import arguments
@@ -64,6 +66,11 @@ def test_layer_counts_are_those_of_the_method():
         ({}, "About 60 model evaluations"),
         ({"start": "noise"}, "Adds noise of the seed"),
         ({"tac_ratio": 0.0}, "Attention control is off"),
+        ({"tac_blend": 0.0}, "Attention control is off"),
+        ({"tac_blend": 0.25}, "10 of 16 attention layers follow to 25 % the render"),
+        ({"tac_depths": "1 0.5 0 0.2"}, "In the first 15, 11 of 16"),
+        ({"guidance": "topk", "topk_ratio": 0.05}, "the strongest 5 % of it only"),
+        ({"guidance": "sega", "prompt": "a photo"}, "About 75 model evaluations"),
         ({"strength": 0.9}, "changes much"),
         ({"strength": 0.0}, "This cannot work: Strength must be above 0"),
         ({"order": "published"}, "This cannot work: The published inversion order"),
@@ -75,3 +82,32 @@ def test_the_line_says_what_will_happen(changes, words):
 
 def test_the_line_names_the_embedding():
     assert "away from neg-render (weight 1.5) and" in describe_translation(TranslationParams(), "neg-render", 1.5)
+
+
+def test_what_does_nothing_is_hidden_until_its_guidance_is_chosen(fake_host):
+    def visible(blocks):
+        props = {c["props"].get("elem_id"): c["props"] for c in blocks.get_config_file()["components"]}
+        return {n for n in arguments.PANEL_OPTIONS if props[f"negtrans_img2img_{n}"]["visible"]}
+
+    with gr.Blocks() as page:
+        panel = dict(zip(arguments.NAMES, build(fake_host).inputs, strict=True))
+    hidden = {name for name in arguments.PANEL_OPTIONS if name.startswith(("topk", "sega"))}
+    assert visible(page) == set(arguments.PANEL_OPTIONS) - hidden and len(hidden) == 6
+    event = next(
+        function
+        for function, dependency in zip(page.fns, page.dependencies, strict=True)
+        if {panel[name]._id for name in hidden} == set(dependency["outputs"])
+    )
+    order = [name for name in arguments.PANEL_OPTIONS if name in hidden]
+    for guidance, shown in (("cfg", set()), ("topk", {"topk_ratio"}), ("sega", hidden - {"topk_ratio"})):
+        updates = event.fn(guidance)
+        assert {name for name, update in zip(order, updates, strict=True) if update["visible"]} == shown
+
+
+def test_every_preset_is_explained_in_the_panel():
+    from lib_negtrans.params import TRANSLATION_PRESETS
+    from lib_negtrans.ui.translation_panel import preset_sentence
+
+    for name, (sentence, _values) in TRANSLATION_PRESETS.items():
+        assert sentence.endswith(".") and html.escape(sentence) in preset_sentence(name)
+    assert preset_sentence(None) == preset_sentence("gone") == "<p class='negtrans-preset'></p>"
