@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_negtrans.hosts.webui.arguments import NAMES, defaults
+from lib_negtrans.hosts.webui.arguments import NAMES, VERSION, defaults
+from lib_negtrans.hosts.webui.infotext import reader
 from tests.webui.server import REPOSITORY, WebuiServer
 
 SIZE = 128
@@ -73,6 +74,14 @@ class Client:
 
     def options(self, **values: Any) -> None:
         assert self.server.post("/sdapi/v1/options", values).status_code == 200
+
+
+def restored(server: WebuiServer, image: str) -> list[Any]:
+    """The script's arguments as PNG Info reads them from a picture."""
+    answer = server.post("/sdapi/v1/png-info", {"image": image})
+    assert answer.status_code == 200, answer.text
+    fields = answer.json()["parameters"]
+    return [VERSION, *(reader(name)(fields) for name in NAMES[1:])]
 
 
 def infotext(answer: dict, index: int = 0) -> str:

@@ -46,6 +46,8 @@ def webui(webui_installation, demo_model, tmp_path_factory):
     saboteur = data / "extensions" / "test-saboteur" / "scripts"
     saboteur.mkdir(parents=True)
     shutil.copy(Path(__file__).parent / "saboteur.py", saboteur)
+    for folder in filter(None, os.environ.get("NEGTRANS_WEBUI_EXTENSIONS", "").split(os.pathsep)):
+        (data / "extensions" / Path(folder).name).symlink_to(Path(folder).resolve())
     server = WebuiServer(data, *webui_installation)
     server.start()
     yield server

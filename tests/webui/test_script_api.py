@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from lib_negtrans.embeddings import read_embedding
 from lib_negtrans.folder import Negative, with_negatives
 from lib_negtrans.hosts.standalone import load_model
-from lib_negtrans.hosts.webui.arguments import PANEL_OPTIONS
+from lib_negtrans.hosts.webui.arguments import NAMES, PANEL_OPTIONS
 from lib_negtrans.images import picture_from_pil, to_pil
 from lib_negtrans.params import translation_preset
 from lib_negtrans.pipeline import translate
@@ -59,6 +59,10 @@ CASES = {
     "recomputed": {"fixed_point": 0, "features": "recomputed", "tac_layers": 1024, "tac_ratio": 0.5, "strength": 0.6},
     "published": {"preset": "fashionr2r", "source_prompt": "a render"},
     "noise": {"start": "noise", "seed": 7},
+    "topk": {"guidance": "topk", "topk_ratio": 0.2},
+    "sega and rescale": {"guidance": "sega", "sega_threshold": 0.8, "cfg_rescale": 0.5, "prompt": "a photo"},
+    "salience, tac": {"guidance": "salience", "prompt": "a photo", "tac_halves": "both", "tac_depths": "0.9 0.5"},
+    "perp, blend": {"guidance": "perp", "prompt": "a photo of a shirt", "tac_blend": 0.5},
 }
 
 
@@ -200,11 +204,12 @@ def test_an_axis_of_the_grid_makes_a_translation(client, webui):
 @pytest.mark.parametrize(
     ("script_args", "changes", "words"),
     [
-        (arguments()[:-1], {}, "script_args has 10 values"),
-        ([*arguments(), 1], {}, "script_args has 12 values"),
+        (arguments()[:-1], {}, f"script_args has {len(NAMES) - 1} values"),
+        ([*arguments(), 1], {}, f"script_args has {len(NAMES) + 1} values"),
         ([], {}, "script_args has 0 values"),
         ([2, *arguments()[1:]], {}, "version of the list"),
         (arguments(tac_ratio=3), {}, "TAC ratio must lie between"),
+        (arguments(tac_depths="0.9 much"), {}, "TAC depths must be up to 4 numbers"),
         (arguments(embedding="no-such"), {}, "There is no negative embedding no-such"),
         (arguments(), {"denoising_strength": 0}, "Strength must be above 0"),
         (arguments(), {"denoising_strength": 0.01}, "leaves no step to take"),

@@ -60,6 +60,12 @@ def fill_number(page, element, value):
     page.press(f"{element} input[type=number]", "Tab")
 
 
+def open_more(page):
+    if not page.is_visible(f"{PANEL}tac_blend"):
+        page.click(f"{PANEL}more > .label-wrap")
+    page.wait_for_selector(f"{PANEL}tac_blend")
+
+
 def generate(page) -> str:
     """Click Generate, wait for its end, and give what the page says under the picture."""
     page.wait_for_timeout(2000)  # the page sends what its controls' last events have set
@@ -93,6 +99,17 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     fill_number(page, "#img2img_steps", 20)
     choose(page, f"{PANEL}embedding", "neg-test")
     fill_number(page, f"{PANEL}tac_ratio", 0.5)
+    assert "inversion corrected" in page.inner_text(f"{PANEL}preset_sentence")
+    open_more(page)
+    assert not page.is_visible(f"{PANEL}topk_ratio")
+    page.click(f'{PANEL}guidance label:has-text("topk")')
+    page.wait_for_selector(f"{PANEL}topk_ratio")
+    assert not page.is_visible(f"{PANEL}sega_threshold")
+    fill_number(page, f"{PANEL}topk_ratio", 0.25)
+    fill_number(page, f"{PANEL}tac_blend", 0.75)
+    page.fill(f"{PANEL}tac_depths textarea", "0.9 0.5")
+    page.wait_for_function(f"() => /strongest 25 %/.test(document.querySelector('{PANEL}summary').innerText)")
+    page.locator("#img2img_script_container").screenshot(path=tmp_path / "panel.png")
     page.fill(f"{PANEL}source_prompt textarea", 'a render, "cg"')
     page.wait_for_function(f"() => /6 of 20 steps/.test(document.querySelector('{PANEL}summary').innerText)")
     assert "away from neg-test" in page.inner_text(f"{PANEL}summary")
@@ -112,6 +129,11 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     assert page.input_value(f"{SCRIPTS} input") == "Realistic Translation"
     assert page.is_visible(f"{PANEL}summary")
     assert number(page, f"{PANEL}tac_ratio") == 0.5
+    open_more(page)
+    assert page.is_checked(f'{PANEL}guidance label:has-text("topk") input')
+    page.wait_for_selector(f"{PANEL}topk_ratio")
+    assert (number(page, f"{PANEL}topk_ratio"), number(page, f"{PANEL}tac_blend")) == (0.25, 0.75)
+    assert page.input_value(f"{PANEL}tac_depths textarea") == "0.9 0.5"
     assert page.input_value(f"{PANEL}source_prompt textarea") == 'a render, "cg"'
     # "Send to img2img" brings the finished picture; its text does not hold the render
     page.set_input_files("#img2img_image input[type=file]", [])
