@@ -1,0 +1,113 @@
+"""Guidance and attention-control options over the host's API: each acts, is in the text, and comes back from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.webui.client import Client, arguments, difference, infotext, pixels, restored
+
+EMBEDDING = {"embedding": "neg-test", "embedding_weight": 1.3}
+PROMPT = {"prompt": "a photo of a shirt"}
+# values, and what of them the picture's text must say
+OPTIONS = {
+    "perp": ({"guidance": "perp"}, ["NegTrans guidance: perp"]),
+    "topk": ({"guidance": "topk", "topk_ratio": 0.1}, ["NegTrans guidance: topk", "NegTrans top-k ratio: 0.1"]),
+    "salience": ({"guidance": "salience"}, ["NegTrans guidance: salience"]),
+    "sega": (
+        {"guidance": "sega", "sega_threshold": 0.8, "sega_warmup": 2, "sega_cooldown": 5, "sega_beta": 0.6},
+        ["NegTrans SEGA threshold: 0.8", "NegTrans SEGA warm-up: 2", "NegTrans SEGA cool-down: 5"],
+    ),
+    "rescale": ({"cfg_rescale": 0.8}, ["NegTrans guidance: cfg", "NegTrans CFG rescale: 0.8"]),
+    "both halves": ({"tac_halves": "both"}, ["NegTrans TAC halves: both"]),
+    "blend": ({"tac_blend": 0.3}, ["NegTrans TAC blend: 0.3"]),
+    "depths": ({"tac_depths": "0.9, 0.2"}, ['NegTrans TAC depths: "0.9, 0.2"']),
+}
+
+
+@pytest.fixture(scope="module")
+def client(webui):
+    return Client(webui)
+
+
+@pytest.fixture(scope="module")
+def plain(client):
+    return client.translate(arguments(**EMBEDDING), **PROMPT)["images"][0]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_it_acts_and_its_picture_can_be_made_again_from_its_text(client, webui, plain, name):
+    values, written = OPTIONS[name]
+    answer = client.translate(arguments(**EMBEDDING, **values), **PROMPT)
+    picture, text = answer["images"][0], infotext(answer)
+    assert difference(picture, plain) > 1
+    assert all(pair in text for pair in written), text
+    assert client.translate(restored(webui, picture), **PROMPT)["images"][0] == picture
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param({"guidance": "topk", "topk_ratio": 1.0}, id="top-k of everything"),
+        pytest.param(
+            {"guidance": "sega", "sega_threshold": 0.0, "sega_warmup": 0, "sega_momentum": 0.0}, id="SEGA of everything"
+        ),
+    ],
+)
+@pytest.mark.parametrize("prompt", ["", "a photo AND a shirt :0.5"])
+def test_a_variants_limit_is_the_hosts_own_guidance(client, values, prompt):
+    ours, host = (client.translate(arguments(**EMBEDDING, **more), prompt=prompt)["images"][0] for more in (values, {}))
+    assert difference(ours, host) <= 1
+
+
+def test_guidance_does_not_depend_on_how_the_host_splits_its_calls(client):
+    script_args = arguments(**EMBEDDING, guidance="perp", tac_halves="both")
+    request = {"prompt": "a photo AND a shirt :0.5", "negative_prompt": "cg"}
+    together = client.translate(script_args, **request)["images"][0]
+    client.options(batch_cond_uncond=False)
+    try:
+        apart = client.translate(script_args, **request)["images"][0]
+    finally:
+        client.options(batch_cond_uncond=True)
+    assert difference(together, apart) <= 1
+
+
+def test_a_grid_over_guidance(client, webui):
+    listed = webui.get("/sdapi/v1/script-info").json()
+    plot = next(s for s in listed if s["name"] == "x/y/z plot" and s["is_img2img"])
+    labels = [argument["label"] for argument in plot["args"]]
+    values = [argument["value"] for argument in plot["args"]]
+    axes = plot["args"][0]["choices"]
+    for name in ("Guidance", "Top-k ratio", "SEGA threshold", "CFG rescale", "TAC halves", "TAC blend", "TAC depths"):
+        assert f"[NegTrans] {name}" in axes
+    values[labels.index("X type")] = axes.index("[NegTrans] Guidance")
+    values[labels.index("X values")] = "cfg,topk,sega"
+    values[labels.index("Y type")] = values[labels.index("Z type")] = 0
+    values[labels.index("Include Sub Images")] = True
+    answer = client.plain(script_name="x/y/z plot", script_args=values, negative_prompt="cg")
+    assert len(answer["images"]) == 4
+    assert "X Type: [NegTrans] Guidance" in json.loads(answer["info"])["infotexts"][0]
+    cells = answer["images"][1:]
+    alone = client.translate(arguments(guidance="topk"), negative_prompt="cg")["images"][0]
+    assert pixels(cells[1]).tolist() == pixels(alone).tolist()
+    assert difference(cells[0], cells[1]) > 1 and difference(cells[1], cells[2]) > 1
+
+
+def test_neutral_prompts_keywords_rule_their_picture(client, webui):
+    names = {script["name"] for script in webui.get("/sdapi/v1/script-info").json()}
+    if "neutral prompt" not in names:
+        pytest.skip("name a checkout of sd-webui-neutral-prompt in NEGTRANS_WEBUI_EXTENSIONS")
+    keyword = {"prompt": "a photo AND_PERP a red shirt :0.8"}
+    theirs = client.translate(arguments(**EMBEDDING), **keyword)
+    ours = client.translate(arguments(**EMBEDDING, guidance="topk", topk_ratio=0.1), **keyword)
+    assert difference(ours["images"][0], theirs["images"][0]) == 0
+    text = infotext(ours)
+    assert "NegTrans guidance: cfg" in text and "NegTrans guidance stood down: topk" in text
+    assert "neutral-prompt keywords" in " ".join(json.loads(ours["info"])["comments"])
+    # without a keyword ours acts, although the extension is there
+    plain, guided = (
+        client.translate(arguments(**EMBEDDING, **more), **PROMPT)["images"][0]
+        for more in ({}, {"guidance": "topk", "topk_ratio": 0.1})
+    )
+    assert difference(plain, guided) > 1
