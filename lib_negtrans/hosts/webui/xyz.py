@@ -17,6 +17,8 @@ from lib_negtrans.hosts.webui.registration import register_once
 from lib_negtrans.params import TRANSLATION_PRESETS, Option, TranslationParams
 
 PREFIX = "[NegTrans] "
+# options that are the host's own sliders
+HOST_ATTRIBUTES = {"strength": "denoising_strength", "steps": "steps", "cfg_scale": "cfg_scale"}
 
 
 def register() -> Callable[[], None]:
@@ -113,6 +115,9 @@ def _setter(name: str) -> Callable[[Any, Any, list[Any]], None]:
             p.denoising_strength = value
         else:
             p._negtrans_xyz[name] = value
+            if name == "preset":  # as "Apply preset" sets the host's sliders
+                for option, attribute in HOST_ATTRIBUTES.items():
+                    setattr(p, attribute, TRANSLATION_PRESETS[value][1].get(option, getattr(p, attribute)))
 
     return apply
 
