@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from . import __version__
 from .embeddings import EmbeddingError, read_embedding
 from .params import TRANSLATION_PRESETS, ParamError, TrainingParams, TranslationParams
-from .training.captions import BUILT_IN
+from .training.captions import CHOICES
 from .training.dataset import check_folder
 from .training.errors import TrainingError
 from .training.manager import (
@@ -51,6 +51,9 @@ class TrainBody(Body):
     images: str = Field(..., description="folder with the renders")
     params: dict = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
     preset: str = Field("standard", description="what `params` start from")
+    photos: str | None = Field(None, description="folder with photos, to validate against and for contrastive")
+    validation: str | None = Field(None, description="folder with renders to measure on; default some are held out")
+    validation_photos: str | None = Field(None, description="folder with photos to measure on")
     preview_image: str | None = Field(None, description="render that previews translate; default the first one")
     overwrite: bool = Field(False, description="an embedding and a run of this name may be replaced")
 
@@ -142,15 +145,19 @@ class _Service:
             raise HTTPException(422, f"There is no preset {body.preset!r}: there are {', '.join(TRAINING_PRESETS)}.")
         values = TRAINING_PRESETS[body.preset][1] | body.params
         template = values.get("template", TrainingParams().template)
-        if template not in BUILT_IN:  # a file
+        if template not in CHOICES:  # a file
             values["template"] = str(self._allowed(str(template)))
         preview = self._allowed(body.preview_image) if body.preview_image else None
         images = self._allowed(body.images)
-        return self._answer(
-            lambda: self.manager.start(
-                TrainingRequest(body.name, images, TrainingParams.from_dict(values), preview, overwrite=body.overwrite)
-            )
-        )
+        kinds = ("photos", "validation", "validation_photos")
+        others = {kind: self._allowed(getattr(body, kind)) for kind in kinds if getattr(body, kind)}
+
+        def begin():
+            params = TrainingParams.from_dict(values)
+            request = TrainingRequest(body.name, images, params, preview, overwrite=body.overwrite, **others)
+            return self.manager.start(request)
+
+        return self._answer(begin)
 
     def state(self):
         """How the training under way, or else the last one, stands."""

@@ -344,7 +344,7 @@ class TrainingParams(_Params):
         minimum=0.0, maximum=100.0, step=0.5,
     )  # fmt: skip
     huber: float = option(
-        0.0, "Huber loss", "Errors beyond this size count linearly, which outliers like; 0 is the plain square.",
+        0.0, "Huber loss", "Errors beyond this size count linearly, so that outliers weigh less; 0 is the plain square.",
         minimum=0.0, maximum=10.0, step=0.05,
     )  # fmt: skip
     optimizer: str = option(

@@ -22,6 +22,7 @@ from .dataset import training_files
 from .errors import TrainingError
 from .negative import NegativeTraining
 from .preview import TranslationPreview
+from .training_data import Folders
 
 if TYPE_CHECKING:
     from ..cli import Reporter
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..cli import add_params
 
     parser.add_argument("--images", required=True, metavar="DIR", help="renders to learn from, sub-folders included")
+    parser.add_argument("--photos", metavar="DIR", help="real photos, to validate against and for contrastive")
+    parser.add_argument("--validation", metavar="DIR", help="renders to measure on (default: some of --images)")
+    parser.add_argument("--validation-photos", metavar="DIR", help="photos to measure on (default: of --photos)")
     parser.add_argument("--name", required=True, help="the embedding's name and trigger word: a-z, 0-9, - and _")
     parser.add_argument("--out", required=True, metavar="DIR", help="gets NAME.pt, NAME.preview.png, NAME.json")
     parser.add_argument("--run-folder", metavar="DIR", help="checkpoints and loss CSV (default: OUT/NAME.run)")
@@ -85,15 +89,12 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
 
 def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
-    from ..cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CallError, given
+    from ..cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, given
 
-    images, out = Path(args.images), Path(args.out)
-    if not images.is_dir():
-        raise CallError(f"--images {images} is no folder.")
+    out, folders = Path(args.out), _folders(args)
+    images = folders.renders
     values = given(args, TrainingParams)
     files = training_files(images, values.get("pattern", ""))
-    if "template" not in values and not any(path.with_suffix(".txt").is_file() for path in files):
-        values["template"] = "name"  # file names such as 0123_final.png describe nothing
     if "size" not in values:
         values["size"] = automatic_size(files)
         report.event(
@@ -103,7 +104,7 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
     folder = Path(args.run_folder) if args.run_folder else out / f"{args.name}.run"
     render = Path(args.preview) if args.preview else next(iter(files), None)
     job = NegativeTraining(
-        host, params, images=images, name=args.name, run_folder=folder, out=out / f"{args.name}.pt",
+        host, params, images=folders, name=args.name, run_folder=folder, out=out / f"{args.name}.pt",
         resume=args.resume, overwrite=args.overwrite, preview=_preview(args, report, host, render, params, folder),
     )  # fmt: skip
     last = preview = None
@@ -126,6 +127,19 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
         report.problem(complaint)
     report.event("written", f"{out / args.name}.pt, .preview.png and .json are ready; use it with --negative.")
     return EXIT_DONE
+
+
+def _folders(args: argparse.Namespace) -> Folders:
+    """Where the pictures are. Raises CallError for what is no folder."""
+    from ..cli import CallError
+
+    named = {"renders": args.images, "photos": args.photos, "validation": args.validation}
+    named["validation_photos"] = args.validation_photos
+    for kind, folder in named.items():
+        if folder is not None and not Path(folder).is_dir():
+            option = "images" if kind == "renders" else kind.replace("_", "-")
+            raise CallError(f"--{option} {folder} is no folder.")
+    return Folders(**{kind: Path(folder) for kind, folder in named.items() if folder is not None})
 
 
 def _preview(args, report: Reporter, host: ModelHost, render: Path | None, params: TrainingParams, folder: Path):

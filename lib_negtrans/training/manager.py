@@ -32,10 +32,11 @@ from .card import write_card
 from .checkpoint import checkpoints
 from .dataset import training_files
 from .errors import TrainingError, sentence
-from .events import Caching, Event, Finished, Preview, Saved, Started, StepDone, Stopped
+from .events import Caching, Event, Finished, Judged, Preview, Saved, Started, StepDone, Stopped, Validated
 from .lr_schedule import parse_learning_rate
 from .negative import NegativeTraining
 from .preview import TranslationPreview
+from .training_data import Folders
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,10 @@ class LocalWorkplace:
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a user asks for. preview_image: the render that previews translate; None is the first training picture."""
+    """What a user asks for. preview_image: the render that previews translate; None is the first training picture.
+
+    photos, validation, validation_photos: folders, see `Folders`.
+    """
 
     name: str
     images: Path
@@ -114,6 +118,14 @@ class TrainingRequest:
     preview_image: Path | None = None
     resume: bool = False
     overwrite: bool = False
+    photos: Path | None = None
+    validation: Path | None = None
+    validation_photos: Path | None = None
+
+    @property
+    def folders(self) -> Folders:
+        """All folders with pictures."""
+        return Folders(self.images, self.photos, self.validation, self.validation_photos)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -122,6 +134,7 @@ class TrainingRequest:
             "images": str(self.images),
             "params": self.params.to_dict(),
             "preview_image": str(self.preview_image) if self.preview_image else None,
+            **{kind: folder for kind, folder in self.folders.to_dict().items() if kind != "renders"},
         }
 
     @classmethod
@@ -131,7 +144,9 @@ class TrainingRequest:
         # a run of another version may name options that are no more
         params = TrainingParams.from_dict({k: v for k, v in values["params"].items() if k in known})
         preview = Path(values["preview_image"]) if values.get("preview_image") else None
-        return cls(values["name"], Path(values["images"]), params, preview, resume, overwrite)
+        kinds = ("photos", "validation", "validation_photos")
+        others = {kind: Path(values[kind]) for kind in kinds if values.get(kind)}
+        return cls(values["name"], Path(values["images"]), params, preview, resume, overwrite, **others)
 
 
 @dataclass
@@ -156,6 +171,10 @@ class TrainingSnapshot:
     rate: float | None = None
     eta: float | None = None
     curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, loss, average)
+    validations: list[tuple[int, float, float | None]] = field(default_factory=list)  # (step, gain, gain on photos)
+    verdict: str | None = None  # one of those in verdict.py
+    verdict_text: str | None = None
+    nearest: list[str] = field(default_factory=list)  # the real token nearest to each vector
     log: list[str] = field(default_factory=list)
     previews: list[tuple[int, str]] = field(default_factory=list)  # (step, path)
     preview_source: str | None = None
@@ -200,7 +219,7 @@ class TrainingManager:
         """A copy of the state, of the job under way or else of the last one."""
         with self._lock:
             state = dataclasses.replace(self._state)
-            for name in ("curve", "log", "previews"):
+            for name in ("curve", "log", "previews", "validations", "nearest"):
                 setattr(state, name, list(getattr(state, name)))
             return state
 
@@ -325,6 +344,11 @@ class TrainingManager:
             raise TrainingRefused(
                 f"No pictures {which}were found in {folder}: PNG, JPEG, WebP, BMP, TIFF and GIF are read."
             )
+        for other in (request.photos, request.validation, request.validation_photos):
+            if other is not None and not other.is_dir():
+                raise TrainingRefused(f"There is no folder {other}: give a folder with pictures, or leave it empty.")
+        if request.params.objective == "contrastive" and request.photos is None:
+            raise TrainingRefused("The contrastive objective learns from real photos too: give a folder of them.")
         if request.preview_image is not None:
             try:
                 load_picture(request.preview_image)
@@ -350,7 +374,7 @@ class TrainingManager:
         source = request.preview_image or training_files(request.images, request.params.pattern)[0]
         preview = TranslationPreview(host, source, request.params, folder / "previews")
         job = NegativeTraining(
-            host, request.params, images=request.images, name=request.name, run_folder=folder,
+            host, request.params, images=request.folders, name=request.name, run_folder=folder,
             out=self.out(request.name), resume=request.resume, overwrite=request.overwrite, preview=preview,
         )  # fmt: skip
         with self._lock:
@@ -407,6 +431,11 @@ class TrainingManager:
                 state.curve.append((event.step, event.loss, event.loss_average))
                 if len(state.curve) > MAXIMUM_POINTS:
                     del state.curve[-2::-2]
+            elif isinstance(event, Validated | Judged):
+                state.verdict, state.verdict_text = event.verdict, event.text
+                if isinstance(event, Validated):
+                    state.validations.append((event.step, event.gain, event.photo_gain))
+                    state.nearest = list(event.nearest)
             elif isinstance(event, Saved):
                 state.checkpoint = str(event.path)
             elif isinstance(event, Preview) and event.result:

@@ -111,7 +111,7 @@ class Validation:
 
 
 def gain(with_vectors: Tensor, without: Tensor, pictures: Sequence[int]) -> Gain:
-    """From the losses (rows,) and which picture each row is of. The error is over pictures; below 4 of them, over rows."""
+    """From the losses (rows,) and which picture each row is of. The error is over pictures, or of few over rows."""
     difference = (without - with_vectors).double()
     number = torch.tensor(pictures)
     means = torch.stack([difference[number == p].mean() for p in number.unique()])

@@ -20,7 +20,7 @@ import gradio as gr
 
 from ..images import ImageError, iter_image_files, to_pil
 from ..params import Option, ParamError, TrainingParams
-from ..training.captions import BUILT_IN
+from ..training.captions import CHOICES
 from ..training.command import automatic_size
 from ..training.dataset import DatasetReport, read_folder, training_files
 from ..training.errors import TrainingError
@@ -84,6 +84,11 @@ class _Panel:
     def _build_dataset(self) -> None:
         self.folder = gr.Textbox(
             label="Folder with renders", placeholder="/path/to/renders", elem_id=elem_id("folder"),
+            visible=self.options.typed_folders,
+        )  # fmt: skip
+        self.photos = gr.Textbox(
+            label="Folder with photos, if there is one", placeholder="/path/to/photos", elem_id=elem_id("photos"),
+            info="Real ones, of such garments: to validate against, and for the objective contrastive.",
             visible=self.options.typed_folders,
         )  # fmt: skip
         with gr.Row():
@@ -158,7 +163,7 @@ class _Panel:
         )
         self.start.click(
             self.start_training,
-            [self.seen, self.folder, self.files, self.name, self.preview_image, self.overwrite, *fields],
+            [self.seen, self.folder, self.files, self.photos, self.name, self.preview_image, self.overwrite, *fields],
             [self.message, *view],
             **QUIET,
         )
@@ -219,14 +224,22 @@ class _Panel:
         return [dataset_html(report, suggested), gr.update(value=thumbnails, visible=True)]
 
     def start_training(
-        self, seen: Any, folder: str, files: Any, name: str, preview: str | None, overwrite: bool, *values: Any
+        self,
+        seen: Any,
+        folder: str,
+        files: Any,
+        photos: str,
+        name: str,
+        preview: str | None,
+        overwrite: bool,
+        *values: Any,
     ) -> list[Any]:
         """Start, or say in one sentence why not."""
         name = (name or "").strip()
         try:
             params = params_from(self.fields, values)
-            if not self.options.typed_folders and params.template not in BUILT_IN:
-                raise TrainingRefused(f"A template file cannot be named here: use {', '.join(BUILT_IN)}.")
+            if not self.options.typed_folders and params.template not in CHOICES:
+                raise TrainingRefused(f"A template file cannot be named here: use {', '.join(CHOICES)}.")
             self.manager.check_name(name, overwrite)
             state = self.manager.snapshot()
             if state.busy:
@@ -234,7 +247,11 @@ class _Panel:
             run_folder = self.manager.run_folder(name)
             pictures = self._pictures(folder, files, run_folder / "pictures")
             render = self._keep_render(preview, run_folder)
-            self.manager.start(TrainingRequest(name, pictures, params, render, overwrite=overwrite))
+            typed = (photos or "").strip().strip('"') if self.options.typed_folders else ""
+            photo_folder = Path(typed).expanduser() if typed else None
+            self.manager.start(
+                TrainingRequest(name, pictures, params, render, overwrite=overwrite, photos=photo_folder)
+            )
         except (TrainingRefused, ParamError) as error:
             return [message_html(str(error), good=False), *self.show(seen)]
         return [message_html(f"{name} is on its way; this page may be closed meanwhile."), *self.show(seen)]

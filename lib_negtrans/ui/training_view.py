@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from ..training.dataset import DatasetReport
 from ..training.manager import FAILED, FINISHED, IDLE, READING, STOPPED, TRAINING, WAITING, TrainingSnapshot
+from .validation_view import gain_curve, verdict_html
 
 SHOWN_LINES = 200
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 200, 52, 24, 12, 12  # of the curve, in its own pixels
@@ -24,6 +25,8 @@ STYLE = """
 .negtrans-numbers span {display: block; opacity: .7; font-size: .85em}
 .negtrans-numbers b {font-variant-numeric: tabular-nums}
 .negtrans-curve {width: 100%; height: auto; margin: .3em 0}
+.negtrans-curves {display: grid; grid-template-columns: repeat(auto-fit, minmax(16em, 1fr)); gap: 0 1em}
+.negtrans-curves span {opacity: .7; font-size: .85em}
 .negtrans-log {display: flex; flex-direction: column-reverse; max-height: 13em; overflow: auto; padding: .5em .7em;
   border-radius: .4em; background: rgba(127, 127, 127, .1)}
 .negtrans-log pre {white-space: pre-wrap; overflow-wrap: anywhere; font-size: .8em; margin: 0}
@@ -60,8 +63,9 @@ def status_html(state: TrainingSnapshot) -> str:
         f"data-step='{state.step}'>",
         _headline(state),
         _bar(state),
+        verdict_html(state),
         _numbers(state),
-        loss_curve(state.curve) if len(state.curve) > 1 else "",
+        _curves(state),
         _log(state),
         "</div>",
     ]
@@ -113,6 +117,16 @@ def _numbers(state: TrainingSnapshot) -> str:
     ]
     rows = "".join(f"<div><span>{label}</span><b>{value}</b></div>" for label, value in cells)
     return f"<div class='negtrans-numbers'>{rows}</div>"
+
+
+def _curves(state: TrainingSnapshot) -> str:
+    loss = loss_curve(state.curve) if len(state.curve) > 1 else ""
+    gains = gain_curve(state.validations) if len(state.validations) > 1 else ""
+    if not gains:
+        return loss
+    captions = "<span>loss</span>", "<span>gain of the vectors on pictures held out</span>"
+    figures = "".join(f"<div>{c}{s}</div>" for c, s in zip(captions, (loss, gains), strict=True) if s)
+    return f"<div class='negtrans-curves'>{figures}</div>"
 
 
 def _log(state: TrainingSnapshot) -> str:

@@ -16,7 +16,7 @@ from lib_negtrans.params import TRANSLATION_PRESETS, TrainingParams, Translation
 from lib_negtrans.training import manager as training
 from lib_negtrans.training.dataset import DatasetReport
 from lib_negtrans.training.presets import TRAINING_PRESETS
-from lib_negtrans.ui import training_view, translation_job, translation_view
+from lib_negtrans.ui import training_view, translation_job, translation_view, validation_view
 from lib_negtrans.ui.page import build_page
 from lib_negtrans.ui.train_tab import TabOptions
 from tests.fakehost import host as stand_in
@@ -54,7 +54,9 @@ def on_the_page(shared_tiny_host, tmp_path_factory) -> set[str]:
 def in_html() -> set[str]:
     """What is shown as HTML and is the same every time."""
     texts = {*training_view.HEADLINES.values(), *translation_view.HEADLINES.values()}
-    state = training.TrainingSnapshot(phase=training.TRAINING, stopping=True)
+    texts |= {*validation_view.VERDICTS.values()}
+    state = training.TrainingSnapshot(phase=training.TRAINING, stopping=True, curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)])
+    state.validations = [(1, 0.1, None), (2, 0.1, None)]
     for field in ("loss", "loss_average", "vector_norm", "change", "grad_norm", "learning_rate", "rate"):
         state = dataclasses.replace(state, **{field: 1.0})
     done = dataclasses.replace(state, stopping=False, step=5, steps=5)

@@ -14,9 +14,11 @@ gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the p
 from lib_negtrans.params import TrainingParams  # noqa: E402
 from lib_negtrans.training.manager import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
 from lib_negtrans.training.presets import TRAINING_PRESETS  # noqa: E402
+from lib_negtrans.training.verdict import DIVERGING, LEARNING  # noqa: E402
 from lib_negtrans.ui import train_tab  # noqa: E402
 from lib_negtrans.ui.train_tab import TabOptions, build_train_tab  # noqa: E402
 from lib_negtrans.ui.training_view import duration, loss_curve, status_html  # noqa: E402
+from lib_negtrans.ui.validation_view import gain_curve, verdict_html  # noqa: E402
 
 SMALL = {"steps": 3, "size": 64, "vectors": 2, "accumulation": 1, "preview_every": 2}
 
@@ -49,8 +51,8 @@ def values(panel, **changes):
     return [given[name] for name in panel.fields]
 
 
-def start(panel, folder, name, files=None, preview=None, overwrite=False, **changes):
-    return panel.start_training(None, str(folder), files, name, preview, overwrite, *values(panel, **changes))
+def start(panel, folder, name, files=None, preview=None, overwrite=False, photos="", **changes):
+    return panel.start_training(None, str(folder), files, photos, name, preview, overwrite, *values(panel, **changes))
 
 
 def test_every_component_has_an_id_and_every_option_a_component(manager):
@@ -196,4 +198,22 @@ def test_curve_and_duration():
     picture = loss_curve([(step, 1.0 / step, 1.0 / step) for step in range(1, 50)])
     assert picture.count("<polyline") == 2 and "step 49" in picture and "nan" not in picture
     assert "nan" not in loss_curve([(1, 0.5, 0.5), (2, 0.5, 0.5)])
+
+
+def test_the_gain_curve_shows_the_gap_to_photos_when_there_are_some():
+    points = [(0, 0.0, 0.0), (50, 0.02, 0.01), (100, 0.05, -0.01)]
+    picture = gain_curve(points)
+    assert "data-points='3'" in picture and "<polygon" in picture and "photos" in picture and "nan" not in picture
+    alone = gain_curve([(step, gain, None) for step, gain, _ in points])
+    assert "<polygon" not in alone and "photos" not in alone
+    assert "nan" not in gain_curve([(0, 0.0, None), (1, 0.0, None)])
+
+
+def test_the_verdict_is_said_in_words_that_can_be_translated():
+    assert verdict_html(TrainingSnapshot()) == ""
+    state = TrainingSnapshot(verdict=LEARNING, verdict_text="Learning: renders are explained <5 %> better.")
+    line = verdict_html(state)
+    assert "<b>Learning.</b> <span>Renders are explained &lt;5 %&gt; better.</span>" in line
+    bad = TrainingSnapshot(verdict=DIVERGING, verdict_text="Diverging: lower the learning rate.")
+    assert "negtrans-error" in verdict_html(bad) and line in status_html(state)
     assert [duration(s) for s in (0, 89, 90, 3600, 12000)] == ["0 s", "89 s", "2 min", "1 h 00 min", "3 h 20 min"]
