@@ -59,7 +59,8 @@
             if (wasBusy && !busy && panel && panel.dataset.phase === "finished") refreshCards();
             wasBusy = busy;
             const now = Date.now();
-            if (now - asked < (busy || !panel ? BUSY_MS : IDLE_MS)) return;
+            const preparing = root().querySelector("#negtrans_train_prepare_report [data-prepare='working']");
+            if (now - asked < (busy || preparing || !panel ? BUSY_MS : IDLE_MS)) return;
             asked = now;
             button.click();
         } catch (error) {

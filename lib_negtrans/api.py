@@ -20,8 +20,11 @@ from pydantic import BaseModel, Field
 
 from . import __version__
 from .embeddings import EmbeddingError, read_embedding
+from .hosts.webui.arguments import NAMES
 from .params import TRANSLATION_PRESETS, ParamError, TrainingParams, TranslationParams
-from .training.captions import CHOICES
+from .preparation.params import PrepareParams
+from .preparation.prepare import PrepareError
+from .training.captions import CHOICES, named_template
 from .training.dataset import check_folder
 from .training.errors import TrainingError
 from .training.manager import (
@@ -66,12 +69,27 @@ class ResumeBody(Body):
     overwrite: bool = Field(False, description="an embedding of this name may be replaced")
 
 
+class CancelBody(Body):
+    """POST /train/cancel."""
+
+    name: str = Field(..., description="a training that waits")
+
+
 class DatasetBody(Body):
     """POST /dataset/check."""
 
     images: str
     size: int = 512
     pattern: str = ""
+
+
+class PrepareBody(Body):
+    """POST /dataset/prepare."""
+
+    source: str = Field(..., description="folder with pictures of any kind; it is only read")
+    target: str = Field(..., description="new folder for the result")
+    params: dict = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
+    overwrite: bool = Field(False, description="an earlier result in the target may be replaced")
 
 
 def basic_auth(accounts: Sequence[tuple[str, str]]) -> Callable:
@@ -112,9 +130,13 @@ def _router(service: _Service) -> APIRouter:
     router.add_api_route("/train", service.start, methods=["POST"])
     router.add_api_route("/train", service.state, methods=["GET"])
     router.add_api_route("/train/interrupt", service.interrupt, methods=["POST"])
+    router.add_api_route("/train/cancel", service.cancel, methods=["POST"])
     router.add_api_route("/train/resume", service.resume, methods=["POST"])
     router.add_api_route("/train/runs", service.runs, methods=["GET"])
     router.add_api_route("/dataset/check", service.check_dataset, methods=["POST"])
+    router.add_api_route("/dataset/prepare", service.prepare, methods=["POST"])
+    router.add_api_route("/dataset/prepare", service.preparation, methods=["GET"])
+    router.add_api_route("/dataset/prepare/stop", service.stop_preparing, methods=["POST"])
     router.add_api_route("/embeddings", service.embeddings, methods=["GET"])
     router.add_api_route("/embeddings/{name}", service.embedding, methods=["GET"])
     return router
@@ -131,22 +153,25 @@ class _Service:
         return {"version": __version__, "api": API_VERSION}
 
     def schema(self):
-        """Every parameter of both jobs with its default, range and help; the presets."""
+        """Every parameter of both jobs with its default, range and help; the presets; the order of `script_args`."""
         return {
+            "preparation": _describe(PrepareParams),
             "training": _describe(TrainingParams),
             "training_presets": _described_presets(TRAINING_PRESETS),
             "translation": _describe(TranslationParams),
             "translation_presets": _described_presets(TRANSLATION_PRESETS),
+            "script_args": list(NAMES),
         }
 
     def start(self, body: TrainBody):
-        """Start a training; answers with its first state."""
+        """Start a training; answers with its first state. While another is under way it waits: see `queue` there."""
         if body.preset not in TRAINING_PRESETS:
             raise HTTPException(422, f"There is no preset {body.preset!r}: there are {', '.join(TRAINING_PRESETS)}.")
         values = TRAINING_PRESETS[body.preset][1] | body.params
-        template = values.get("template", TrainingParams().template)
-        if template not in CHOICES:  # a file
-            values["template"] = str(self._allowed(str(template)))
+        template = str(values.get("template", TrainingParams().template))
+        named = named_template(template, self.manager.workplace.templates_folder)
+        if template not in CHOICES and named == template:  # a file that is not the program's own
+            values["template"] = str(self._allowed(template))
         preview = self._allowed(body.preview_image) if body.preview_image else None
         images = self._allowed(body.images)
         kinds = ("photos", "validation", "validation_photos")
@@ -169,6 +194,12 @@ class _Service:
             raise HTTPException(409, "No training is under way.")
         return self.manager.snapshot().to_dict()
 
+    def cancel(self, body: CancelBody):
+        """Take a waiting training out of the queue."""
+        if not self.manager.cancel(body.name):
+            raise HTTPException(409, f"{body.name} does not wait in the queue.")
+        return self.manager.snapshot().to_dict()
+
     def resume(self, body: ResumeBody):
         """Go on with an interrupted run."""
         return self._answer(lambda: self.manager.resume(body.name, body.overwrite, **body.params))
@@ -182,6 +213,25 @@ class _Service:
         folder = self._allowed(body.images)
         report = self._answer(lambda: check_folder(folder, body.size, body.pattern), plain=True)
         return report.to_dict() | {"sentences": [sentence for _, sentence in report.sentences()]}
+
+    def prepare(self, body: PrepareBody):
+        """Prepare a training folder from any tree of pictures; answers with its first state."""
+        source, target = self._allowed(body.source), self._allowed(body.target)
+        if self.manager.preparation.snapshot().busy:
+            raise HTTPException(409, "A folder is being prepared: wait for its end, or stop it first.")
+
+        runner = self.manager.preparation
+        return self._answer(lambda: runner.start(source, target, PrepareParams.from_dict(body.params), body.overwrite))
+
+    def preparation(self):
+        """How the preparation under way, or else the last one, stands; its report when it is finished."""
+        return self.manager.preparation.snapshot().to_dict()
+
+    def stop_preparing(self):
+        """Stop it; nothing is left of what was written."""
+        if not self.manager.preparation.request_stop():
+            raise HTTPException(409, "No folder is being prepared.")
+        return self.manager.preparation.wait(10).to_dict()
 
     def embeddings(self):
         """The embeddings that this extension trained."""
@@ -237,7 +287,7 @@ class _Service:
             result = call()
         except TrainingBusy as error:
             raise HTTPException(409, str(error)) from error
-        except (TrainingRefused, TrainingError, ParamError) as error:
+        except (TrainingRefused, TrainingError, PrepareError, ParamError) as error:
             raise HTTPException(422, str(error)) from error
         return result if plain else result.to_dict()
 
@@ -254,8 +304,9 @@ def _describe(params: type) -> dict[str, Any]:
     defaults = params().to_dict()
     described = {}
     for name, option in params.options().items():
+        applies = option.applies and {option.applies[0]: list(option.applies[1])}
         entry = {
-            "label": option.label, "help": option.help,
+            "label": option.label, "help": option.help, "applies": applies,
             "type": type(defaults[name]).__name__, "default": defaults[name],
             "minimum": option.minimum, "maximum": option.maximum,
             "choices": list(option.choices) if option.choices else None,

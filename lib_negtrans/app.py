@@ -72,6 +72,9 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
     serve(app, listener, ready)
     runner.request_stop()
+    manager.cancel()
+    if manager.preparation.request_stop():
+        manager.preparation.wait()
     if manager.request_stop():
         report.event("stopping", "Saving the training under way ..")
         manager.wait()

@@ -135,7 +135,7 @@ def prepare(
     """
     params = (params or PrepareParams()).validate()
     source, target = Path(source).expanduser(), Path(os.path.realpath(Path(target).expanduser()))
-    _refuse(source, target, overwrite)
+    refuse(source, target, overwrite)
     report = PrepareReport(source, target, params)
     tree = look_through(source, exclude=target)
     report.found, report.left_out = len(tree.pictures), tree.problems
@@ -159,8 +159,9 @@ def prepare(
     return report
 
 
-def _refuse(source: Path, target: Path, overwrite: bool) -> None:
-    """Raises PrepareError for folders that would lose something."""
+def refuse(source: str | Path, target: str | Path, overwrite: bool = False) -> None:
+    """Raises PrepareError for folders that are not there or would lose something."""
+    source, target = Path(source).expanduser(), Path(os.path.realpath(Path(target).expanduser()))
     if not source.is_dir():
         raise PrepareError(f"There is no folder {source}: give the one with the pictures.")
     if Path(os.path.realpath(source)).is_relative_to(target):

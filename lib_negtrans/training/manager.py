@@ -1,5 +1,7 @@
 """One training at a time, in a thread of its own, for the tab, the API and the standalone page. No host, no UI.
 
+Started while another is under way, it waits for its turn in a queue.
+
     manager = TrainingManager(workplace)      # one for the whole process
     manager.start(TrainingRequest(name, images, params))
     manager.snapshot()                        # whenever somebody looks: plain data, also after the browser was closed
@@ -27,7 +29,8 @@ from ..files import write_text_atomic
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, load_picture
 from ..params import ParamError, TrainingParams
-from .captions import load_captions
+from ..preparation.runner import PrepareRunner
+from .captions import load_captions, named_template
 from .card import write_card
 from .checkpoint import checkpoints
 from .dataset import training_files
@@ -36,6 +39,7 @@ from .events import Caching, Event, Finished, Judged, Preview, Saved, Started, S
 from .lr_schedule import parse_learning_rate
 from .negative import NegativeTraining
 from .preview import TranslationPreview
+from .queue import Queue
 from .training_data import Folders
 
 logger = logging.getLogger(__name__)
@@ -57,7 +61,7 @@ class TrainingRefused(Exception):
 
 
 class TrainingBusy(TrainingRefused):
-    """Another training is under way."""
+    """A training of this name is under way or waits."""
 
 
 class Workplace(Protocol):
@@ -82,6 +86,11 @@ class Workplace(Protocol):
         """Text -> its CLIP tokens, if that can be had at once; used to check a name as it is typed."""
         ...
 
+    @property
+    def templates_folder(self) -> Path | None:
+        """The program's own caption templates, which may be named without their path."""
+        ...
+
 
 class LocalWorkplace:
     """A workplace for a model that only this process uses, such as the standalone page's."""
@@ -103,6 +112,10 @@ class LocalWorkplace:
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
         return self.host.token_vectors
+
+    @property
+    def templates_folder(self) -> Path | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -184,6 +197,7 @@ class TrainingSnapshot:
     run_folder: str | None = None
     error: str | None = None
     stopping: bool = False
+    queue: list[str] = field(default_factory=list)  # names of the trainings that come after this one
     started: float | None = None
     ended: float | None = None
     request: dict[str, Any] | None = None
@@ -214,6 +228,8 @@ class TrainingManager:
         self._job: NegativeTraining | None = None
         self._stop = False
         self._thread: threading.Thread | None = None
+        self._queue: Queue[TrainingRequest] = Queue()
+        self.preparation = PrepareRunner()  # of folders to train on
 
     def snapshot(self) -> TrainingSnapshot:
         """A copy of the state, of the job under way or else of the last one."""
@@ -221,6 +237,7 @@ class TrainingManager:
             state = dataclasses.replace(self._state)
             for name in ("curve", "log", "previews", "validations", "nearest"):
                 setattr(state, name, list(getattr(state, name)))
+            state.queue = self._queue.names
             return state
 
     def run_folder(self, name: str) -> Path:
@@ -231,7 +248,8 @@ class TrainingManager:
             raise TrainingRefused(str(error)) from error
 
     def check_name(self, name: str, overwrite: bool = False, resume: bool = False) -> str:
-        """Gives the name back if an embedding can be written under it. Raises TrainingRefused."""
+        """Gives the name back if an embedding can be written under it. Raises TrainingRefused, TrainingBusy."""
+        self._refuse_twice(name)
         try:
             validate_name(name, self.workplace.tokenizer())
         except EmbeddingError as error:
@@ -253,10 +271,15 @@ class TrainingManager:
         return self.workplace.embeddings_folder / f"{name}.pt"
 
     def start(self, request: TrainingRequest) -> TrainingSnapshot:
-        """Start a training. Raises TrainingBusy, TrainingRefused; what only the model can tell ends in a failed job."""
+        """Start a training, or put it into the queue while another is under way.
+
+        Raises TrainingBusy, TrainingRefused; what only the model can tell ends in a failed job.
+        """
         with self._lock:
-            self._refuse_second()
-            self._check(request)
+            request = self._check(request)
+            if self._state.busy:
+                self._queue.add(request)
+                return self.snapshot()
             folder = self.run_folder(request.name)
             write_text_atomic(folder / REQUEST_FILE, json.dumps(request.to_dict(), indent=1, ensure_ascii=False))
             self._stop, self._job = False, None
@@ -275,7 +298,7 @@ class TrainingManager:
         Raises TrainingBusy, TrainingRefused, ParamError.
         """
         with self._lock:
-            self._refuse_second()
+            self._refuse_twice(name)
             folder = self.run_folder(name)
             if not checkpoints(folder):
                 raise TrainingRefused(f"There is no interrupted run of {name}: start it.")
@@ -316,26 +339,38 @@ class TrainingManager:
                 self._job.request_stop()
             return True
 
+    def cancel(self, name: str | None = None) -> list[str]:
+        """Take a waiting training out of the queue, or without a name all of them; gives the names that were in it."""
+        with self._lock:
+            return self._queue.cancel(name)
+
     def wait(self, timeout: float | None = None) -> TrainingSnapshot:
-        """Until the training under way has ended: for tests and scripts."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout)
+        """Until the training under way and those in the queue have ended: for tests and scripts."""
+        ends = None if timeout is None else time.monotonic() + timeout
+        thread = None
+        while thread is not self._thread:
+            thread = self._thread
+            thread.join(None if ends is None else max(0.0, ends - time.monotonic()))
         return self.snapshot()
 
-    def _refuse_second(self) -> None:
-        if self._state.busy:
-            raise TrainingBusy(f"{self._state.name} is being trained: wait for its end, or interrupt it first.")
+    def _refuse_twice(self, name: str) -> None:
+        with self._lock:
+            if self._state.busy and self._state.name == name:
+                raise TrainingBusy(f"{name} is being trained: wait for its end, or interrupt it first.")
+            if name in self._queue:
+                raise TrainingBusy(f"{name} waits for its turn already: cancel it first to change it.")
 
-    def _check(self, request: TrainingRequest) -> None:
-        """What can be told without the model and without reading every picture."""
+    def _check(self, request: TrainingRequest) -> TrainingRequest:
+        """What can be told without the model and without reading every picture; the request with its template found."""
         self.check_name(request.name, request.overwrite, request.resume)
         try:
             request.params.validate()
             parse_learning_rate(request.params.lr)
-            load_captions(request.params.template)
+            template = named_template(request.params.template, self.workplace.templates_folder)
+            load_captions(template)
         except (ParamError, TrainingError) as error:
             raise TrainingRefused(str(error)) from error
+        request = dataclasses.replace(request, params=dataclasses.replace(request.params, template=template))
         folder = request.images
         if not folder.is_dir():
             raise TrainingRefused(f"There is no folder {folder}: give the folder with the pictures to train on.")
@@ -354,6 +389,7 @@ class TrainingManager:
                 load_picture(request.preview_image)
             except ImageError as error:
                 raise TrainingRefused(f"The preview picture {request.preview_image.name} {error}") from error
+        return request
 
     def _work(self, request: TrainingRequest) -> None:
         """The thread: never raises, because nobody would see it."""
@@ -368,6 +404,20 @@ class TrainingManager:
         except Exception as error:
             logger.exception("training %s failed", request.name)
             self._end(FAILED, sentence(error))
+        self._begin_next()
+
+    def _begin_next(self) -> None:
+        """The first of the queue that can be started."""
+        with self._lock:
+            said = [f"{self._state.name}: {self._state.phase}. {self._state.log[-1] if self._state.log else ''}"]
+            while (request := self._queue.take()) is not None:
+                try:
+                    self.start(request)
+                    self._state.log[:0] = said
+                    return
+                except (TrainingRefused, OSError) as error:  # what was right when it was asked for may not be now
+                    said.append(f"{request.name} could not be started: {error}")
+                    self._state.log.append(said[-1])
 
     def _train(self, host: ModelHost, request: TrainingRequest) -> None:
         folder = self.run_folder(request.name)

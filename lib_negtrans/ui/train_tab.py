@@ -20,12 +20,13 @@ import gradio as gr
 
 from ..images import ImageError, iter_image_files, to_pil
 from ..params import Option, ParamError, TrainingParams
-from ..training.captions import CHOICES
+from ..training.captions import CHOICES, named_template
 from ..training.command import automatic_size
 from ..training.dataset import DatasetReport, read_folder, training_files
 from ..training.errors import TrainingError
 from ..training.manager import FINISHED, TrainingManager, TrainingRefused, TrainingRequest, TrainingSnapshot
 from ..training.presets import TRAINING_PRESETS
+from .prepare_panel import PreparePanel
 from .training_view import STYLE, dataset_html, message_html, status_html
 
 TITLE = "Train Negative Embedding"
@@ -69,6 +70,7 @@ class _Panel:
     def __init__(self, manager: TrainingManager, options: TabOptions):
         self.manager, self.options = manager, options
         self.fields: dict[str, Any] = {}  # parameter name -> component
+        self.preparation = PreparePanel(manager.preparation, elem_id, option_component)
 
     def build(self) -> None:
         gr.HTML(f"<style>{STYLE}</style>", elem_id=elem_id("style"))
@@ -82,6 +84,7 @@ class _Panel:
         self._connect()
 
     def _build_dataset(self) -> None:
+        self.preparation.build(visible=self.options.typed_folders)
         self.folder = gr.Textbox(
             label="Folder with renders", placeholder="/path/to/renders", elem_id=elem_id("folder"),
             visible=self.options.typed_folders,
@@ -137,6 +140,7 @@ class _Panel:
             self.start = gr.Button("Start", variant="primary", elem_id=elem_id("start"))
             self.interrupt = gr.Button("Interrupt (saves)", elem_id=elem_id("interrupt"))
             self.resume = gr.Button("Resume", elem_id=elem_id("resume"))
+            self.cancel = gr.Button("Cancel waiting", elem_id=elem_id("cancel"))
         self.message = gr.HTML("", elem_id=elem_id("message"))
 
     def _build_result(self) -> None:
@@ -157,10 +161,15 @@ class _Panel:
         self.overwrite.change(self.check_name, [self.name, self.overwrite], [self.name_hint], **QUIET)
         preset_fields = _preset_fields()
         self.preset.change(self.apply_preset, [self.preset], [self.fields[n] for n in preset_fields], **QUIET)
-        size, pattern = self.fields["size"], self.fields["pattern"]
+        size, pattern, aspect = (self.fields[name] for name in ("size", "pattern", "aspect"))
+        self.preparation.connect(self.poll, self.folder, size)
         self.check.click(
-            self.check_dataset, [self.folder, self.files, size, pattern], [self.report, self.thumbnails], queue=False
+            self.check_dataset,
+            [self.folder, self.files, size, pattern, aspect],
+            [self.report, self.thumbnails],
+            queue=False,
         )
+        self.cancel.click(self.cancel_waiting, [self.seen, self.name], [self.message, *view], **QUIET)
         self.start.click(
             self.start_training,
             [self.seen, self.folder, self.files, self.photos, self.name, self.preview_image, self.overwrite, *fields],
@@ -211,13 +220,13 @@ class _Panel:
         values = TrainingParams().to_dict() | TRAINING_PRESETS[preset][1]
         return [gr.update(value=values[name]) for name in _preset_fields()]
 
-    def check_dataset(self, folder: str, files: Any, size: Any, pattern: str) -> list[Any]:
+    def check_dataset(self, folder: str, files: Any, size: Any, pattern: str, aspect: str = "buckets") -> list[Any]:
         """The report on what would be trained on, and some of it as thumbnails."""
         try:
             size = int(_value("size", size))
             with tempfile.TemporaryDirectory() as temporary:
                 pictures = self._pictures(folder, files, Path(temporary))
-                report, thumbnails = read_with_thumbnails(pictures, size, pattern or "")
+                report, thumbnails = read_with_thumbnails(pictures, size, pattern or "", aspect)
                 suggested = automatic_size(training_files(pictures, pattern or ""))
         except (TrainingRefused, TrainingError, ParamError) as error:
             return [message_html(str(error), good=False), gr.update(value=[], visible=False)]
@@ -238,12 +247,10 @@ class _Panel:
         name = (name or "").strip()
         try:
             params = params_from(self.fields, values)
-            if not self.options.typed_folders and params.template not in CHOICES:
+            named = named_template(params.template, self.manager.workplace.templates_folder)
+            if not self.options.typed_folders and params.template not in CHOICES and named == params.template:
                 raise TrainingRefused(f"A template file cannot be named here: use {', '.join(CHOICES)}.")
             self.manager.check_name(name, overwrite)
-            state = self.manager.snapshot()
-            if state.busy:
-                raise TrainingRefused(f"{state.name} is being trained: wait for its end, or interrupt it first.")
             run_folder = self.manager.run_folder(name)
             pictures = self._pictures(folder, files, run_folder / "pictures")
             render = self._keep_render(preview, run_folder)
@@ -254,7 +261,17 @@ class _Panel:
             )
         except (TrainingRefused, ParamError) as error:
             return [message_html(str(error), good=False), *self.show(seen)]
+        if name in self.manager.snapshot().queue:
+            return [message_html(f"{name} waits for its turn; this page may be closed meanwhile."), *self.show(seen)]
         return [message_html(f"{name} is on its way; this page may be closed meanwhile."), *self.show(seen)]
+
+    def cancel_waiting(self, seen: Any, name: str) -> list[Any]:
+        """Take the named training out of the queue, or the last one if that name does not wait."""
+        waiting = self.manager.snapshot().queue
+        if not waiting:
+            return [message_html("No training waits for its turn.", good=False), *self.show(seen)]
+        gone = self.manager.cancel((name or "").strip()) or self.manager.cancel(waiting[-1])
+        return [message_html(f"{', '.join(gone)} will not be trained."), *self.show(seen)]
 
     def interrupt_training(self, seen: Any) -> list[Any]:
         """Stop after the step under way."""
@@ -356,9 +373,11 @@ def copy_dropped(files: Sequence[Any], target: Path) -> Path:
     return target
 
 
-def read_with_thumbnails(folder: Path, size: int, pattern: str) -> tuple[DatasetReport, list[Any]]:
+def read_with_thumbnails(
+    folder: Path, size: int, pattern: str, aspect: str = "buckets"
+) -> tuple[DatasetReport, list[Any]]:
     """The report on a folder, and PIL pictures of the first ones as they are trained on. Raises as `read_folder`."""
-    reading = read_folder(folder, size, pattern)
+    reading = read_folder(folder, size, pattern, aspect=aspect)
     thumbnails: list[Any] = []
     while True:
         try:

@@ -63,6 +63,7 @@ def status_html(state: TrainingSnapshot) -> str:
         f"data-step='{state.step}'>",
         _headline(state),
         _bar(state),
+        _queue(state),
         verdict_html(state),
         _numbers(state),
         _curves(state),
@@ -100,6 +101,12 @@ def _bar(state: TrainingSnapshot) -> str:
         f"<div class='negtrans-bar' role='progressbar' aria-valuenow='{100 * fraction:.0f}' aria-valuemin='0' "
         f"aria-valuemax='100'><div style='width:{percent}'></div><span>{percent} ({text})</span></div>"
     )
+
+
+def _queue(state: TrainingSnapshot) -> str:
+    if not state.queue:
+        return ""
+    return f"<p class='negtrans-queue'><span>Waiting for their turn:</span> {html.escape(', '.join(state.queue))}</p>"
 
 
 def _numbers(state: TrainingSnapshot) -> str:

@@ -94,6 +94,8 @@ def test_version_and_schema(server):
     assert schema["training"]["steps"] | {"help": ""} == {
         "label": "Steps", "help": "", "type": "int", "default": 1000, "minimum": 1, "maximum": 1000000,
     }  # fmt: skip
+    assert schema["script_args"][:2] == ["version", "preset"] and "guidance" in schema["script_args"]
+    assert schema["translation"]["topk_ratio"]["applies"] == {"guidance": ["topk"]}
     assert set(schema["training_presets"]) == {"quick", "standard", "thorough"}
 
 
@@ -113,7 +115,10 @@ def test_train_to_the_end_and_fetch_the_result(server, manager, data):
 def test_two_at_once_interrupt_and_resume(server, manager, data):
     body = {"name": "neg-a", "images": "renders", "params": SMALL | {"steps": 500}}
     assert server.call("POST", "/train", body)[0] == 200
-    status, answer = server.call("POST", "/train", body | {"name": "neg-b"})
+    assert server.call("POST", "/train", body | {"name": "neg-b"})[1]["queue"] == ["neg-b"]
+    assert server.call("POST", "/train/cancel", {"name": "neg-b"})[1]["queue"] == []
+    assert server.call("POST", "/train/cancel", {"name": "neg-b"})[0] == 409
+    status, answer = server.call("POST", "/train", body)
     assert status == 409 and answer["detail"].startswith("neg-a is being trained")
     while manager.snapshot().step < 1:
         time.sleep(0.02)
@@ -164,6 +169,28 @@ def test_dataset_check(server, data):
     status, report = server.call("POST", "/dataset/check", {"images": "renders", "size": 64})
     assert status == 200 and report["images"] == 3 and report["skipped"][0]["path"] == "broken.png"
     assert any("broken.png" in sentence for sentence in report["sentences"])
+
+
+def test_prepare(server, manager, data):
+    body = {"source": "renders", "target": "prepared", "params": {"size": 64}}
+    status, state = server.call("POST", "/dataset/prepare", body)
+    assert status == 200 and state["phase"] == "working"
+    manager.preparation.wait(60)
+    state = server.call("GET", "/dataset/prepare")[1]
+    assert state["phase"] == "finished" and "3 of 3 pictures prepared" in state["lines"][0], state
+    assert len(list((data / "prepared").glob("*.png"))) == 3
+    assert server.call("POST", "/dataset/prepare/stop")[0] == 409
+    for change, status, sentence in [
+        ({}, 422, "is not empty"),
+        ({"target": "renders"}, 422, "holds the pictures themselves"),
+        ({"source": "/etc"}, 403, "outside the folders"),
+        ({"target": "/tmp/prepared-elsewhere"}, 403, "outside the folders"),
+        ({"target": "new", "params": {"size": 1}}, 422, "Picture size must lie between"),
+        ({"target": "new", "source": "missing"}, 422, "There is no folder"),
+    ]:
+        got, answer = server.call("POST", "/dataset/prepare", body | change)
+        assert got == status and sentence in answer["detail"], (change, answer)
+    assert "fit" in server.call("GET", "/schema")[1]["preparation"]
 
 
 def test_the_password_is_asked_for_on_every_route(manager, data):

@@ -12,6 +12,7 @@ from PIL import Image
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
 from lib_negtrans.params import TrainingParams  # noqa: E402
+from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
 from lib_negtrans.training.manager import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
 from lib_negtrans.training.presets import TRAINING_PRESETS  # noqa: E402
 from lib_negtrans.training.verdict import DIVERGING, LEARNING  # noqa: E402
@@ -113,8 +114,11 @@ def test_check_dataset(panel, renders):
 def test_train_watch_and_finish(panel, manager, renders):
     message, *_ = start(panel, renders, "neg-render")
     assert "neg-render is on its way" in message
-    again, *_ = start(panel, renders, "neg-b")
-    assert "neg-render is being trained" in again
+    again, again_status, *_ = start(panel, renders, "neg-b")
+    assert "neg-b waits for its turn" in again and "Waiting for their turn:" in again_status
+    assert "neg-b will not be trained" in panel.cancel_waiting(None, "")[0]
+    assert "No training waits" in panel.cancel_waiting(None, "neg-b")[0]
+    assert "neg-render is being trained" in start(panel, renders, "neg-render")[0]
     assert manager.wait(120).phase == FINISHED
     status, previews, use, seen = panel.show(None)
     assert "data-phase='finished'" in status and "data-busy='0'" in status and "<svg" in status
@@ -128,6 +132,32 @@ def test_train_watch_and_finish(panel, manager, renders):
         other = train_tab._Panel(manager, TabOptions(connect_use=lambda button: None))
         other.build()
     assert other.show(None)[2]["visible"] is True
+
+
+def test_prepare_and_train_on_it(panel, manager, renders, tmp_path):
+    preparation = panel.preparation
+
+    def begin(source, target, overwrite=False, **changes):
+        given = PrepareParams().to_dict() | {"size": 64} | changes
+        return preparation.begin(None, str(source), str(target), overwrite, *(given[n] for n in preparation.fields))
+
+    assert "Name both folders" in begin("", "")[0]
+    assert "There is no folder" in begin(tmp_path / "none", tmp_path / "out")[0]
+    assert "must be a number" in begin(renders, tmp_path / "out", size="big")[0]
+    assert "working" in begin(f'"{renders}"', tmp_path / "out")[0]
+    assert manager.preparation.wait(60).phase == "finished"
+    report, use, seen = preparation.show(None)
+    assert "3 of 3 pictures prepared" in report and use["visible"]
+    assert preparation.show(seen)[2] == seen and "value" not in preparation.show(seen)[0]
+    folder, size = preparation.result()
+    assert (folder, size) == (str(tmp_path / "out"), 64)
+    assert "&lt;" in begin("<b>", tmp_path / "out")[0]
+    start(panel, folder, "neg-render", steps=1)
+    assert manager.wait(60).phase == FINISHED
+    # stopped: nothing is there
+    begin(renders, tmp_path / "other")
+    assert "data-prepare='" in preparation.interrupt(None)[0]
+    assert not (tmp_path / "other").exists() or manager.preparation.snapshot().phase == "finished"
 
 
 def test_interrupt_and_resume(panel, manager, renders):

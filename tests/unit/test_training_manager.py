@@ -72,13 +72,52 @@ def test_the_first_picture_that_matches_is_previewed(manager, renders, tmp_path)
         manager.start(TrainingRequest("neg-other", renders, changed(pattern="z*")))
 
 
-def test_a_second_training_is_refused_in_words(manager, renders):
+def test_trainings_wait_for_one_another(manager, renders, tmp_path):
     manager.start(TrainingRequest("neg-a", renders, changed(steps=500)))
     with pytest.raises(TrainingBusy, match="neg-a is being trained"):
-        manager.start(TrainingRequest("neg-b", renders, PARAMS))
+        manager.start(TrainingRequest("neg-a", renders, PARAMS, overwrite=True))
+    for name in ("neg-b", "neg-c", "neg-d", "neg-e"):
+        manager.start(TrainingRequest(name, renders, PARAMS))
+    with pytest.raises(TrainingBusy, match="neg-c waits for its turn already"):
+        manager.start(TrainingRequest("neg-c", renders, PARAMS))
+    with pytest.raises(TrainingRefused, match="only a-z"):
+        manager.start(TrainingRequest("../up", renders, PARAMS))
+    assert manager.snapshot().queue == ["neg-b", "neg-c", "neg-d", "neg-e"]
+    assert manager.cancel("neg-d") == ["neg-d"] and manager.cancel("neg-d") == []
+    # what was right when it was asked for is not any more
+    (tmp_path / "embeddings").mkdir()
+    (tmp_path / "embeddings/neg-b.pt").write_bytes(b"mine")
     assert manager.request_stop()
-    assert manager.wait(120).phase == STOPPED
+    state = manager.wait(120)
+    assert (state.name, state.phase, state.queue) == ("neg-e", FINISHED, []) and state.number == 3
     assert not manager.request_stop()
+    assert sorted(p.name for p in (tmp_path / "embeddings").glob("*.pt")) == ["neg-b.pt", "neg-c.pt", "neg-e.pt"]
+    assert (tmp_path / "embeddings/neg-b.pt").read_bytes() == b"mine"
+    assert state.log[0].startswith("neg-c: finished.")
+
+
+def test_a_failed_training_does_not_hold_up_the_queue(manager, renders, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no picture")
+    with manager.workplace.lock:
+        manager.start(TrainingRequest("neg-a", broken, PARAMS))
+        manager.start(TrainingRequest("neg-b", renders, PARAMS))
+    state = manager.wait(120)
+    assert (state.name, state.phase) == ("neg-b", FINISHED)
+    assert state.log[0].startswith("neg-a: failed. None of the 1 pictures")
+
+
+def test_the_programs_own_templates_go_by_their_name(manager, renders, tmp_path, monkeypatch):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/style_filewords.txt").write_text("[filewords] as [name]\n")
+    (tmp_path / "templates/none.txt").write_text("picture\n")
+    monkeypatch.setattr(type(manager.workplace), "templates_folder", tmp_path / "templates")
+    state = manager.start(TrainingRequest("neg-a", renders, changed(template="style_filewords", steps=1)))
+    assert state.request["params"]["template"] == str(tmp_path / "templates/style_filewords.txt")
+    assert any("red coat 0 as neg-a" in line for line in manager.wait(60).log)
+    with pytest.raises(TrainingRefused, match=r"none\.txt lacks \[name\]"):
+        manager.start(TrainingRequest("neg-b", renders, changed(template="none")))
 
 
 def test_interrupted_run_is_found_and_gone_on_with(manager, renders, tmp_path):

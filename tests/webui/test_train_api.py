@@ -129,7 +129,7 @@ def test_the_hosts_own_interrupt_stops_a_training(webui, renders):
 
 def test_refusals(webui, renders):
     train(webui, "neg-e", steps=5000)
-    second = train(webui, "neg-f", steps=5)
+    second = train(webui, "neg-e", steps=5)
     assert second.status_code == 409 and second.json()["detail"].startswith("neg-e is being trained")
     webui.post(f"{API}/train/interrupt")
     finished(webui)

@@ -73,6 +73,12 @@ class WebuiWorkplace:
             return [f"{name} is not shown: it has width {width}, and the checkpoint loaded now needs {wanted}."]
         return [f"The webui did not load {embedding}: its console says why."]
 
+    @property
+    def templates_folder(self) -> Path | None:
+        """The folder of the webui's own Train tab."""
+        folder = getattr(shared.cmd_opts, "textual_inversion_templates_dir", None)
+        return Path(folder) if folder else None
+
     def tokenizer(self) -> Callable[[str], Sized] | None:
         host = loaded_host()
         return None if host is None else host.tokenize

@@ -1,0 +1,109 @@
+"""One preparation at a time, in a thread of its own, for the tab and the API: a closed page stops nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .params import PrepareParams
+from .prepare import PrepareError, PrepareReport, Progress, prepare, refuse
+
+logger = logging.getLogger(__name__)
+
+IDLE, WORKING, FINISHED, STOPPED, FAILED = "idle", "working", "finished", "stopped", "failed"
+MAXIMUM_LINES = 200
+
+
+@dataclass(frozen=True)
+class PrepareSnapshot:
+    """How a preparation stands. number: of the job in this process; lines: the report, when it is finished."""
+
+    number: int = 0
+    phase: str = IDLE
+    target: str = ""
+    size: int = 0
+    doing: str = ""
+    done: int = 0
+    total: int = 0
+    lines: list[str] = field(default_factory=list)
+    error: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self.phase == WORKING
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self) | {"busy": self.busy}
+
+
+class PrepareRunner:
+    """Runs `prepare`. Every method may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._state = PrepareSnapshot()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def snapshot(self) -> PrepareSnapshot:
+        """The state of the one under way, or else of the last one."""
+        with self._lock:
+            return self._state
+
+    def start(self, source: Path, target: Path, params: PrepareParams, overwrite: bool = False) -> PrepareSnapshot:
+        """Begin. Raises PrepareError while one is under way or for folders that cannot be, ParamError.
+
+        What the pictures tell ends in a failed job.
+        """
+        with self._lock:
+            if self._state.busy:
+                raise PrepareError(f"{self._state.target} is being prepared: wait for its end, or stop it first.")
+            params.validate()
+            refuse(source, target, overwrite)
+            self._stop.clear()
+            self._state = PrepareSnapshot(self._state.number + 1, WORKING, str(target), params.size)
+            job = (Path(source), Path(target), params, overwrite)
+            self._thread = threading.Thread(target=self._work, args=job, name="negtrans-prepare", daemon=True)
+            self._thread.start()
+            return self._state
+
+    def request_stop(self) -> bool:
+        """Stop; nothing is left of what was written. False when nothing is under way."""
+        with self._lock:
+            self._stop.set()
+            return self._state.busy
+
+    def wait(self, timeout: float | None = None) -> PrepareSnapshot:
+        """Until it has ended: for tests and scripts."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self.snapshot()
+
+    def _work(self, source: Path, target: Path, params: PrepareParams, overwrite: bool) -> None:
+        """The thread: never raises, because nobody would see it."""
+        job = prepare(source, target, params, overwrite)
+        try:
+            while not self._stop.is_set():
+                try:
+                    progress: Progress = next(job)
+                except StopIteration as end:
+                    report: PrepareReport = end.value
+                    self._set(phase=FINISHED, lines=report.lines()[:MAXIMUM_LINES], target=str(report.target))
+                    return
+                self._set(doing=str(progress), done=progress.done, total=progress.total)
+            job.close()
+            self._set(phase=STOPPED)
+        except PrepareError as error:
+            self._set(phase=FAILED, error=str(error))
+        except Exception as error:
+            logger.exception("preparing %s failed", target)
+            self._set(phase=FAILED, error=f"{type(error).__name__}: {error}")
+
+    def _set(self, **values: Any) -> None:
+        with self._lock:
+            self._state = dataclasses.replace(self._state, **values)
