@@ -3,6 +3,9 @@
 plain        z_t = phi(z_p, e(z_p, t); p -> t)
 fixed point  z_t^(k+1) = phi(z_p, e(z_t^(k), t); p -> t), k = 1..K: the exact inverse of the DDIM sampler in the limit
              (arXiv 2312.12540, 2309.04907 use the same iteration).
+second order z/a is integrated over s/a with the noise predictions of two positions (Adams-Bashforth, as in PNDM,
+             arXiv 2202.09778), each read at its own position: one call a step and one more for the end. Not the
+             inverse of any sampler; translate.py's "difference" needs none.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from .attention import AttentionControl, Features
+from .attention import AttentionControl
+from .features import FeatureBudget, FeatureStore
 from .schedule import Schedule
 
 # (latent, timestep) -> the UNet's raw output for the source prompt, same shape as the latent
@@ -25,12 +29,14 @@ Order = Literal["ascending", "published"]
 class Trajectory:
     """What an inversion leaves: latents[k] belongs to position k (0 clean .. n noisiest), each (B, 4, h, w).
 
-    features[k], when captured, are Q and K of the last evaluation at position k; position 0 has none.
+    features[k], when captured, are Q and K of the last evaluation at position k; position 0 has none. outputs[k] is the
+    UNet's output there: for the ascending order's fixed point up to its residual, for the second order exactly.
     """
 
     schedule: Schedule
     latents: list[Tensor]
-    features: dict[int, Features] = field(default_factory=dict)
+    features: FeatureStore = field(default_factory=FeatureStore)
+    outputs: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class InversionStep:
     latent: Tensor
 
 
+# A step this short (its factor of the noise prediction) takes one iteration less: there each changes the latent by the
+# factor's square only. That of the published grid's lowest step, t = 1, is .012; the next one's is .095.
+SHORT_STEP = 0.02
+
+
 def inversion_steps(
     latent: Tensor,
     schedule: Schedule,
@@ -53,15 +64,19 @@ def inversion_steps(
     capture: AttentionControl | None = None,
     capture_steps: int | None = None,
     warm_start: bool = True,
+    mixing: bool = True,
+    budget: FeatureBudget | None = None,
 ) -> Generator[InversionStep, None, Trajectory]:
     """Invert a clean latent (B, 4, h, w) to the grid's noisiest position; the generator returns the Trajectory.
 
-    predict is called 1 + fixed_point times a step. capture: an active attention control that records Q and K at each
-    step's last evaluation, for the `capture_steps` noisiest positions (all by default). order "published" runs
-    the timesteps descending, one evaluation each, as the released FashionR2R code does (only its preset wants that):
-    the end latent is nearly the same, the source latents in between are too clean.
+    predict is called 1 + fixed_point times a step (one less for a step below SHORT_STEP). capture: an active attention
+    control that records Q and K at each step's last evaluation, for the `capture_steps` noisiest positions (all by
+    default), within the memory budget. order "published" runs the timesteps descending, one evaluation each, as the
+    released FashionR2R code does (only its preset wants that): the end latent is nearly the same, the source latents
+    in between are too clean.
     warm_start: with iterations, a step's first evaluation is read at phi(z_p, e of the step before) instead of z_p,
-    which costs nothing and is worth as much as another iteration (`benchmarks/roundtrip.py`).
+    which costs nothing and is worth as much as another iteration (`benchmarks/roundtrip.py`). mixing: the last two
+    iterates are combined, which costs nothing either and is worth 2 dB.
     Raises ValueError for a negative fixed_point, or a published order with iterations or capture.
     """
     if fixed_point < 0:
@@ -77,7 +92,7 @@ def inversion_steps(
         raise ValueError(f"order must be ascending or published, not {order!r}.")
 
     first_captured = 1 if capture_steps is None else total - capture_steps + 1
-    trajectory = Trajectory(schedule, [latent])
+    trajectory = Trajectory(schedule, [latent], FeatureStore(budget))
     epsilon = None
     for index, position in enumerate(positions):
         timestep = schedule.timestep(position)
@@ -85,18 +100,79 @@ def inversion_steps(
         # the plain step reads e at the latent below; each iteration reads it where the sampler will
         if warm_start and fixed_point and epsilon is not None:
             estimate = schedule.move(origin, epsilon, position - 1, position)
-        for iteration in range(fixed_point + 1):
-            last = iteration == fixed_point
-            if last and capture is not None and position >= first_captured:
+        short = schedule.noise_factor(position - 1, position) < SHORT_STEP
+        iterations = max(0, fixed_point - short)
+        former = None
+        for iteration in range(iterations + 1):
+            read = estimate
+            if iteration == iterations and capture is not None and position >= first_captured:
                 with capture.capture() as features:
-                    output = predict(estimate, timestep)
+                    output = predict(read, timestep)
                 trajectory.features[position] = features
             else:
-                output = predict(estimate, timestep)
-            epsilon = schedule.epsilon(estimate, output, position)
+                output = predict(read, timestep)
+            epsilon = schedule.epsilon(read, output, position)
             estimate = schedule.move(origin, epsilon, position - 1, position)
+            if mixing:
+                former, estimate = (read, estimate), estimate if former is None else _mixed(read, estimate, former)
+        if fixed_point:
+            trajectory.outputs[position] = output
         trajectory.latents.append(estimate)
         yield InversionStep(index, total, timestep, estimate)
+    return trajectory
+
+
+def _mixed(read: Tensor, moved: Tensor, former: tuple[Tensor, Tensor]) -> Tensor:
+    """Anderson's mixing of depth 1 (doi 10.1145/321296.321305), per picture: of two iterates (read at, moved to).
+
+    The combination whose residual is least if the residual is linear in between; clamped where it hardly changes.
+    """
+    residual = moved - read
+    change = residual - (former[1] - former[0])
+    share = (residual * change).flatten(1).sum(1) / change.square().flatten(1).sum(1).clamp_min(1e-12)
+    return moved - share.clamp(-2.0, 0.9).view(-1, 1, 1, 1) * (moved - former[1])
+
+
+def second_order_steps(
+    latent: Tensor,
+    schedule: Schedule,
+    predict: Predict,
+    *,
+    capture: AttentionControl | None = None,
+    capture_steps: int | None = None,
+    budget: FeatureBudget | None = None,
+) -> Generator[InversionStep, None, Trajectory]:
+    """Integrate a clean latent (B, 4, h, w) up the grid in second order; the generator returns the Trajectory.
+
+    predict is called once at every position, 0 and the noisiest included, each time with the position's own latent and
+    timestep: its outputs and its captured Q and K are exactly those of a source branch. Arguments as `inversion_steps`.
+    """
+    total = len(schedule)
+    first_captured = 1 if capture_steps is None else total - capture_steps + 1
+    trajectory = Trajectory(schedule, [latent], FeatureStore(budget))
+
+    def evaluate(position: int) -> Tensor:
+        z, timestep = trajectory.latents[position], schedule.level_timestep(position)
+        if capture is not None and position >= max(first_captured, 1):
+            with capture.capture() as features:
+                output = predict(z, timestep)
+            trajectory.features[position] = features
+        else:
+            output = predict(z, timestep)
+        trajectory.outputs[position] = output
+        return schedule.epsilon(z, output, position)
+
+    before = None  # the noise prediction of the position below
+    for position in range(1, total + 1):
+        epsilon = slope = evaluate(position - 1)
+        if before is not None:
+            low, here, up = (schedule.sigma(position - back) for back in (2, 1, 0))
+            slope = epsilon + (up - here) / (here - low) / 2 * (epsilon - before)
+        before = epsilon
+        trajectory.latents.append(schedule.move(trajectory.latents[-1], slope, position - 1, position))
+        if position == total:
+            evaluate(total)
+        yield InversionStep(position - 1, total, schedule.timestep(position), trajectory.latents[-1])
     return trajectory
 
 

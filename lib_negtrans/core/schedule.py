@@ -50,6 +50,29 @@ def timestep_grid(steps: int, strength: float = 1.0, offset: int = 1) -> tuple[i
     return tuple(offset + i * spacing for i in range(strength_steps(steps, strength)))
 
 
+def thinned(timesteps: tuple[int, ...], count: int, alphas_cumprod: Tensor | None = None) -> tuple[int, ...]:
+    """`count` of ascending timesteps, the last among them, spaced as evenly as they allow in (s/a)^(2/3).
+
+    That spacing, between even in s/a (too coarse near the clean end) and even in its square root, kept most decibels
+    from a fine grid (`benchmarks/translate.py --curve`). alphas_cumprod: (1000,), SD1's by default. Raises ValueError.
+    """
+    if not 1 <= count <= len(timesteps):
+        raise ValueError(f"{count} of {len(timesteps)} timesteps cannot be taken.")
+    alphas = sd1_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod
+
+    def level(timestep: int) -> float:
+        abar = float(alphas[timestep])
+        return ((1.0 - abar) / abar) ** (1 / 3)  # (s/a)^(2/3)
+
+    lowest, highest = level(0), level(timesteps[-1])
+    free, taken = list(timesteps), []
+    for number in range(count, 0, -1):
+        wanted = lowest + (highest - lowest) * number / count
+        taken.append(min(free, key=lambda timestep, wanted=wanted: abs(level(timestep) - wanted)))
+        free.remove(taken[-1])
+    return tuple(sorted(taken))
+
+
 @dataclass(frozen=True)
 class Schedule:
     """One grid with its alphas, used by both directions.
@@ -86,14 +109,23 @@ class Schedule:
             raise IndexError(f"position {position} has no timestep (1..{len(self.timesteps)} have).")
         return self.timesteps[position - 1]
 
+    def level_timestep(self, position: int) -> int:
+        """The timestep whose noise level a position 0..n has: 0 at the clean end."""
+        return 0 if position == 0 else self.timestep(position)
+
     def alpha_bar(self, position: int) -> float:
         """abar at a position 0..n."""
-        return float(self.alphas_cumprod[0 if position == 0 else self.timestep(position)])
+        return float(self.alphas_cumprod[self.level_timestep(position)])
 
     def scales(self, position: int) -> tuple[float, float]:
         """(a, s) = (sqrt(abar), sqrt(1 - abar)) at a position."""
         abar = self.alpha_bar(position)
         return math.sqrt(abar), math.sqrt(1.0 - abar)
+
+    def sigma(self, position: int) -> float:
+        """s/a at a position: the noise prediction is the slope of z/a over it (arXiv 2010.02502, eq. 14)."""
+        a, s = self.scales(position)
+        return s / a
 
     def epsilon(self, latent: Tensor, output: Tensor, position: int) -> Tensor:
         """The noise prediction from a model output at a position: eps = a v + s z for v-models (arXiv 2202.00512)."""
@@ -112,11 +144,14 @@ class Schedule:
 
         Up the grid (target > source) it inverts, down the grid it samples.
         """
-        a, s = self.scales(target)
-        a_source, s_source = self.scales(source)
         # one coefficient each: dividing by a small a first would magnify rounding errors and multiply them back
-        ratio = a / a_source
-        return ratio * latent + (s - ratio * s_source) * epsilon
+        ratio = self.scales(target)[0] / self.scales(source)[0]
+        return ratio * latent + self.noise_factor(source, target) * epsilon
+
+    def noise_factor(self, source: int, target: int) -> float:
+        """phi's coefficient of eps, positive up the grid."""
+        (a, s), (a_source, s_source) = self.scales(target), self.scales(source)
+        return s - a / a_source * s_source
 
     def add_noise(self, latent: Tensor, noise: Tensor, position: int) -> Tensor:
         """The forward process: a z0 + s noise."""

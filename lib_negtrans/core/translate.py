@@ -19,7 +19,12 @@ from .schedule import Schedule
 
 # (latent, timestep, features to inject into the conditional rows or None) -> guided model output
 PredictGuided = Callable[[Tensor, int, "Features | None"], Tensor]
+# the same, with the raw output of the conditional rows as a fourth argument
+PredictFirst = Callable[[Tensor, int, "Features | None", Tensor], Tensor]
+# (latent, position) -> latent
+Blend = Callable[[Tensor, int], Tensor]
 FeatureSource = Literal["captured", "recomputed"]
+Solver = Literal["ddim", "difference"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,23 @@ def translation_steps(
     control: AttentionControl | None = None,
     predict_source: Predict | None = None,
     source_is_cond: bool = False,
+    predict_first: PredictFirst | None = None,
+    solver: Solver = "ddim",
+    blend: Blend | None = None,
 ) -> Generator[TranslationStep, None, Tensor]:
     """Sample from `start` (B, 4, h, w) at the noisiest position down to the clean end; the return value is that latent.
 
-    tac_steps: how many first steps get source features. "captured" takes them from the trajectory; "recomputed" runs
-    predict_source on the stored latent (needs control), and ends that forward after the last controlled layer.
+    tac_steps: how many first steps get source features. "captured" takes them from the trajectory, except those that
+    its memory budget dropped; "recomputed" runs predict_source on the stored latent (needs control), and ends that
+    forward after the last controlled layer.
     source_is_cond: source prompt and prompt are the same, so that the first step from the trajectory's own end needs
-    no injection: both branches are one.
+    no injection: both branches are one. predict_first: asked instead of predict_guided at such a step when the
+    trajectory holds the source's output there, which is the conditional one.
+    solver "ddim": phi(z, e). "difference": the source's own latent and, moved by phi, what the picture differs from it,
+    z_src' + phi(z - z_src, e - e_src): no error of the source's path gets into the picture, and where e = e_src the
+    source comes back exactly (PnP Inversion, arXiv 2310.01506, and FlowEdit, arXiv 2412.08629, do so in other forms).
+    It needs the trajectory's outputs.
+    blend: puts what is kept of the source into the latent reached at a position.
     Raises ValueError when features are asked for and cannot be had.
     """
     total = len(schedule)
@@ -65,23 +80,37 @@ def translation_steps(
         raise ValueError("attention control needs the source trajectory: invert first, or set the TAC ratio to 0.")
     if tac_steps and features_from == "recomputed" and (control is None or predict_source is None):
         raise ValueError("recomputed features need an attention control and a source prediction.")
+    if solver == "difference" and (trajectory is None or len(trajectory.outputs) < total):
+        raise ValueError("the difference solver needs a trajectory with the source's outputs: invert in second order.")
 
     latent = start
     for index, position in enumerate(range(total, 0, -1)):
         timestep = schedule.timestep(position)
         features = None
+        same_branch = source_is_cond and index == 0 and trajectory is not None
+        same_branch = same_branch and torch.equal(latent, trajectory.latents[position])
         if index < tac_steps:
-            same_branch = source_is_cond and index == 0 and torch.equal(latent, trajectory.latents[position])
-            if features_from == "captured":
-                if position not in trajectory.features:
-                    raise ValueError(f"the trajectory holds no captured features for timestep {timestep}.")
+            if features_from == "captured" and position in trajectory.features:
                 features = trajectory.features[position]
+            elif control is None or predict_source is None:
+                raise ValueError(f"the trajectory holds no captured features for timestep {timestep}.")
             elif control.layers and not same_branch:
                 with control.capture(stop_early=True) as features:
                     predict_source(trajectory.latents[position], timestep)
-        output = predict_guided(latent, timestep, features)
+        if same_branch and predict_first is not None and position in trajectory.outputs:
+            output = predict_first(latent, timestep, features, trajectory.outputs[position])
+        else:
+            output = predict_guided(latent, timestep, features)
         epsilon = schedule.epsilon(latent, output, position)
         clean = schedule.clean(latent, epsilon, position)
-        latent = schedule.move(latent, epsilon, position, position - 1)
+        if solver == "difference":
+            source = trajectory.latents[position]
+            source_epsilon = schedule.epsilon(source, trajectory.outputs[position], position)
+            moved = schedule.move(latent - source, epsilon - source_epsilon, position, position - 1)
+            latent = trajectory.latents[position - 1] + moved
+        else:
+            latent = schedule.move(latent, epsilon, position, position - 1)
+        if blend is not None:
+            latent = blend(latent, position - 1)
         yield TranslationStep(index, total, timestep, latent, clean)
     return latent

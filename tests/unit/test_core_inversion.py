@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
+from lib_negtrans.core import inversion
 from lib_negtrans.core.attention import AttentionControl, shallow_layers
-from lib_negtrans.core.inversion import finish, inversion_steps
-from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, timestep_grid
+from lib_negtrans.core.inversion import finish, inversion_steps, second_order_steps
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, thinned, timestep_grid
 from lib_negtrans.core.translate import translation_steps
 from tests.ldm_unet import call, diffusers_unet
 
@@ -69,9 +70,16 @@ def test_oracle_round_trip_is_the_identity(steps, prediction_type):
         (50, 2, True, 0.9695, 60),
     ],
 )
-def test_round_trip_gain_of_fine_texture(steps, fixed_point, warm_start, gain, evaluations):
+def test_round_trip_gain_of_fine_texture(monkeypatch, steps, fixed_point, warm_start, gain, evaluations):
+    monkeypatch.setattr(inversion, "SHORT_STEP", 0.0)  # METHOD.md's table iterates every step
     schedule = Schedule.from_strength(ALPHAS, steps, 0.3)
     assert schedule.timesteps[-1] == 281
+    found, calls = round_trip_gain(schedule, fixed_point=fixed_point, warm_start=warm_start, mixing=False)
+    assert found == pytest.approx(gain, abs=6e-4)
+    assert calls == evaluations
+
+
+def round_trip_gain(schedule: Schedule, **options) -> tuple[float, int]:
     exact, calls = gaussian_epsilon(schedule, 0.01), []
 
     def predict(z, timestep):
@@ -79,10 +87,16 @@ def test_round_trip_gain_of_fine_texture(steps, fixed_point, warm_start, gain, e
         return exact(z, timestep)
 
     latent = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    options = {"fixed_point": fixed_point, "warm_start": warm_start}
     trajectory = finish(inversion_steps(latent, schedule, predict, **options))
-    assert float(sample(trajectory, predict)) == pytest.approx(gain, abs=6e-4)
-    assert len(calls) == evaluations
+    return float(sample(trajectory, predict)), len(calls)
+
+
+def test_mixing_is_worth_more_than_an_iteration_and_the_shortest_step_needs_none():
+    schedule = Schedule.from_strength(ALPHAS, 50, 0.3)
+    plain, calls = round_trip_gain(schedule, fixed_point=2, mixing=False)
+    mixed, fewer = round_trip_gain(schedule, fixed_point=1)
+    assert fewer == 44 == calls - 15
+    assert abs(1 - mixed) < abs(1 - plain) / 5
 
 
 def test_fixed_point_converges_to_the_exact_inverse():
@@ -140,7 +154,7 @@ def test_steps_are_reported_and_can_be_stopped():
     seen = [next(steps) for _ in range(3)]
     steps.close()
     assert [(s.index, s.total, s.timestep) for s in seen] == [(0, 15, 1), (1, 15, 21), (2, 15, 41)]
-    assert called == [1, 1, 21, 21, 41, 41]
+    assert called == [1, 21, 21, 41, 41]  # the shortest step takes one iteration less
 
 
 def test_capture_takes_the_last_evaluation_of_the_noisiest_steps():
@@ -159,12 +173,13 @@ def test_capture_takes_the_last_evaluation_of_the_noisiest_steps():
         trajectory = finish(inversion_steps(latent, schedule, predict, fixed_point=1, capture=control, capture_steps=2))
         assert sorted(trajectory.features) == [4, 5]
         for position in (4, 5):
+            last = inputs[2 * position - 2]  # two evaluations a step, one at position 1
             with control.capture() as again:
-                call(unet, inputs[2 * position - 1], schedule.timestep(position), context)
+                call(unet, last, schedule.timestep(position), context)
             for name, (q, k) in trajectory.features[position].items():
                 assert torch.equal(q, again[name][0]) and torch.equal(k, again[name][1])
             with control.capture() as earlier:
-                call(unet, inputs[2 * position - 2], schedule.timestep(position), context)
+                call(unet, inputs[2 * position - 3], schedule.timestep(position), context)
             assert not torch.equal(earlier["IN01"][0], trajectory.features[position]["IN01"][0])
 
 
@@ -181,3 +196,49 @@ def test_bad_options(options, says):
     schedule = Schedule.from_strength(ALPHAS, 10, 0.5)
     with pytest.raises(ValueError, match=says):
         next(inversion_steps(torch.ones(1, 4, 2, 2), schedule, lambda z, t: z, **options))
+
+
+@pytest.mark.parametrize(("variance", "share"), [(0.01, 0.6), (0.3, 0.4)])
+def test_second_order_path_is_nearer_to_the_exact_one(variance, share):
+    """The Gaussian model's path is known: z(s/a) keeps z / sqrt(a^2 v + s^2)."""
+    schedule = Schedule(ALPHAS, thinned(timestep_grid(50, 0.3), 8))
+    predict, timesteps = gaussian_epsilon(schedule, variance), []
+
+    def counted(z, timestep):
+        timesteps.append(timestep)
+        return predict(z, timestep)
+
+    latent = torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    trajectory = finish(second_order_steps(latent, schedule, counted))
+    assert timesteps == [0, *schedule.timesteps]
+    plain = finish(inversion_steps(latent, schedule, predict, fixed_point=0))
+
+    def error(found):
+        (a0, s0), (a, s) = schedule.scales(0), schedule.scales(8)
+        exact = math.sqrt((a * a * variance + s * s) / (a0 * a0 * variance + s0 * s0))
+        return abs(float(found.latents[-1]) / exact - 1)
+
+    assert error(trajectory) < error(plain) * share
+    for position, latent in enumerate(trajectory.latents):
+        timestep = schedule.level_timestep(position)
+        assert torch.equal(trajectory.outputs[position], predict(latent, timestep))
+
+
+def test_second_order_captures_the_source_branch_itself():
+    unet = diffusers_unet()
+    schedule = Schedule.from_strength(ALPHAS, 10, 0.5)
+    context = torch.zeros(1, 3, 16)
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    control = AttentionControl(shallow_layers(unet, (8, 8), 64))
+
+    def predict(z, timestep):
+        return call(unet, z, timestep, context)
+
+    with control, torch.no_grad():
+        trajectory = finish(second_order_steps(latent, schedule, predict, capture=control, capture_steps=3))
+        assert sorted(trajectory.features) == [3, 4, 5]
+        for position in (3, 4, 5):
+            with control.capture() as again:
+                predict(trajectory.latents[position], schedule.timestep(position))
+            for name, (q, k) in trajectory.features[position].items():
+                assert torch.equal(q, again[name][0]) and torch.equal(k, again[name][1])

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, strength_steps, timestep_grid
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, strength_steps, thinned, timestep_grid
 
 ALPHAS = sd1_alphas_cumprod()
 
@@ -135,3 +135,14 @@ def test_bad_schedules(timesteps, prediction_type, says):
 def test_position_without_timestep(position):
     with pytest.raises(IndexError, match="no timestep"):
         Schedule.from_strength(ALPHAS, 50, 0.3).timestep(position)
+
+
+def test_thinned_keeps_the_last_and_is_dense_near_the_clean_end():
+    grid = timestep_grid(50, 0.3)
+    assert thinned(grid, 15) == grid
+    assert thinned(grid, 5) == (21, 61, 121, 201, 281) and thinned(grid, 1) == (281,)
+    for count in range(1, 16):
+        taken = thinned(grid, count)
+        assert len(taken) == count and taken[-1] == 281 and set(taken) <= set(grid) and list(taken) == sorted(taken)
+    with pytest.raises(ValueError, match="16 of 15"):
+        thinned(grid, 16)

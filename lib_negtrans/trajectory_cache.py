@@ -1,0 +1,190 @@
+"""Inversions that were done already: the same picture translated again with other settings does not invert again.
+
+An inversion depends on the UNet with everything that is loaded into it, the latent, the source prompt as it was
+encoded, the grid and how it was walked, and which layers were captured: all that is in the key. What comes after it
+(negative embedding, weight, CFG, prompt, seed) is not, and the result is the same to the byte with and without cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .core.attention import AttentionControl
+from .core.features import MIB, available_host_memory, tensor_bytes
+from .core.inversion import Trajectory
+from .core.schedule import Schedule
+from .hosts.protocol import ModelHost
+from .params import TranslationParams
+
+LARGEST_AUTOMATIC = 4096 * MIB
+ENCODED_PICTURES = 8
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """A digest of shape, dtype and every byte."""
+    content = tensor.detach().cpu().contiguous()
+    digest = hashlib.sha256(f"{tuple(content.shape)} {content.dtype}".encode())
+    digest.update(content.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_state(*modules: nn.Module) -> Hashable:
+    """Changes with the weights: which tensors they are, and how often each was written to in place.
+
+    Hooks on the modules count too: that is how others change what a network does.
+    """
+    parts = []
+    for module in modules:
+        parts += [(p.data_ptr(), p._version, p.dtype) for p in (*module.parameters(), *module.buffers())]
+        parts += [
+            (name, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m))
+            for name, m in module.named_modules()
+            if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)
+        ]
+    return (tuple(id(module) for module in modules), hash(tuple(parts)))
+
+
+def inversion_key(
+    state: Hashable,
+    latent: Tensor,
+    params: TranslationParams,
+    schedule: Schedule,
+    context: Tensor,
+    capture: AttentionControl | None,
+) -> Hashable:
+    """The key of an inversion by a network in `state`, for latents (B, 4, h, w) and a source context (1, T, width)."""
+    return (
+        state,
+        tensor_digest(latent),
+        tensor_digest(context),
+        schedule.timesteps,
+        schedule.prediction_type,
+        tensor_digest(schedule.alphas_cumprod),
+        params.solver,
+        params.fixed_point if params.solver == "ddim" else 0,
+        params.order,
+        # the released code's order guides its inversion where there is a source prompt
+        params.cfg_scale if params.order == "published" and params.source_prompt else None,
+        None if capture is None else (tuple(layer.name for layer in capture.layers), params.tac_steps),
+    )
+
+
+def trajectory_key(
+    host: ModelHost,
+    latent: Tensor,
+    params: TranslationParams,
+    schedule: Schedule,
+    context: Tensor,
+    capture: AttentionControl | None,
+) -> Hashable:
+    """`inversion_key` on a host of our own; to be asked while no hook of one's own is on the UNet."""
+    state = (host.checkpoint_name, str(host.device), host.dtype, weights_state(host.unet))
+    return inversion_key(state, latent, params, schedule, context, capture)
+
+
+@dataclass
+class CacheReport:
+    """How often an inversion was there already, and what is kept."""
+
+    hits: int
+    misses: int
+    trajectories: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.hits} of {self.hits + self.misses} inversions from the cache, {self.bytes / MIB:.0f} MB kept"
+
+
+class TrajectoryCache:
+    """Trajectories by key, the least recently used out first when they take more than `limit` bytes of main memory.
+
+    limit None: a quarter of what is free when a trajectory is put, 4 GB at most; 0 keeps none. What is kept lies in
+    host memory, so that a GPU's is free between two jobs. Every method may be called from any thread.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, Trajectory] = OrderedDict()
+        self._encoded: OrderedDict[Hashable, Tensor] = OrderedDict()
+        self._hits = self._misses = 0
+
+    def get(self, key: Hashable) -> Trajectory | None:
+        """The trajectory, or None."""
+        with self._lock:
+            trajectory = self._kept.get(key)
+            if trajectory is None:
+                self._misses += 1
+                return None
+            self._hits += 1
+            self._kept.move_to_end(key)
+            return trajectory
+
+    def put(self, key: Hashable, trajectory: Trajectory) -> bool:
+        """Keep a trajectory; False when it alone is larger than the limit.
+
+        Parts of one are never kept: with features computed again the result would differ in its last digits.
+        """
+        size = trajectory_bytes(trajectory)
+        with self._lock:
+            self._kept.pop(key, None)
+            limit = self._limit()
+            if size > limit:
+                return False
+            while self._kept and self._bytes() + size > limit:
+                self._kept.popitem(last=False)
+            self._kept[key] = trajectory
+        return True
+
+    def encoded(self, host: ModelHost, image: Tensor) -> Tensor:
+        """`host.encode_image`, or what it gave for the same image (B, 3, H, W) before."""
+        vae = getattr(host, "vae", None)
+        if not isinstance(vae, nn.Module):
+            return host.encode_image(image)
+        return self._remember((weights_state(vae), tensor_digest(image)), lambda: host.encode_image(image))
+
+    def _remember(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        with self._lock:
+            found = self._encoded.get(key)
+            if found is not None:
+                self._encoded.move_to_end(key)
+                return found
+        found = make()
+        with self._lock:
+            self._encoded[key] = found
+            while len(self._encoded) > ENCODED_PICTURES:
+                self._encoded.popitem(last=False)
+        return found
+
+    def clear(self) -> None:
+        """Forget everything: another model was loaded, or memory is wanted."""
+        with self._lock:
+            self._kept.clear()
+            self._encoded.clear()
+
+    def report(self) -> CacheReport:
+        """Hits and what is kept now."""
+        with self._lock:
+            return CacheReport(self._hits, self._misses, len(self._kept), self._bytes())
+
+    def _bytes(self) -> int:
+        return sum(trajectory_bytes(trajectory) for trajectory in self._kept.values())
+
+    def _limit(self) -> int:
+        if self.limit is not None:
+            return self.limit
+        # what is kept now counts as free: it may be replaced
+        return min(LARGEST_AUTOMATIC, (available_host_memory() + self._bytes()) // 4)
+
+
+def trajectory_bytes(trajectory: Trajectory) -> int:
+    """Bytes of its latents, outputs and features."""
+    own = tensor_bytes([*trajectory.latents, *trajectory.outputs.values()])
+    return own + trajectory.features.device_bytes + trajectory.features.host_bytes
