@@ -86,11 +86,12 @@ def test_a_grid_over_guidance(client, webui):
     values[labels.index("Y type")] = values[labels.index("Z type")] = 0
     values[labels.index("Use text inputs instead of dropdowns")] = True
     values[labels.index("Include Sub Images")] = True
-    answer = client.plain(script_name="x/y/z plot", script_args=values, negative_prompt="cg")
+    request = {"negative_prompt": "a 3d render of a doll", "cfg_scale": 15}
+    answer = client.plain(script_name="x/y/z plot", script_args=values, **request)
     assert len(answer["images"]) == 4
     assert "X Type: [NegTrans] Guidance" in json.loads(answer["info"])["infotexts"][0]
     cells = answer["images"][1:]
-    alone = client.translate(arguments(guidance="topk"), negative_prompt="cg")["images"][0]
+    alone = client.translate(arguments(guidance="topk"), **request)["images"][0]
     assert pixels(cells[1]).tolist() == pixels(alone).tolist()
     assert difference(cells[0], cells[1]) > 1 and difference(cells[1], cells[2]) > 1
 
