@@ -11,18 +11,13 @@ import dataclasses
 import json
 import os
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from . import __version__
-from .params import TRANSLATION_PRESETS, ParamError, TranslationParams, translation_preset
-
-if TYPE_CHECKING:
-    from .hosts.protocol import ModelHost
-    from .pipeline import Forwards
+from .params import ParamError
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_CALL = 0, 1, 2
 EXIT_INTERRUPTED = 130  # as shells report SIGINT
@@ -127,71 +122,6 @@ def given(args: argparse.Namespace, params: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def describe_cost(host: ModelHost, params: TranslationParams, forwards: Forwards) -> str:
-    """The UNet calls of one picture, and how many whole forwards they are worth by FLOPs at 512x512."""
-    from .core.attention import AttentionControl
-    from .core.cost import call_costs
-    from .variants import tac_plan_of
-
-    latent_size = (64, 64)
-    control = AttentionControl(tac_plan_of(params, host.unet, latent_size).layers)
-    costs = call_costs(host.unet, control, latent_size, (77, host.embedding_width))
-    return f"{forwards}: the work of {forwards.whole(costs):.1f} whole ones at 512x512"
-
-
-def command_translate(args: argparse.Namespace, report: Reporter) -> int:
-    """Translate a file or a folder tree."""
-    from .folder import plan, translate_items, with_negatives
-    from .images import parse_size
-
-    params = translation_preset(args.preset, **given(args, TranslationParams))
-    size = parse_size(args.size) if args.size else None
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise CallError(f"--out {out} is a file: name a folder.")
-    items = plan(Path(args.input), out)
-    host = load_host(args)
-    params, embeddings = with_negatives(params, load_negatives(args.negative or [], host.embedding_width))
-    if params.prompt == params.negative_prompt:
-        report.event(
-            "warning",
-            "note: without --negative or --negative-prompt the picture is only reconstructed.",
-            message="no negative: the pictures are only reconstructed",
-        )
-    began = time.perf_counter()
-    done = failed = skipped = 0
-    with report.bar(total=len(items), unit="picture") as bar:
-
-        def on_progress(progress) -> None:
-            bar.set_postfix_str(f"{progress.phase} {progress.index + 1}/{progress.total}")
-
-        results = translate_items(
-            host, items, params, embeddings, size=size, overwrite=args.overwrite, on_progress=on_progress
-        )
-        for result in results:
-            bar.update()
-            fields = {"source": str(result.item.source), "index": result.index, "total": result.total}
-            if result.error is not None:
-                failed += 1
-                report.problem(f"failed: {result.item.source}: {result.error}", **fields)
-            elif result.skipped:
-                skipped += 1
-                report.event("skipped", None, **fields)
-            else:
-                done += 1
-                line = f"{result.item.target}  {result.seconds:.1f} s"
-                if done == 1 and not (args.quiet or args.json):
-                    line += f", {describe_cost(host, params, result.forwards)}"
-                report.event(
-                    "translated", line, target=str(result.item.target), seconds=result.seconds,
-                    forwards=result.forwards.total, **fields,
-                )  # fmt: skip
-    seconds = time.perf_counter() - began
-    summary = f"{done} translated, {skipped} there already, {failed} failed in {seconds:.1f} s; in {out}"
-    report.event("done", summary, translated=done, skipped=skipped, failed=failed, seconds=seconds)
-    return EXIT_SOME_FAILED if failed else EXIT_DONE
-
-
 def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
     """Say what a file is; with --model also the tokens nearest to each vector."""
     from .embeddings import EmbeddingError
@@ -209,7 +139,7 @@ def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from . import app, demo
+    from . import app, demo, translation_command
     from .evaluation import command as evaluation_command
     from .preparation import command as preparation_command
     from .training import command as training_command
@@ -238,17 +168,8 @@ def build_parser() -> argparse.ArgumentParser:
     page.set_defaults(run=app.run)
 
     translate = commands.add_parser("translate", parents=[common], help="turn renders into photographs")
-    translate.add_argument("--input", required=True, help="a picture or a folder tree")
-    translate.add_argument("--out", required=True, help="folder for the PNGs; an input tree is mirrored")
-    translate.add_argument(
-        "--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; may be repeated"
-    )
-    presets = "; ".join(f"{name}: {text}" for name, (text, _values) in TRANSLATION_PRESETS.items())
-    translate.add_argument("--preset", default="default", choices=tuple(TRANSLATION_PRESETS), help=presets)
-    translate.add_argument("--size", metavar="WxH", help="fit into this size, aspect kept (default: the picture's own)")
-    translate.add_argument("--overwrite", action="store_true", help="translate again what is there already")
-    add_params(translate, TranslationParams)
-    translate.set_defaults(run=command_translate)
+    translation_command.add_arguments(translate)
+    translate.set_defaults(run=translation_command.run)
 
     train = commands.add_parser(
         "train-negative", parents=[common], help="learn what makes a folder of renders look rendered"
@@ -256,7 +177,9 @@ def build_parser() -> argparse.ArgumentParser:
     training_command.add_arguments(train)
     train.set_defaults(run=training_command.run)
 
-    preparation = commands.add_parser("prepare", parents=[common], help="from any tree of pictures to a training folder")
+    preparation = commands.add_parser(
+        "prepare", parents=[common], help="from any tree of pictures to a training folder"
+    )
     preparation_command.add_arguments(preparation)
     preparation.set_defaults(run=preparation_command.run)
 

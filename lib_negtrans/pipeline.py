@@ -17,12 +17,15 @@ from torch import Tensor
 
 from .core import guidance
 from .core.attention import AttentionControl, Features
-from .core.inversion import Trajectory, finish, inversion_steps
+from .core.features import FeatureBudget
+from .core.inversion import InversionStep, Predict, Trajectory, finish, inversion_steps, second_order_steps
 from .core.schedule import Schedule
 from .core.sharing import shared_prefix
-from .core.translate import translation_steps
+from .core.translate import TranslationStep, translation_steps
 from .hosts.protocol import HostError, ModelHost
 from .params import TranslationParams
+from .preservation import background_blend, controlled_region, finished_picture
+from .trajectory_cache import TrajectoryCache, host_state, inversion_key
 from .variants import guidance_of, tac_plan_of
 
 if TYPE_CHECKING:
@@ -110,18 +113,23 @@ def translate_latent(
     latent: Tensor,
     params: TranslationParams,
     embeddings: Mapping[str, Tensor] | None = None,
+    cache: TrajectoryCache | None = None,
+    feature_budget: FeatureBudget | None = None,
+    mask: Tensor | None = None,
 ) -> Generator[Progress, None, tuple[Tensor, Trajectory | None, Forwards]]:
     """Invert and translate clean latents (B, 4, h, w), float32; returns the final latent, the trajectory and the cost.
 
-    embeddings: trigger word -> vectors (n, width) for the prompts. Raises ParamError for bad parameters (before the
-    first step), HostError when the model gives NaN.
+    embeddings: trigger word -> vectors (n, width) for the prompts. cache: takes the inversion of the same latents under
+    the same conditions from there, or puts it there. feature_budget: memory for captured Q and K; by default what is
+    free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it alone, or
+    what lies outside is kept. Raises ParamError for bad parameters (before the first step), HostError for NaN.
     """
     params.validate()
     batch = latent.shape[0]
-    schedule = Schedule.from_strength(host.alphas_cumprod, params.steps, params.strength, host.prediction_type)
+    schedule = Schedule(host.alphas_cumprod, params.timesteps, host.prediction_type)
     tac_steps = params.tac_steps
     tac = tac_plan_of(params, host.unet, tuple(latent.shape[-2:]))
-    control = AttentionControl(tac.layers)
+    control = AttentionControl(tac.layers, controlled_region(params, mask, tuple(latent.shape[-2:])))
     guide = guidance_of(params)
     conditioning = encode_conditioning(host, params, embeddings or {})
     counts = dict.fromkeys(("inversion", "guided", "source", "pairs", "controlled"), 0)
@@ -146,7 +154,8 @@ def translate_latent(
     # under TAC the two branches differ even for equal prompts, unless it controls both
     same_prompts = torch.equal(conditioning.cond, conditioning.negative)
 
-    def predict_guided(z: Tensor, timestep: int, features: Features | None) -> Tensor:
+    def predict_guided(z: Tensor, timestep: int, features: Features | None, known: Tensor | None = None) -> Tensor:
+        """known: the conditional rows' output, where it is that of the inversion."""
         step = len(schedule) - 1 - schedule.timesteps.index(timestep)
         contexts, rows = {}, []
         # rows whose result cannot matter are not computed
@@ -156,31 +165,43 @@ def translate_latent(
         if params.cfg_scale != 1 and conditioning.empty is not None:
             contexts["empty"] = conditioning.empty
             rows += range(batch)
-        contexts["cond"] = conditioning.cond
-        rows += range(batch)
+        if known is None:
+            contexts["cond"] = conditioning.cond
+            rows += range(batch)
+        elif not contexts:
+            return known
         # each further prompt shares the first one's prompt-free part: worth what a pair's sharing is
         shares = "pairs" if features is None or tac.blend < 1 else "controlled"
         counts[shares] += 2 * batch * (len(contexts) - 1)
         injection = nullcontext() if features is None else control.inject(features, rows, tac.strengths(step))
         with shared_prefix(host.unet, len(contexts)), injection:
             found = dict(zip(contexts, evaluate("guided", z, timestep, *contexts.values()), strict=True))
-        if len(found) == 1:
-            return found["cond"]
-        cond = found["cond"]
+        cond = found.pop("cond") if known is None else known
+        if not found:
+            return cond
         return guide(found.get("empty", cond), cond, found.get("negative", cond), params.cfg_scale, step)
 
     inverts = params.start == "inversion" or tac_steps > 0
     captures = params.features_from == "captured" and tac_steps > 0
+    budget = feature_budget or FeatureBudget.automatic(torch.device(latent.device))
+    # the source's output at the noisiest position is the conditional one: once more captured rather than recomputed
+    first_known = params.features_from == "captured" and torch.equal(conditioning.source, conditioning.cond)
     total = len(schedule) * (2 if inverts else 1)
+    key = None
+    if inverts and cache is not None:  # while nothing is hooked: hooks are part of the key
+        captured = control if captures else None
+        key = inversion_key(host_state(host), latent, params, schedule, conditioning.source, captured)
     with control:
         trajectory = None
-        if inverts:
-            steps = inversion_steps(
-                latent, schedule, predict_inversion,
-                fixed_point=params.fixed_point, order=params.order,
-                capture=control if captures else None, capture_steps=tac_steps,
-            )  # fmt: skip
+        if key is not None and (trajectory := cache.get(key)) is not None:
+            last = InversionStep(len(schedule) - 1, len(schedule), schedule.timesteps[-1], trajectory.latents[-1])
+            yield _progress(last, "inversion", 0, total)
+        elif inverts:
+            steps = _inversion(latent, schedule, predict_inversion, params, control if captures else None, budget)
             trajectory = yield from _relay(steps, "inversion", 0, total)
+            if key is not None:
+                cache.put(key, trajectory)
+        noise = None
         if params.start == "inversion":
             start = trajectory.latents[-1]
         else:
@@ -193,6 +214,8 @@ def translate_latent(
             control=control, predict_source=predict_source,
             source_is_cond=params.source_prompt == params.prompt
             and not tac.both_halves and conditioning.empty is None,
+            predict_first=predict_guided if first_known else None, solver=params.solver,
+            blend=background_blend(params, mask, schedule, trajectory, latent, noise),
         )  # fmt: skip
         result = yield from _relay(steps, "translation", total - len(schedule), total)
     return result, trajectory, Forwards(**counts)
@@ -204,7 +227,25 @@ def _relay(steps: Generator, phase: str, offset: int, total: int) -> Generator[P
             step = next(steps)
         except StopIteration as stop:
             return stop.value
-        yield Progress(phase, offset + step.index, total, step.timestep, getattr(step, "clean", None))
+        yield _progress(step, phase, offset, total)
+
+
+def _progress(step: InversionStep | TranslationStep, phase: str, offset: int, total: int) -> Progress:
+    return Progress(phase, offset + step.index, total, step.timestep, getattr(step, "clean", None))
+
+
+def _inversion(
+    latent: Tensor,
+    schedule: Schedule,
+    predict: Predict,
+    params: TranslationParams,
+    capture: AttentionControl | None,
+    budget: FeatureBudget,
+) -> Generator[InversionStep, None, Trajectory]:
+    options = {"capture": capture, "capture_steps": params.tac_steps, "budget": budget}
+    if params.solver == "difference":
+        return second_order_steps(latent, schedule, predict, **options)
+    return inversion_steps(latent, schedule, predict, fixed_point=params.fixed_point, order=params.order, **options)
 
 
 @torch.no_grad()
@@ -213,17 +254,31 @@ def translate_image(
     image: Tensor,
     params: TranslationParams,
     embeddings: Mapping[str, Tensor] | None = None,
+    cache: TrajectoryCache | None = None,
+    feature_budget: FeatureBudget | None = None,
+    mask: Tensor | None = None,
 ) -> Generator[Progress, None, Translation]:
-    """Translate images (B, 3, H, W) in [0, 1], H and W multiples of 8; the generator returns a `Translation`."""
+    """Translate images (B, 3, H, W) in [0, 1], H and W multiples of 8; the generator returns a `Translation`.
+
+    mask (B or 1, 1, H, W) in [0, 1], 1 the garment: what colours, attention control and background go by.
+    """
     began = time.perf_counter()
-    source = host.encode_image(image)
-    latent, trajectory, forwards = yield from translate_latent(host, source, params, embeddings)
-    decoded = host.decode_latent(latent)
+    source = host.encode_image(image) if cache is None else cache.encoded(host, image)
+    latent, trajectory, forwards = yield from translate_latent(
+        host, source, params, embeddings, cache, feature_budget, mask
+    )
+    decoded = finished_picture(params, latent, source, image, mask, host.decode_latent)
     return Translation(decoded, latent, source, trajectory, forwards, time.perf_counter() - began)
 
 
 def translate(
-    host: ModelHost, image: Tensor, params: TranslationParams, embeddings: Mapping[str, Tensor] | None = None
+    host: ModelHost,
+    image: Tensor,
+    params: TranslationParams,
+    embeddings: Mapping[str, Tensor] | None = None,
+    cache: TrajectoryCache | None = None,
+    feature_budget: FeatureBudget | None = None,
+    mask: Tensor | None = None,
 ) -> Translation:
     """`translate_image` run to its end."""
-    return finish(translate_image(host, image, params, embeddings))
+    return finish(translate_image(host, image, params, embeddings, cache, feature_budget, mask))

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 # Q and K of one UNet call by layer name: each (S, tokens, channels), S = number of distinct sources.
 Features = dict[str, tuple[Tensor, Tensor]]
@@ -118,10 +119,14 @@ class AttentionControl:
 
     Between calls it does nothing. `with control.capture() as features:` records Q and K of the UNet call inside;
     `with control.inject(features, rows):` replaces those of the rows named.
+    region (1 or S, 1, h, w) in [0, 1] at the latent's size: only its tokens take the source's Q and K, by this share;
+    the others ask and answer for themselves, so what lies outside is free. It costs a multiplication, nothing N x N.
     """
 
-    def __init__(self, layers: Sequence[SelfAttentionLayer]) -> None:
+    def __init__(self, layers: Sequence[SelfAttentionLayer], region: Tensor | None = None) -> None:
         self.layers = list(layers)
+        self.region = region
+        self._region_tokens: dict[str, Tensor] = {}
         self._handles: list = []
         self._capturing: dict[str, list[Tensor | None]] | None = None
         self._stop_early = False
@@ -158,7 +163,7 @@ class AttentionControl:
                 raise AttentionShapeError(
                     f"layer {name} was called with {args[0].shape[0]} rows, {len(rows)} were announced."
                 )
-            if self._strength(name) < 1:
+            if self._strength(name) < 1 or self.region is not None:
                 return None  # each row's own projection is a part of the blend
             kept = _kept_rows(rows)
             return None if len(kept) == len(rows) else (args[0][_index(kept)], *args[1:])
@@ -200,7 +205,9 @@ class AttentionControl:
             return output
         theirs = source[_index([rows[i] for i in targets])].to(output)
         strength = self._strength(name)
-        if strength < 1:
+        if self.region is not None:
+            strength = strength * self._share(name, [rows[i] for i in targets], output)
+        if self.region is not None or strength < 1:
             result = output.clone()
             result[_index(targets)] = (1 - strength) * output[_index(targets)] + strength * theirs
             return result
@@ -209,6 +216,15 @@ class AttentionControl:
         if len(targets) < len(rows):
             result[_index(_kept_rows(rows))] = output
         return result
+
+    def _share(self, name: str, sources: list[int], output: Tensor) -> Tensor:
+        """The region's share of each of a layer's tokens: (targets, tokens, 1)."""
+        if name not in self._region_tokens:
+            scale = 2 ** next(layer.level for layer in self.layers if layer.name == name)
+            size = [math.ceil(side / scale) for side in self.region.shape[-2:]]
+            self._region_tokens[name] = adaptive_avg_pool2d(self.region, size).flatten(2).transpose(1, 2).to(output)
+        tokens = self._region_tokens[name]
+        return tokens if len(tokens) == 1 else tokens[_index(sources)]
 
     def _check_ready(self) -> None:
         if not self._handles and self.layers:

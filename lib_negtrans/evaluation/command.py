@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--region", choices=("crop", "full"), default="crop", help="translate garment crops or renders")
     parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
-    parser.add_argument("--background", choices=("same", "mean"), default="same", help="for the column KID garment")
+    parser.add_argument("--judged-background", choices=("same", "mean"), default="same", help="for the column KID garment")
     parser.add_argument("--count", type=int, metavar="N", help="only N of the renders, spread evenly")
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")
@@ -134,7 +134,7 @@ def _judge(args, report: Reporter, renders: list[Render], photos) -> tuple[Evalu
     pictures = [r.rgb for r in judged]
     base = ("renders through the VAE", round_trip(load_host(args), pictures)) if args.model else ("renders", pictures)
     sets = {folder.name or "outputs": outputs}
-    sizes = {"size": args.size, "background": args.background}
+    sizes = {"size": args.size, "background": args.judged_background}
     result = judge_pictures(judged, base, sets, photos, Lite0(), **sizes)
     return result, len(renders) - len(judged)
 
@@ -168,7 +168,7 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
     try:
         return evaluate(
             host, renders, photos, configurations, Lite0(host.device),
-            region=args.region, size=args.size, batch=args.batch, background=args.background,
+            region=args.region, size=args.size, batch=args.batch, background=args.judged_background,
             on_progress=on_progress, on_row=on_row,
         )  # fmt: skip
     except (HostError, AttentionShapeError) as error:
@@ -180,7 +180,7 @@ def _tell(args: argparse.Namespace, report: Reporter, evaluation: Evaluation) ->
 
     from .report import evaluation_data, evaluation_sheet, markdown_table
 
-    report.event("evaluation", markdown_table(evaluation, args.background), **evaluation_data(evaluation))
+    report.event("evaluation", markdown_table(evaluation, args.judged_background), **evaluation_data(evaluation))
     if args.sheet:
         try:
             save_png(Path(args.sheet), evaluation_sheet(evaluation))

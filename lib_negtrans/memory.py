@@ -1,0 +1,25 @@
+"""Running out of memory, by whatever name it comes."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+SENTENCE = "needs more memory than there is: make it smaller (--size), or close other programs."
+# torch's CPU and MPS allocators, and cuDNN and cuBLAS, raise a RuntimeError
+_PHRASES = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed", "failed to allocate")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this error says that memory could not be had, on a GPU or in main memory."""
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+
+
+def free_memory() -> None:
+    """Give back what is no longer used: call it after the error has been let go."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
