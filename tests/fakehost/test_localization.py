@@ -13,6 +13,7 @@ pytest.importorskip("gradio", reason="the panels need gradio: install requiremen
 
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.params import TRANSLATION_PRESETS, TrainingParams, TranslationParams
+from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training import manager as training
 from lib_negtrans.training.dataset import DatasetReport
 from lib_negtrans.training.presets import TRAINING_PRESETS
@@ -55,7 +56,7 @@ def in_html() -> set[str]:
     """What is shown as HTML and is the same every time."""
     texts = {*training_view.HEADLINES.values(), *translation_view.HEADLINES.values()}
     texts |= {*validation_view.VERDICTS.values()}
-    state = training.TrainingSnapshot(phase=training.TRAINING, stopping=True, curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)])
+    state = training.TrainingSnapshot(phase=training.TRAINING, queue=["1"], stopping=True, curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)])
     state.validations = [(1, 0.1, None), (2, 0.1, None)]
     for field in ("loss", "loss_average", "vector_norm", "change", "grad_norm", "learning_rate", "rate"):
         state = dataclasses.replace(state, **{field: 1.0})
@@ -73,6 +74,7 @@ def in_html() -> set[str]:
 
 def in_params() -> set[str]:
     options = [*TranslationParams.options().values(), *TrainingParams.options().values()]
+    options += PrepareParams.options().values()
     presets = [*TRANSLATION_PRESETS.values(), *TRAINING_PRESETS.values()]
     return {o.label for o in options} | {o.help for o in options} | {sentence for sentence, _ in presets}
 
