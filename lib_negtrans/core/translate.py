@@ -58,6 +58,7 @@ def translation_steps(
     source_is_cond: bool = False,
     predict_first: PredictFirst | None = None,
     solver: Solver = "ddim",
+    per_image: Callable[[Tensor], Tensor] | None = None,
     blend: Blend | None = None,
 ) -> Generator[TranslationStep, None, Tensor]:
     """Sample from `start` (B, 4, h, w) at the noisiest position down to the clean end; the return value is that latent.
@@ -71,7 +72,7 @@ def translation_steps(
     solver "ddim": phi(z, e). "difference": the source's own latent and, moved by phi, what the picture differs from it,
     z_src' + phi(z - z_src, e - e_src): no error of the source's path gets into the picture, and where e = e_src the
     source comes back exactly (PnP Inversion, arXiv 2310.01506, and FlowEdit, arXiv 2412.08629, do so in other forms).
-    It needs the trajectory's outputs.
+    It needs the trajectory's outputs. per_image: the trajectory's S sources to the B latents, where S is not B.
     blend: puts what is kept of the source into the latent reached at a position.
     Raises ValueError when features are asked for and cannot be had.
     """
@@ -83,6 +84,7 @@ def translation_steps(
     if solver == "difference" and (trajectory is None or len(trajectory.outputs) < total):
         raise ValueError("the difference solver needs a trajectory with the source's outputs: invert in second order.")
 
+    each = per_image or (lambda sources: sources)
     latent = start
     for index, position in enumerate(range(total, 0, -1)):
         timestep = schedule.timestep(position)
@@ -106,8 +108,8 @@ def translation_steps(
         if solver == "difference":
             source = trajectory.latents[position]
             source_epsilon = schedule.epsilon(source, trajectory.outputs[position], position)
-            moved = schedule.move(latent - source, epsilon - source_epsilon, position, position - 1)
-            latent = trajectory.latents[position - 1] + moved
+            below, source, source_epsilon = map(each, (trajectory.latents[position - 1], source, source_epsilon))
+            latent = below + schedule.move(latent - source, epsilon - source_epsilon, position, position - 1)
         else:
             latent = schedule.move(latent, epsilon, position, position - 1)
         if blend is not None:
