@@ -171,3 +171,14 @@ def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):
     with make(job_module, p).attached():  # plain guidance has nothing to stand down from
         p.init()
     assert not any("neutral-prompt" in text for text in p.comments)
+
+
+def test_a_preset_axis_sets_the_hosts_sliders_that_the_preset_names(job_module, fake_host):
+    from lib_negtrans.hosts.webui import xyz
+
+    p = Processing()
+    p.scripts, p.script_args = SimpleNamespace(selectable_scripts=[]), []
+    xyz._setter("preset")(p, "default", [])
+    assert (p.steps, p.cfg_scale, p.denoising_strength) == (20, 7.0, 0.5)
+    xyz._setter("preset")(p, "fashionr2r", [])
+    assert (p.steps, p.cfg_scale, p.denoising_strength) == (50, 7.5, 0.3)
