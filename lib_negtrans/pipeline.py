@@ -217,7 +217,11 @@ def translate_latent(
             predict_first=predict_guided if first_known else None, solver=params.solver,
             blend=background_blend(params, mask, schedule, trajectory, latent, noise),
         )  # fmt: skip
-        result = yield from _relay(steps, "translation", total - len(schedule), total)
+        try:
+            result = yield from _relay(steps, "translation", total - len(schedule), total)
+        finally:
+            if key is not None:
+                trajectory.features.park()
     return result, trajectory, Forwards(**counts)
 
 
@@ -268,6 +272,8 @@ def translate_image(
         host, source, params, embeddings, cache, feature_budget, mask
     )
     decoded = finished_picture(params, latent, source, image, mask, host.decode_latent)
+    if not torch.isfinite(decoded).all():
+        raise HostError("the VAE gave NaN: use --dtype float32 (in the webui --no-half-vae).")
     return Translation(decoded, latent, source, trajectory, forwards, time.perf_counter() - began)
 
 

@@ -35,20 +35,18 @@ def tensor_digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def weights_state(*modules: nn.Module) -> Hashable:
-    """Changes with the weights: which tensors they are, and how often each was written to in place.
+def network_state(module: nn.Module) -> Hashable:
+    """Changes with a network's weights (a few of each tensor are looked at) and with what is hooked into it.
 
-    Hooks on the modules count too: that is how others change what a network does.
+    A LoRA that is merged in, in whatever way, changes every element of what it touches. Milliseconds.
     """
-    parts = []
-    for module in modules:
-        parts += [(p.data_ptr(), p._version, p.dtype) for p in (*module.parameters(), *module.buffers())]
-        parts += [
-            (name, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m))
-            for name, m in module.named_modules()
-            if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)
-        ]
-    return (tuple(id(module) for module in modules), hash(tuple(parts)))
+    probes = [tensor.detach().reshape(-1)[:4].to("cpu", torch.float32) for tensor in module.parameters()]
+    patched = tuple(
+        (name, len(m._forward_hooks), len(m._forward_pre_hooks), "forward" in vars(m))
+        for name, m in module.named_modules()
+        if m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m)
+    )
+    return id(module), tensor_digest(torch.cat(probes)) if probes else "", patched
 
 
 def inversion_key(
@@ -76,17 +74,9 @@ def inversion_key(
     )
 
 
-def trajectory_key(
-    host: ModelHost,
-    latent: Tensor,
-    params: TranslationParams,
-    schedule: Schedule,
-    context: Tensor,
-    capture: AttentionControl | None,
-) -> Hashable:
-    """`inversion_key` on a host of our own; to be asked while no hook of one's own is on the UNet."""
-    state = (host.checkpoint_name, str(host.device), host.dtype, weights_state(host.unet))
-    return inversion_key(state, latent, params, schedule, context, capture)
+def host_state(host: ModelHost) -> Hashable:
+    """What of a host of our own an inversion depends on; to be asked while no hook of one's own is on the UNet."""
+    return host.checkpoint_name, str(host.device), host.dtype, network_state(host.unet)
 
 
 @dataclass
@@ -148,7 +138,7 @@ class TrajectoryCache:
         vae = getattr(host, "vae", None)
         if not isinstance(vae, nn.Module):
             return host.encode_image(image)
-        return self._remember((weights_state(vae), tensor_digest(image)), lambda: host.encode_image(image))
+        return self._remember((network_state(vae), tensor_digest(image)), lambda: host.encode_image(image))
 
     def _remember(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         with self._lock:

@@ -137,9 +137,9 @@ class FeatureStore(MutableMapping[int, Features]):
         return len(self._kept)
 
     @staticmethod
-    def _parked(kept: _Kept) -> _Kept:
+    def _parked(kept: _Kept, pin: bool = True) -> _Kept:
         """In host memory; page-locked for CUDA, where that makes the way back fast and not block the processor."""
-        pin = kept.device.type == "cuda"
+        pin = pin and kept.device.type == "cuda"
 
         def park(tensor: Tensor) -> Tensor:
             nonlocal pin
@@ -157,7 +157,7 @@ class FeatureStore(MutableMapping[int, Features]):
         """Everything off the device, into host memory whatever the budget: for keeping between two jobs."""
         for position, kept in self._kept.items():
             if kept.on_device and kept.device.type != "cpu":
-                self._kept[position] = self._parked(kept)
+                self._kept[position] = self._parked(kept, pin=False)
 
     @property
     def device_bytes(self) -> int:

@@ -17,7 +17,7 @@ def test_the_order_is_a_contract():
     assert arguments.NAMES == (
         "version", "preset", "embedding", "embedding_weight", "source_prompt", "start", "fixed_point", "tac_layers",
         "tac_ratio", "features", "order", "guidance", "topk_ratio", "sega_threshold", "sega_warmup", "sega_cooldown",
-        "sega_momentum", "sega_beta", "cfg_rescale", "tac_halves", "tac_blend", "tac_depths",
+        "sega_momentum", "sega_beta", "cfg_rescale", "tac_halves", "tac_blend", "tac_depths", "solver", "step_share",
     )  # fmt: skip
 
 

@@ -36,8 +36,8 @@ def test_without_negative_it_reconstructs(host, image):
     result = translate(host, image, params(negative_prompt="", fixed_point=3, tac_ratio=0))
     rms = (result.latent - result.source_latent).square().mean().sqrt() / result.source_latent.std()
     assert rms < 0.01
-    # equal prompts cancel in the guidance: one row a step
-    assert result.forwards.guided == len(result.trajectory.schedule)
+    # equal prompts cancel in the guidance: one row a step, and the first step's is known from the inversion
+    assert result.forwards.guided == len(result.trajectory.schedule) - 1
 
 
 def test_the_negative_moves_the_picture_and_tac_holds_it(host, image):
@@ -52,7 +52,7 @@ def test_forwards_are_counted(host, image):
     calls = []
     handle = host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
     try:
-        for preset, expected in (("default", (30, 30, 0)), ("fashionr2r", (15, 30, 12))):
+        for preset, expected in (("default", (29, 29, 0)), ("fast", (6, 9, 0)), ("fashionr2r", (15, 30, 12))):
             calls.clear()
             result = translate(host, image, translation_preset(preset, negative_prompt=NEGATIVE))
             assert (result.forwards.inversion, result.forwards.guided, result.forwards.source) == expected
@@ -69,7 +69,7 @@ def test_captured_and_recomputed_features_agree_better_the_better_the_inversion(
         ]
         return float((results[0] - results[1]).norm() / results[0].norm())
 
-    assert gap(2) < gap(0) / 5
+    assert gap(4) < gap(0) / 5
 
 
 def test_a_batch_gives_what_single_pictures_give():
@@ -154,10 +154,12 @@ def test_guidance_is_cfg_in_its_limit_and_something_else_otherwise(host, image, 
 @pytest.mark.parametrize(("prompt", "rows"), [("", 2), ("a photo", 3)])
 def test_the_empty_prompt_has_a_row_only_where_it_is_not_the_prompt(host, image, prompt, rows):
     steps = 6
+    known = prompt == ""  # where the source prompt is the same, the inversion knows the first step's conditional row
     for kind in ("perp", "topk", "salience", "sega"):
-        assert translate(host, image, params(prompt=prompt, guidance=kind)).forwards.guided == rows * steps
-    assert translate(host, image, params(prompt=prompt)).forwards.guided == 2 * steps
-    assert translate(host, image, params(prompt=prompt, guidance="perp", cfg_scale=1.0)).forwards.guided == steps
+        assert translate(host, image, params(prompt=prompt, guidance=kind)).forwards.guided == rows * steps - known
+    assert translate(host, image, params(prompt=prompt)).forwards.guided == 2 * steps - known
+    alone = translate(host, image, params(prompt=prompt, guidance="perp", cfg_scale=1.0))
+    assert alone.forwards.guided == steps - known
 
 
 @pytest.mark.parametrize("features", ["captured", "recomputed"])
@@ -182,12 +184,13 @@ def test_depths_can_say_what_layers_and_ratio_say(host, image, features):
 
 @pytest.mark.parametrize("features", ["captured", "recomputed"])
 def test_with_both_halves_equal_prompts_cancel(host, image, features):
-    values = {"features": features, "negative_prompt": "", "tac_halves": "both", "tac_ratio": 1.0}
+    values = {"features": features, "negative_prompt": "", "tac_halves": "both", "tac_ratio": 1.0, "fixed_point": 4}
     both = translate(host, image, params(**values))
     assert both.forwards.guided == 6  # one row a step
     torch.testing.assert_close(both.latent, latent_of(host, image, **values, cfg_scale=1.0), rtol=0, atol=1e-5)
     one = latent_of(host, image, **values | {"tac_halves": "cond"}, cfg_scale=1.0)
-    torch.testing.assert_close(both.latent, one, rtol=0, atol=1e-5)
+    # captured, the first step's conditional row is the inversion's last, up to what the iteration leaves
+    torch.testing.assert_close(both.latent, one, rtol=0, atol=1e-5 if features == "recomputed" else 1e-4)
     # with a negative they differ
     values["negative_prompt"] = NEGATIVE
     both, one = (latent_of(host, image, **values | {"tac_halves": halves}) for halves in ("both", "cond"))

@@ -21,6 +21,7 @@ STEPS = (
     "lib_negtrans.hosts.webui.train_tab",
     "lib_negtrans.hosts.webui.api",
     "lib_negtrans.hosts.webui.xyz",
+    "lib_negtrans.hosts.webui.trajectories",
 )
 _undo: list[Callable[[], None]] = []
 

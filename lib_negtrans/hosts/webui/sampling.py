@@ -8,7 +8,7 @@ directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +20,17 @@ from torch import Tensor, nn
 
 from lib_negtrans.core import guidance
 from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features
-from lib_negtrans.core.inversion import Trajectory, inversion_steps
+from lib_negtrans.core.inversion import Trajectory, inversion_steps, second_order_steps
 from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import translation_steps
+from lib_negtrans.hosts.webui import trajectories
 from lib_negtrans.hosts.webui.combining import combined_by
 from lib_negtrans.hosts.webui.refusal import TranslationRefused
 from lib_negtrans.hosts.webui.rows import RowDenoiser, row_denoiser
 from lib_negtrans.hosts.webui.settings import option
 from lib_negtrans.params import TranslationParams
+from lib_negtrans.trajectory_cache import inversion_key
 from lib_negtrans.variants import guidance_of, tac_plan_of
 
 # predictions go through the host's denoiser, which turns v into noise itself
@@ -109,14 +111,15 @@ class _Sampling:
         self.sampler = p.sampler
         self.cfg_denoiser = p.sampler.model_wrap_cfg
         self.unet = p.sd_model.model.diffusion_model
-        self.schedule = Schedule.from_strength(
-            p.sd_model.alphas_cumprod.detach().double().cpu(), params.steps, params.strength, PREDICTION_TYPE
-        )
+        alphas_cumprod = p.sd_model.alphas_cumprod.detach().double().cpu()
+        self.schedule = Schedule(alphas_cumprod, params.timesteps, PREDICTION_TYPE)
         self.tac_steps = params.tac_steps
         self.inverts = params.start == "inversion" or self.tac_steps > 0
         self.sources = Sources.from_batch(p.init_latent.float())
         self.total_steps = len(self.schedule) * (2 if self.inverts else 1)
+        self.captures = self.tac_steps > 0 and params.features_from == "captured"
         self.trajectory: Trajectory | None = None
+        self.key: Hashable | None = None
         self.denoiser: nn.Module = self.cfg_denoiser.inner_model
         self.source_context = self._encode(params.source_prompt)
         self.inverts_guided = params.order == "published" and params.source_prompt != ""
@@ -131,18 +134,46 @@ class _Sampling:
         """Inversion and translation; called by the host's `launch_sampling`."""
         # `launch_sampling` counts both directions for the progress bar; the CFG denoiser's own count is of guided steps
         self.cfg_denoiser.steps = self.cfg_denoiser.total_steps = len(self.schedule)
+        self.key = self._key()  # while nothing of ours is hooked into the model
+        try:
+            return self._both_directions()
+        finally:  # only now: LoRAs get into the weights with the first call
+            trajectories.put(self.key, self.trajectory, self.unet)
+
+    def _both_directions(self) -> Tensor:
         with AttentionControl(self.tac.layers) as control, row_denoiser(self.cfg_denoiser, control) as rows:
             if self.inverts:
-                self.trajectory = self._invert(control)
+                self.trajectory = self._known_trajectory() or self._invert(control)
             return self._translate(control, rows)
 
+    def _key(self) -> Hashable | None:
+        """What the inversion of these sources goes by in the cache; None where it cannot be vouched for."""
+        state = trajectories.model_state(self.p)
+        if state is None or not self.inverts:
+            return None
+        layers = AttentionControl(self.tac.layers) if self.captures else None
+        return inversion_key(state, self.sources.latents, self.params, self.schedule, self.source_context, layers)
+
+    def _known_trajectory(self) -> Trajectory | None:
+        known = trajectories.get(self.key, self.unet)
+        if known is not None:
+            sd_samplers_common.store_latent(self.sources.per_image(known.latents[-1]))
+            self.sampler.callback_state({"i": len(self.schedule) - 1})
+        return known
+
     def _invert(self, control: AttentionControl) -> Trajectory:
-        captures = self.tac_steps > 0 and self.params.features_from == "captured"
-        steps = inversion_steps(
-            self.sources.latents, self.schedule, self._predict_inversion,
-            fixed_point=self.params.fixed_point, order=self.params.order,
-            capture=control if captures else None, capture_steps=self.tac_steps,
-        )  # fmt: skip
+        options = {
+            "capture": control if self.captures else None,
+            "capture_steps": self.tac_steps,
+            "budget": trajectories.feature_budget(self.sources.latents.device),
+        }
+        if self.params.solver == "difference":
+            steps = second_order_steps(self.sources.latents, self.schedule, self._predict_inversion, **options)
+        else:
+            steps = inversion_steps(
+                self.sources.latents, self.schedule, self._predict_inversion,
+                fixed_point=self.params.fixed_point, order=self.params.order, **options,
+            )  # fmt: skip
         trajectory = self._follow(steps, 0, lambda step: self.sources.per_image(step.latent))
         devices.test_for_nans(trajectory.latents[-1], "unet")
         return trajectory
@@ -160,6 +191,7 @@ class _Sampling:
             start, self.schedule, predict_guided,
             trajectory=self.trajectory, tac_steps=self.tac_steps, features_from=self.params.features_from,
             control=control, predict_source=lambda z, timestep: self._predict(z, timestep, self.source_context),
+            solver=self.params.solver, per_image=self.sources.per_image,
         )  # fmt: skip
         # the CFG denoiser stores its own preview
         return self._follow(steps, self.total_steps - len(self.schedule), None)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import gradio as gr
 from modules import script_callbacks, shared
 
 from lib_negtrans.hosts.webui.registration import register_once
 
-DEFAULTS = {"negtrans_mean_latent": True, "negtrans_controlnet_in_inversion": False}
+DEFAULTS = {
+    "negtrans_mean_latent": True,
+    "negtrans_controlnet_in_inversion": False,
+    "negtrans_cache_mb": 2048,
+    "negtrans_feature_mb": 0,
+}
 SECTION = ("negtrans", "Negative translation")
 MEAN_LATENT_KEY = "NegTrans mean latent"  # in the infotext, so that a picture brings its setting along
 
@@ -35,6 +41,26 @@ def add_settings() -> None:
         shared.OptionInfo(
             DEFAULTS["negtrans_controlnet_in_inversion"], "ControlNet acts in the inversion too", section=SECTION
         ).info("off: it guides the photograph only, and the render is inverted by the plain model"),
+    )
+    shared.opts.add_option(
+        "negtrans_cache_mb",
+        shared.OptionInfo(
+            DEFAULTS["negtrans_cache_mb"],
+            "Memory for earlier inversions (MB)",
+            gr.Slider,
+            {"minimum": 0, "maximum": 16384, "step": 256},
+            section=SECTION,
+        ).info("the same picture is not inverted again for another embedding, CFG scale or seed; 0: always inverted"),
+    )
+    shared.opts.add_option(
+        "negtrans_feature_mb",
+        shared.OptionInfo(
+            DEFAULTS["negtrans_feature_mb"],
+            "Memory for a picture's captured attention (MB)",
+            gr.Slider,
+            {"minimum": 0, "maximum": 16384, "step": 256},
+            section=SECTION,
+        ).info("0: half of what is free, on the GPU first; what does not fit is computed again"),
     )
 
 
