@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--region", choices=("crop", "full"), default="crop", help="translate garment crops or renders")
     parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
-    parser.add_argument("--judged-background", choices=("same", "mean"), default="same", help="for the column KID garment")
+    parser.add_argument("--judged-background", choices=("same", "mean"), default="same", help="for KID garment")
     parser.add_argument("--count", type=int, metavar="N", help="only N of the renders, spread evenly")
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lib_negtrans.hosts.protocol import ModelHost
-from lib_negtrans.images import pad_to_multiple
+from lib_negtrans.images import Picture, pad_to_multiple
+from lib_negtrans.masks import find_mask
 from lib_negtrans.pipeline import translate
 
 from .configurations import Configuration
@@ -101,22 +102,44 @@ def translate_pictures(
     configuration: Configuration,
     batch: int = 8,
     on_picture: Callable[[int], None] | None = None,
+    masks: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor], Cost]:
     """Pictures (3, H, W) in [0, 1] translated, on the CPU, and the mean cost. on_picture gets how many are done.
 
+    masks (H, W) of the garments, for a configuration with mask "file"; other masks are found in the pictures.
     Raises ParamError, HostError and AttentionShapeError as `pipeline.translate` does.
     """
     results: list[Tensor] = []
     forwards, began = 0, time.perf_counter()
     for indices in _batches(pictures, batch):
         stack = torch.stack([pictures[i] for i in indices])
-        done = translate(host, pad_to_multiple(stack).to(host.device), configuration.params, configuration.embeddings)
+        found = _found_masks([pictures[i] for i in indices], masks and [masks[i] for i in indices], configuration)
+        mask = None if found is None else pad_to_multiple(found).to(host.device)
+        done = translate(
+            host, pad_to_multiple(stack).to(host.device), configuration.params, configuration.embeddings, mask=mask
+        )
         results += list(done.image[..., : stack.shape[2], : stack.shape[3]].float().cpu())
         forwards += done.forwards.total
         if on_picture is not None:
             on_picture(len(results))
     seconds = time.perf_counter() - began
     return results, Cost(seconds / len(pictures), forwards / len(pictures))
+
+
+def _found_masks(
+    pictures: Sequence[Tensor], masks: Sequence[Tensor] | None, configuration: Configuration
+) -> Tensor | None:
+    """(B, 1, H, W); all of a picture where none is found in it."""
+    if configuration.params.mask == "none":
+        return None
+    if configuration.params.mask == "file":
+        if masks is None:
+            raise ValueError("the configuration needs the renders' masks.")
+        return torch.stack(list(masks))[:, None].float()
+    found = [find_mask(Picture(picture, None), configuration.params.mask).mask for picture in pictures]
+    return torch.stack([torch.ones_like(p[0]) if m is None else m for p, m in zip(pictures, found, strict=True)])[
+        :, None
+    ]
 
 
 class Judge:
@@ -211,7 +234,8 @@ def evaluate(
             if on_progress is not None:
                 on_progress(name, done, len(pictures))
 
-        results, cost = translate_pictures(host, pictures, configuration, batch, on_picture)
+        own = list(masks) if region == "crop" else [r.mask for r in renders]
+        results, cost = translate_pictures(host, pictures, configuration, batch, on_picture, own)
         crops[configuration.name] = crops_of(results)
         rows.append(judge.row(configuration.name, crops[configuration.name], cost))
         if on_row is not None:

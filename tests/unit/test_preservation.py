@@ -1,0 +1,124 @@
+"""Colours, masks and backgrounds through a whole translation on the tiny model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lib_negtrans.core.attention import AttentionControl, self_attention_layers
+from lib_negtrans.core.colour import WAYS, rgb_to_lab
+from lib_negtrans.hosts.protocol import HostError
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.pipeline import translate
+
+SIDE = 64
+
+
+@pytest.fixture(scope="module")
+def image():
+    coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(3))
+    return torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def mask():
+    """The garment is the left half."""
+    mask = torch.zeros(1, 1, SIDE, SIDE)
+    mask[..., : SIDE // 2] = 1
+    return mask
+
+
+def run(host, image, mask=None, **values):
+    values = {"steps": 10, "negative_prompt": "a 3d render of a doll", "colour": "off", **values}
+    return translate(host, image, TranslationParams.from_dict(values), mask=mask)
+
+
+def colour_distance(a, b) -> float:
+    return float((rgb_to_lab(a) - rgb_to_lab(b)).mean((2, 3)).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_takes_the_sources_colours_back(calm_tiny_host, image, way):
+    drifted = run(calm_tiny_host, image, cfg_scale=20.0)
+    source = calm_tiny_host.decode_latent(drifted.source_latent)
+    kept = run(calm_tiny_host, image, cfg_scale=20.0, colour=way)
+    assert colour_distance(kept.image, source) < 0.6 * colour_distance(drifted.image, source)
+    assert torch.equal(run(calm_tiny_host, image, cfg_scale=20.0, colour=way, colour_strength=0.0).image, drifted.image)
+
+
+def test_the_published_preset_keeps_no_colours():
+    assert TRANSLATION_PRESETS["fashionr2r"][1]["colour"] == "off"
+
+
+@pytest.mark.parametrize("start", ["inversion", "noise"])
+@pytest.mark.parametrize("solver", ["ddim", "difference"])
+def test_a_kept_background_is_the_renders(calm_tiny_host, image, mask, start, solver):
+    if start == "noise" and solver == "difference":
+        pytest.skip("refused by the parameters")
+    values = {"background": "keep", "start": start, "solver": solver, "tac_ratio": 0.5}
+    result = run(calm_tiny_host, image, mask, **values)
+    outside = slice(SIDE // 2 + 4, None)  # beyond the soft edge
+    assert torch.allclose(result.image[..., outside], image[..., outside], atol=1e-4)
+    assert (result.image - image)[..., : SIDE // 2 - 4].abs().mean() > 0.01
+    # the latent too, so that what is kept is seen by the steps that follow
+    assert torch.equal(result.latent[..., 5:], result.source_latent[..., 5:])
+
+
+def test_the_blend_is_seen_while_sampling(calm_tiny_host, image, mask):
+    """Not only pasted at the end: the garment beside it comes out otherwise."""
+    plain = run(calm_tiny_host, image)
+    kept = run(calm_tiny_host, image, mask, background="keep")
+    assert not torch.allclose(plain.latent[..., :4], kept.latent[..., :4], atol=1e-4)
+
+
+def test_attention_control_acts_on_the_garment_alone(calm_tiny_host, image, mask):
+    """With nothing but garment it is plain control, with next to none it is no control."""
+    everywhere = run(calm_tiny_host, image)
+    nowhere = run(calm_tiny_host, image, tac_ratio=0.0)
+    assert not torch.allclose(everywhere.latent, nowhere.latent, atol=1e-3)
+    whole = run(calm_tiny_host, image, torch.ones_like(mask))
+    assert torch.allclose(whole.latent, everywhere.latent, atol=1e-4)
+    none = run(calm_tiny_host, image, torch.zeros_like(mask))
+    assert torch.allclose(none.latent, nowhere.latent, atol=1e-4)
+    half = run(calm_tiny_host, image, mask)
+    assert not torch.allclose(half.latent, everywhere.latent, atol=1e-4)
+    assert not torch.allclose(half.latent, nowhere.latent, atol=1e-4)
+
+
+def test_injection_replaces_the_regions_tokens_only(calm_tiny_host):
+    region = torch.zeros(1, 1, 8, 8)
+    region[..., :4] = 1
+    layer = self_attention_layers(calm_tiny_host.unet)[0]
+    control = AttentionControl([layer], region)
+    channels = layer.module.to_q.in_features
+    mine, theirs = torch.randn(2, 64, channels), torch.randn(1, 64, layer.module.to_q.out_features)
+    own = layer.module.to_q(mine)
+    with control, control.inject({layer.name: (theirs, theirs)}, [-1, 0]):
+        seen = layer.module.to_q(mine)
+    inside = region.flatten().bool()
+    assert torch.equal(seen[0], own[0])
+    assert torch.allclose(seen[1][inside], theirs[0][inside]) and torch.allclose(seen[1][~inside], own[1][~inside])
+
+
+def test_colours_are_kept_inside_the_mask_only(calm_tiny_host, image, mask):
+    values = {"cfg_scale": 20.0, "background": "translate"}
+    drifted = run(calm_tiny_host, image, mask, **values)
+    kept = run(calm_tiny_host, image, mask, colour="lowpass", **values)
+    assert torch.equal(kept.image[..., SIDE // 2 :], drifted.image[..., SIDE // 2 :])
+    assert not torch.allclose(kept.image[..., : SIDE // 2], drifted.image[..., : SIDE // 2], atol=1e-2)
+
+
+def test_odd_latents(calm_tiny_host):
+    """520x776 in small: latent sides that the UNet halves upwards, with mask and attention control."""
+    image = torch.rand(1, 3, 72, 104, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(1, 1, 72, 104)
+    mask[..., 20:60, 30:80] = 1
+    for background in ("keep", "translate"):
+        result = run(calm_tiny_host, image, mask, background=background, tac_layers=4096, colour="lowpass")
+        assert result.image.shape == image.shape and torch.isfinite(result.image).all()
+
+
+def test_a_nan_from_the_vae_is_told(calm_tiny_host, image, monkeypatch):
+    monkeypatch.setattr(calm_tiny_host, "decode_latent", lambda z: torch.full((1, 3, SIDE, SIDE), float("nan")))
+    with pytest.raises(HostError, match="the VAE gave NaN"):
+        run(calm_tiny_host, image)
