@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from ..hosts.protocol import HostError
 from ..params import ParamError
 
@@ -27,8 +29,12 @@ class CheckpointError(TrainingError):
 
 
 def sentence(error: Exception) -> str:
-    """An error for a user: our own as they are, memory that ran out with what helps, others with their kind."""
+    """An error for a user: our own as they are, memory or disk that ran out with what helps, others with their kind."""
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return "Memory ran out: lower the batch size or the picture size, or turn on gradient checkpointing."
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"{what}: free some space, then go on." if full else f"{what}."
     own = isinstance(error, TrainingError | HostError | ParamError)
     return str(error) if own else f"{type(error).__name__}: {error}"

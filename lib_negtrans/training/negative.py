@@ -127,9 +127,10 @@ class NegativeTraining:
         self.captions = load_captions(self.params.template, self._data.renders.report.captioned)
         identity["dataset"] = self._data.fingerprint
         if payload is not None:
-            check_resumable(payload, path, identity, self.steps)
+            check_resumable(payload, path, identity, self.steps, self._data.renders.report.skipped)
         self._prepare(payload, identity)
         yield from self._introduction()
+        self.workers.wait()  # all have read the checkpoint that the main one may now replace
         if payload is None and self.workers.main:
             remove_checkpoints(self.run_folder)  # only when there are none, or overwriting was asked for
         self._keeper.describe()
@@ -215,7 +216,7 @@ class NegativeTraining:
     def _steps(self, log: LossLog | None, model: str) -> Iterator[Event]:
         state, params, pace = self._stepper.state, self.params, None
         yield from self._judge()  # at the start, or where a kill came before it
-        while not self._done and not self.workers.any(self._stop, self.host.device):
+        while not self.workers.any(self._done or self._stop, self.host.device):
             begun = time.perf_counter()
             row = self._stepper.step(self._good)
             # in this order: an interrupt in between loses a step of the CSV at most, and that is written anew on resume

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,17 @@ def fixed_params(params: TrainingParams) -> dict[str, Any]:
     return {key: value for key, value in params.to_dict().items() if key not in FREE_PARAMS}
 
 
-def check_resumable(payload: Mapping[str, Any], path: Path, identity: Mapping[str, Any], steps: int) -> None:
+def check_resumable(
+    payload: Mapping[str, Any],
+    path: Path,
+    identity: Mapping[str, Any],
+    steps: int,
+    skipped: Sequence[tuple[str, str]] = (),
+) -> None:
     """Raises CheckpointError, naming what differs, unless a run of `identity` may go on with a checkpoint.
 
     identity: {"name", "model" (hash), "params" (fixed)}, and "dataset" (fingerprint) once that is known; steps: how
-    many in all are asked for.
+    many in all are asked for; skipped: (path, reason) of pictures that cannot be read now.
     """
     saved = payload["identity"]
     if differing := differences(saved, identity):
@@ -39,9 +45,10 @@ def check_resumable(payload: Mapping[str, Any], path: Path, identity: Mapping[st
             f"{path.name} is of another run ({differing}): give the same, or start afresh in another run folder."
         )
     if "dataset" in identity and saved["dataset"] != identity["dataset"]:
+        unreadable = "".join(f" {name} {reason}" for name, reason in skipped[:3])
         raise CheckpointError(
             f"{path.name} is of other pictures or captions than the folder holds now: restore them, "
-            "or start afresh in another run folder."
+            f"or start afresh in another run folder.{unreadable}"
         )
     if payload["step"] > steps:
         raise CheckpointError(f"{path.name} has {payload['step']} steps already, not {steps}: ask for more steps.")

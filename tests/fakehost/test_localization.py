@@ -56,7 +56,8 @@ def in_html() -> set[str]:
     """What is shown as HTML and is the same every time."""
     texts = {*training_view.HEADLINES.values(), *translation_view.HEADLINES.values()}
     texts |= {*validation_view.VERDICTS.values()}
-    state = training.TrainingSnapshot(phase=training.TRAINING, queue=["1"], stopping=True, curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)])
+    state = training.TrainingSnapshot(phase=training.TRAINING, stopping=True, curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)])
+    state.queue = ["1"]
     state.validations = [(1, 0.1, None), (2, 0.1, None)]
     for field in ("loss", "loss_average", "vector_norm", "change", "grad_norm", "learning_rate", "rate"):
         state = dataclasses.replace(state, **{field: 1.0})
