@@ -150,6 +150,8 @@ def load_item(item: Item, params: TranslationParams, size: tuple[int, int] | Non
     picture = load_picture(item.source)
     note = ""
     if item.mask is not None:
+        if not item.mask.exists():
+            raise ImageError(f"has no mask: {item.mask} is missing, and so are its other usual names.")
         mask = load_mask(item.mask, picture.size)
     else:
         found = find_mask(picture, params.mask)
