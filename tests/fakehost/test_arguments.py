@@ -9,7 +9,7 @@ from lib_negtrans.params import ParamError
 
 FULL = [
     1, "default", "neg-render", 1.2, "a render", "inversion", 2, 64, 0.5, "captured", "ascending",
-    "sega", 0.3, 0.8, 2, 9, 0.2, 0.5, 0.7, "both", 0.6, "0.9 0.5",
+    "sega", 0.3, 0.8, 2, 9, 0.2, 0.5, 0.7, "both", 0.6, "0.9 0.5", "difference", 0.4,
 ]  # fmt: skip
 
 

@@ -1,0 +1,106 @@
+"""How near the presets, and coarser or finer grids, come to a fine grid's result: see benchmarks/translate.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from models import benchmark_host
+from torch import Tensor
+
+from lib_negtrans.core.inversion import Trajectory, finish
+from lib_negtrans.evaluation.crops import render_files, spread
+from lib_negtrans.hosts.standalone import StandaloneHost
+from lib_negtrans.images import fit_within, flatten_alpha, load_picture, pad_to_multiple
+from lib_negtrans.params import TranslationParams, translation_preset
+from lib_negtrans.pipeline import translate_latent
+
+RENDERS = Path(__file__).resolve().parents[1] / "assets" / "renders" / "eval"
+SIZE = (128, 128)
+# steps 1, 11, .., 281: the published grid's top, half its spacing
+FINE = {"steps": 100, "strength": 0.295, "fixed_point": 3}
+PRESETS: dict[str, dict] = {
+    "fashionr2r": {"preset": "fashionr2r"},
+    "plain inversion": {"fixed_point": 0},
+    "default": {},
+    "fast": {"preset": "fast"},
+}
+CURVE: dict[str, dict] = {
+    **{f"ddim, K = {k}": {"fixed_point": k} for k in (0, 1, 2)},
+    **{
+        f"ddim, K = {k}, {count} steps": {"fixed_point": k, "step_share": count / 15}
+        for count in (10, 8, 6, 5)
+        for k in (0, 1)
+    },
+    **{
+        f"difference, {count} steps": {"solver": "difference", "step_share": count / 15}
+        for count in (15, 10, 8, 7, 6, 5, 4, 3)
+    },
+}
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What one configuration gave on one render: forwards, dB to the fine grid and of the round trip, path's RMSE."""
+
+    forwards: float
+    fine: float
+    round_trip: float
+    trajectory: float
+
+
+def decibels(error: Tensor, latent: Tensor) -> float:
+    """20 log10(6 std / RMSE); infinite for no error."""
+    return float(20 * torch.log10(6 * latent.std() / error.square().mean().sqrt()))
+
+
+def trajectory_error(found: Trajectory, fine: Trajectory) -> float:
+    """RMSE of the source latents at the timesteps that both grids have."""
+    at = dict(zip(fine.schedule.timesteps, fine.latents[1:], strict=True))
+    pairs = zip(found.schedule.timesteps, found.latents[1:], strict=True)
+    errors = [(latent - at[timestep]).square().mean() for timestep, latent in pairs if timestep in at]
+    return float(torch.stack(errors).mean().sqrt())
+
+
+def measure(
+    host: StandaloneHost, latent: Tensor, fine: tuple[Tensor, Trajectory], negative: str, values: dict
+) -> Fidelity:
+    """One configuration, in fields of `TranslationParams` and a preset, on one latent."""
+    options = dict(values)
+    preset = options.pop("preset", "default")
+    params = translation_preset(preset, negative_prompt=negative, **options)
+    result, trajectory, forwards = finish(translate_latent(host, latent, params))
+    # the published order has no round trip of its own: its inversion's end, sampled without control
+    alone = translation_preset(preset, **options | {"cfg_scale": 1.0, "tac_ratio": 0.0})
+    back = finish(translate_latent(host, latent, alone))[0]
+    return Fidelity(
+        forwards.total, decibels(result - fine[0], latent), decibels(back - latent, latent),
+        trajectory_error(trajectory, fine[1]),
+    )  # fmt: skip
+
+
+def fidelity_table(model: str | None, device: str | None, count: int, threads: int, negative: str, curve: bool) -> None:
+    """Print the mean over `count` held-out renders for the presets, or for the whole curve."""
+    torch.set_num_threads(threads)
+    host = benchmark_host(model, device)
+    files = spread(render_files(RENDERS), count)
+    latents = []
+    for path in files:
+        image = pad_to_multiple(fit_within(flatten_alpha(load_picture(path)), SIZE)[None])
+        latents.append(host.encode_image(image.to(host.device)))
+    fine = []
+    for latent in latents:
+        result, trajectory, _ = finish(
+            translate_latent(host, latent, TranslationParams(negative_prompt=negative, **FINE))
+        )
+        fine.append((result, trajectory))
+    print(f"{len(files)} renders of at most {SIZE[0]} px, {host.checkpoint_name}, negative prompt {negative!r}\n")
+    print("| configuration | forwards | dB to the fine grid | round trip, dB | trajectory RMSE |")
+    print("|---|---:|---:|---:|---:|", flush=True)
+    for name, values in (CURVE if curve else PRESETS).items():
+        found = [measure(host, z, f, negative, values) for z, f in zip(latents, fine, strict=True)]
+        rows = torch.tensor([(f.forwards, f.fine, f.round_trip, f.trajectory) for f in found], dtype=torch.float64)
+        forwards, near, back, path = rows.mean(0).tolist()
+        exact = "exact" if back == float("inf") else f"{back:.1f}"
+        print(f"| {name} | {forwards:.0f} | {near:.1f} | {exact} | {path:.4f} |", flush=True)
