@@ -201,7 +201,7 @@ def test_the_real_model_without_memory_leaves_no_hook(shared_tiny_host, pictures
     assert "needs more memory" in results[0].error
     unet = shared_tiny_host.unet
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in unet.modules())
-    assert list(run(shared_tiny_host, pictures / "0.png", tmp_path / "out"))[0].error is None
+    assert next(iter(run(shared_tiny_host, pictures / "0.png", tmp_path / "out"))).error is None
 
 
 def test_a_nan_is_that_pictures_failure(model, shared_tiny_host, pictures, tmp_path):
@@ -319,12 +319,12 @@ def test_an_automatic_mask_says_what_it_found(model, shared_tiny_host, tmp_path)
     plain[20:44, 20:44] = (120, 20, 20)
     Image.fromarray(plain).save(tmp_path / "a.png")
     params = TranslationParams(mask="auto", steps=10)
-    assert list(run(shared_tiny_host, tmp_path / "a.png", tmp_path / "o", params=params))[0].note == (
+    assert next(iter(run(shared_tiny_host, tmp_path / "a.png", tmp_path / "o", params=params))).note == (
         "mask from the uniform border colour"
     )
     picture(tmp_path / "b.png")
-    result = list(run(shared_tiny_host, tmp_path / "b.png", tmp_path / "o", params=params))[0]
+    result = next(iter(run(shared_tiny_host, tmp_path / "b.png", tmp_path / "o", params=params)))
     assert "no mask" in result.note and model.seen[-1][1] is None
     named = TranslationParams(mask="border", steps=10)
-    result = list(run(shared_tiny_host, tmp_path / "b.png", tmp_path / "p", params=named))[0]
+    result = next(iter(run(shared_tiny_host, tmp_path / "b.png", tmp_path / "p", params=named)))
     assert "no uniform border colour" in result.error
