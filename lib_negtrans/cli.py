@@ -46,6 +46,10 @@ class Reporter:
             self.event("error", message=line, **fields)
         tqdm.write(line, file=sys.stderr)
 
+    def silent(self) -> Reporter:
+        """One that says nothing but what went wrong, for processes that work beside the main one."""
+        return Reporter(as_json=False, quiet=True)
+
     def bar(self, **options: Any) -> tqdm:
         """A progress bar on standard error, off with --quiet or --json or without a terminal."""
         disable = self.quiet or self.as_json or not sys.stderr.isatty()
@@ -122,27 +126,13 @@ def given(args: argparse.Namespace, params: type) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def command_inspect(args: argparse.Namespace, report: Reporter) -> int:
-    """Say what a file is; with --model also the tokens nearest to each vector."""
-    from .embeddings import EmbeddingError
-    from .hosts.protocol import HostError
-    from .inspection import describe_file
-
-    host = load_host(args) if args.model else None
-    try:
-        facts = describe_file(Path(args.file), host)
-    except (EmbeddingError, HostError, OSError) as error:
-        raise CallError(str(error)) from error
-    report.event("inspect", "\n".join(f"{key}: {value}" for key, value in facts.items()), **facts)
-    return EXIT_DONE
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from . import app, demo, translation_command
+    from . import app, demo, embedding_command, translation_command
     from .evaluation import command as evaluation_command
     from .preparation import command as preparation_command
     from .training import command as training_command
+    from .training import compare_command
 
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -188,8 +178,16 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=evaluation_command.run)
 
     inspect = commands.add_parser("inspect", parents=[common], help="say what an embedding or checkpoint file is")
-    inspect.add_argument("file")
-    inspect.set_defaults(run=command_inspect)
+    embedding_command.add_inspect_arguments(inspect)
+    inspect.set_defaults(run=embedding_command.run_inspect)
+
+    combine = commands.add_parser("combine", parents=[common], help="merge, average or scale embeddings")
+    embedding_command.add_combine_arguments(combine)
+    combine.set_defaults(run=embedding_command.run_combine)
+
+    compare = commands.add_parser("compare", parents=[common], help="checkpoints side by side on one render")
+    compare_command.add_arguments(compare)
+    compare.set_defaults(run=compare_command.run)
     return parser
 
 

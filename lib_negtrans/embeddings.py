@@ -1,13 +1,9 @@
-"""Textual inversion embeddings as files: every format is read, A1111's .pt and .safetensors are written. No host."""
+"""Textual inversion embeddings as files: every format is read and written. No host."""
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
-import re
-import struct
-import zipfile
 from collections.abc import Callable, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,17 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .embedding_layouts import METADATA_KEY, encode_layout, layout_of
 from .files import atomic_write
 
 MAX_VECTORS = 75  # one prompt chunk; longer ones make the webui fail
 MAX_FILE_BYTES = 64 << 20
 MAX_NAME_LENGTH = 64
-METADATA_KEY = "negtrans"
 _IMAGE_SUFFIXES = (".png", ".webp", ".jxl", ".avif")
 _PICKLE_SUFFIXES = (".pt", ".bin")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
-# what the webui accepts in a .pt and torch needs; the serialization id would differ between versions of torch
-_HOST_ENTRY = re.compile(r"archive/(data\.pkl|version|byteorder|data/\d+)")
 
 
 class EmbeddingError(ValueError):
@@ -39,7 +33,8 @@ class Embedding:
 
     name: the trigger word, which in the webui is the file's stem. vectors: (n, width) float32 on the CPU, n in 1..75,
     finite. checkpoint_hash: sha256, or the webui's first ten digits of it. placeholder: the word in the file itself.
-    metadata: text -> text, number, bool or None. Raises EmbeddingError for vectors that break this.
+    metadata: text -> text, number, bool or None. layout: of the file that it was read from, one of LAYOUTS. Raises
+    EmbeddingError for vectors that break this.
     """
 
     name: str
@@ -49,6 +44,7 @@ class Embedding:
     checkpoint_hash: str | None = None
     metadata: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     placeholder: str | None = None
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         self.vectors = checked_vectors(self.vectors, self.name)
@@ -130,11 +126,12 @@ def read_embedding(path: str | Path) -> Embedding:
     return _embedding_from(path, _decode_pickle(path), {})
 
 
-def write_embedding(path: str | Path, embedding: Embedding, overwrite: bool = False) -> None:
-    """Writes .pt (A1111's layout) or .safetensors (diffusers' layout, the name as key), atomically.
+def write_embedding(path: str | Path, embedding: Embedding, overwrite: bool = False, layout: str | None = None) -> None:
+    """Writes an embedding in a layout that its ending allows (embedding_layouts.LAYOUTS), atomically.
 
-    Equal content gives equal bytes. The name is validated and must be the file's stem. Raises EmbeddingError for a bad
-    name, vectors or metadata, and FileExistsError for an existing file unless overwrite.
+    By default .pt is A1111's layout, .safetensors and .bin are diffusers'. Equal content gives equal bytes. The name is
+    validated and must be the file's stem. Raises EmbeddingError for a bad name, vectors, metadata or layout, and
+    FileExistsError for an existing file unless overwrite.
     """
     path = Path(path)
     validate_name(embedding.name)
@@ -142,20 +139,16 @@ def write_embedding(path: str | Path, embedding: Embedding, overwrite: bool = Fa
         wanted = embedding.name + path.suffix
         raise EmbeddingError(f"{path.name} must be called {wanted}: the file's name is the trigger word.")
     vectors = checked_vectors(embedding.vectors, embedding.name)
-    plain = _plain_metadata(embedding)
-    if path.suffix == ".pt":
-        content = _encode_pt(embedding, vectors, plain)
-    elif path.suffix == ".safetensors":
-        content = _encode_safetensors(embedding, vectors, plain)
-    else:
-        raise EmbeddingError(f"{path.name} must end in .pt or .safetensors.")
+    facts = {"step": embedding.step, "checkpoint_name": embedding.checkpoint_name}
+    try:
+        content = encode_layout(path.suffix, layout, embedding.name, vectors, _plain_metadata(embedding), facts)
+    except ValueError as error:
+        raise EmbeddingError(f"{path.name}: {error}") from error
     with atomic_write(path, overwrite) as temporary:
         temporary.write_bytes(content)
         # a file that this process's own torch.load (in the webui: its restricted one) cannot read gets no name
-        if path.suffix == ".pt":
-            back = _decode_pickle(temporary)["string_to_param"]["*"]
-        else:
-            back = _decode_safetensors(temporary)[0][embedding.name]
+        decoded = (_decode_safetensors(temporary)[0]) if path.suffix == ".safetensors" else _decode_pickle(temporary)
+        (back,) = _tensors(decoded).values()
         if not torch.equal(back, vectors):
             raise EmbeddingError(
                 f"{path.name} was not written: reading it back gave other vectors; please report this."
@@ -169,41 +162,6 @@ def _plain_metadata(embedding: Embedding) -> dict:
             raise EmbeddingError(f"The metadata {key}={value!r} is not text, a number, true/false or none.")
     plain["checkpoint_hash"] = embedding.checkpoint_hash
     return dict(sorted(plain.items()))
-
-
-def _encode_pt(embedding: Embedding, vectors: Tensor, plain: dict) -> bytes:
-    data = {
-        "string_to_token": {"*": 265},
-        "name": embedding.name,
-        "step": embedding.step,
-        "sd_checkpoint": embedding.checkpoint_hash[:10] if embedding.checkpoint_hash else None,
-        "sd_checkpoint_name": embedding.checkpoint_name,
-        METADATA_KEY: plain,
-    }
-    # fresh objects: a pickle refers back to objects that it has met, so shared ones would change the bytes
-    data = json.loads(json.dumps(data)) | {"string_to_param": {"*": vectors}}
-    saved = io.BytesIO()
-    torch.save(data, saved)
-    packed = io.BytesIO()
-    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            # newer torch adds entries that the webui refuses; torch reads the file without them
-            if _HOST_ENTRY.fullmatch(name):
-                entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-                entry.create_system = 3  # the same on Windows
-                target.writestr(entry, source.read(name))
-    return packed.getvalue()
-
-
-def _encode_safetensors(embedding: Embedding, vectors: Tensor, plain: dict) -> bytes:
-    # by hand: the library writes metadata in random order
-    plain = plain | {"step": embedding.step, "checkpoint_name": embedding.checkpoint_name}
-    content = vectors.numpy().astype("<f4").tobytes()
-    entry = {"dtype": "F32", "shape": list(vectors.shape), "data_offsets": [0, len(content)]}
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(plain)}
-    header = json.dumps({"__metadata__": metadata, embedding.name: entry}).encode("utf-8")
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + content
 
 
 def _decode_safetensors(path: Path) -> tuple[dict, dict]:
@@ -241,11 +199,7 @@ def _allow_parameter_dict():
 def _embedding_from(path: Path, data: dict, file_metadata: Mapping[str, str]) -> Embedding:
     if "clip_g" in data or "clip_l" in data:
         raise EmbeddingError(f"{path} is an embedding for SDXL: use one made for Stable Diffusion 1.x.")
-    if "string_to_param" in data:
-        parameters = data["string_to_param"]
-        tensors = dict(getattr(parameters, "_parameters", None) or parameters)
-    else:
-        tensors = {str(key): value for key, value in data.items() if isinstance(value, Tensor)}
+    tensors = _tensors(data)
     if any("lora_" in key for key in tensors):
         raise EmbeddingError(f"{path} is a LoRA, not an embedding.")
     if "emb_params" in tensors:
@@ -266,7 +220,16 @@ def _embedding_from(path: Path, data: dict, file_metadata: Mapping[str, str]) ->
         checkpoint_hash=fingerprint if isinstance(fingerprint, str) else None,
         metadata=ours,
         placeholder=str(data.get("name") or placeholder),
+        layout=layout_of(data),
     )
+
+
+def _tensors(data: Mapping) -> dict[str, Tensor]:
+    """The named vectors in what a file holds, whatever its layout."""
+    if "string_to_param" in data:
+        parameters = data["string_to_param"]
+        return dict(getattr(parameters, "_parameters", None) or parameters)
+    return {str(key): value for key, value in data.items() if isinstance(value, Tensor)}
 
 
 def _own_metadata(path: Path, data: Mapping, file_metadata: Mapping[str, str]) -> dict:

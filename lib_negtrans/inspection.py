@@ -30,6 +30,7 @@ def describe_embedding(embedding: Embedding, host: TokenTable | None = None, nea
     described = {
         "type": "embedding",
         "name": embedding.name,
+        "layout": embedding.layout,
         "placeholder": embedding.placeholder,
         "vectors": len(embedding.vectors),
         "width": embedding.width,

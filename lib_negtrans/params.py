@@ -393,7 +393,7 @@ class TrainingParams(_Params):
         minimum=0.0, maximum=100.0, step=0.5,
     )  # fmt: skip
     huber: float = option(
-        0.0, "Huber loss", "Errors beyond this size count linearly, so that outliers weigh less; 0 is the plain square.",
+        0.0, "Huber loss", "Errors beyond this size count linearly, so outliers weigh less; 0 is the plain square.",
         minimum=0.0, maximum=10.0, step=0.05,
     )  # fmt: skip
     optimizer: str = option(
@@ -432,7 +432,7 @@ class TrainingParams(_Params):
         "", "Licence note", "Written into the embedding and its card, such as CC BY 4.0; empty writes none."
     )
     save_every: int = option(50, "Checkpoint every", "Steps between checkpoints.", minimum=1, maximum=1_000_000, step=1)
-    keep: int = option(2, "Checkpoints kept", "Older ones are removed.", minimum=1, maximum=1000, step=1)
+    keep: int = option(10, "Checkpoints kept", "Older ones are removed, but for the best vectors.", minimum=1, maximum=1000, step=1)
     preview_every: int = option(
         0,
         "Preview every",

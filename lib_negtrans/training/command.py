@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from ..embeddings import EmbeddingError
+from ..embedding_card import write_card
+from ..embeddings import EmbeddingError, read_embedding
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, load_picture
 from ..params import TrainingParams
 from . import events
-from .card import write_card
 from .dataset import training_files
-from .errors import TrainingError
+from .errors import TrainingError, sentence
 from .negative import NegativeTraining
+from .parallel import Workers, joined, local_device
 from .preview import TranslationPreview
 from .training_data import Folders
 
@@ -82,13 +83,19 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     """Train; 0 done, 1 failed in mid-run (all kept), 130 stopped before the end. Raises CallError for a wrong call."""
     from ..cli import CallError, load_host
 
+    args.device = local_device(args.device)
     try:
-        return _run(args, report, load_host(args))
+        host = load_host(args)
+        with joined(host.device) as workers:
+            # the others do the same work and are silent: the main process speaks and writes for all
+            return _run(args, report if workers.main else report.silent(), host, workers)
     except (TrainingError, EmbeddingError, HostError, ImageError) as error:
         raise CallError(str(error)) from error
+    except OSError as error:
+        raise CallError(sentence(error)) from error
 
 
-def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
+def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: Workers) -> int:
     from ..cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, given
 
     out, folders = Path(args.out), _folders(args)
@@ -106,6 +113,7 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
     job = NegativeTraining(
         host, params, images=folders, name=args.name, run_folder=folder, out=out / f"{args.name}.pt",
         resume=args.resume, overwrite=args.overwrite, preview=_preview(args, report, host, render, params, folder),
+        workers=workers,
     )  # fmt: skip
     last = preview = None
     started = False
@@ -123,7 +131,9 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost) -> int:
             return EXIT_SOME_FAILED
     if not isinstance(last, events.Finished):
         return EXIT_INTERRUPTED
-    for complaint in write_card(last.embedding, params, last, preview):
+    if not workers.main:
+        return EXIT_DONE
+    for complaint in write_card(last.embedding, read_embedding(last.embedding), preview):
         report.problem(complaint)
     report.event("written", f"{out / args.name}.pt, .preview.png and .json are ready; use it with --negative.")
     return EXIT_DONE

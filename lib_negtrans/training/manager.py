@@ -24,14 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..embeddings import EmbeddingError, validate_name
+from ..embedding_card import write_card
+from ..embeddings import EmbeddingError, read_embedding, validate_name
 from ..files import write_text_atomic
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, load_picture
 from ..params import ParamError, TrainingParams
 from ..preparation.runner import PrepareRunner
 from .captions import load_captions, named_template
-from .card import write_card
 from .checkpoint import checkpoints
 from .dataset import training_files
 from .errors import TrainingError, sentence
@@ -449,7 +449,7 @@ class TrainingManager:
     def _publish(self, finished: Finished, request: TrainingRequest) -> None:
         state = self.snapshot()
         preview = state.previews[-1][1] if state.previews else None
-        notes = write_card(finished.embedding, request.params, finished, preview)
+        notes = write_card(finished.embedding, read_embedding(finished.embedding), preview)
         notes += self.workplace.publish(finished.embedding)
         with self._lock:
             self._state.log += notes

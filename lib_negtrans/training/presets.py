@@ -14,13 +14,13 @@ TRAINING_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "standard": (
         "What most folders of 50 to 500 renders need.",
         {"steps": 1000, "lr": "5e-3", "vectors": 4, "accumulation": 4, "save_every": 50, "preview_every": 200,
-         "validate_every": 100, "keep": 10},
+         "validate_every": 100},
     ),
     "thorough": (
         "Longer, with a falling learning rate: the last bit, for a final embedding.",
         {
             "steps": 3000, "lr": "5e-3:1000, 1e-3:2000, 5e-4", "vectors": 4, "accumulation": 8, "save_every": 100,
-            "preview_every": 500, "validate_every": 200, "keep": 10,
+            "preview_every": 500, "validate_every": 200,
         },
     ),
 }  # fmt: skip

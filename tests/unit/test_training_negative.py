@@ -39,6 +39,7 @@ def quick(**values):
     defaults = {
         "steps": STEPS, "lr": "5e-2:4, 1e-2", "vectors": 2, "batch_size": 2, "accumulation": 2, "size": 64,
         "save_every": 2, "clip_grad_norm": 0.01, "weight_decay": 0.01, "seed": 5, "template": "filewords",
+        "keep": 2,
     }  # fmt: skip
     return TrainingParams.from_dict(defaults | values)
 
