@@ -79,6 +79,25 @@ def test_size_alpha_and_text_of_the_output(run, tmp_path):
     assert json.loads(result.text["negtrans"])["params"]["negative_prompt"] == "a 3d render"
 
 
+def test_guidance_and_attention_options_reach_the_output_and_its_text(run, tmp_path):
+    noise(tmp_path / "p.png")
+
+    def translated(*options) -> Image.Image:
+        call = ("translate", "--input", tmp_path / "p.png", "--out", tmp_path / "o", "--overwrite", *FAST, *options)
+        assert run(*call)[0] == 0
+        return Image.open(tmp_path / "o" / "p.png")
+
+    plain = np.asarray(translated())
+    options = ("--guidance", "topk", "--topk-ratio", "0.1", "--cfg-rescale", "0.5")
+    options += ("--tac-halves", "both", "--tac-blend", "0.5", "--tac-depths", "1 0.7")
+    result = translated(*options)
+    fields = parse_pairs(result.text["parameters"].split("\n")[-1])
+    written = [f"NegTrans {name}" for name in ("guidance", "top-k ratio", "CFG rescale", "TAC halves", "TAC blend")]
+    assert [fields[name] for name in written] == ["topk", "0.1", "0.5", "both", "0.5"]
+    assert fields["NegTrans TAC depths"] == "1 0.7" and "NegTrans SEGA threshold" not in fields
+    assert (np.asarray(result) != plain).any()
+
+
 def test_json_events_are_one_object_a_line(run, tmp_path):
     noise(tmp_path / "in" / "p.png")
     (tmp_path / "in" / "bad.png").write_bytes(b"x")
@@ -96,6 +115,7 @@ def test_json_events_are_one_object_a_line(run, tmp_path):
         (["--input", "p.png", "--strength", "0.01"], "leaves no step"),
         (["--input", "p.png", "--strength", "2"], "Strength must lie between"),
         (["--input", "p.png", "--size", "12"], "size must be"),
+        (["--input", "p.png", "--tac-depths", "all"], "TAC depths must be up to 4 numbers"),
         (["--input", "p.png", "--negative", "nothing.pt"], "nothing.pt"),
         (["--input", "p.png", "--negative", "p.png"], "p.png"),
         (["--input", "p.png", "--preset", "fashionr2r", "--fixed-point", "1"], "published inversion order"),
