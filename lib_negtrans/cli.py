@@ -60,15 +60,22 @@ def load_host(args: argparse.Namespace):
     """The model of --model, --device, --dtype. Raises CallError."""
     import torch
 
+    from .core.features import FeatureBudget
     from .hosts.protocol import HostError
     from .hosts.standalone import default_model_path, load_model
 
     try:
-        return load_model(
+        host = load_model(
             args.model or default_model_path(), device=args.device, dtype=args.dtype and getattr(torch, args.dtype)
         )
     except HostError as error:
         raise CallError(str(error)) from error
+    megabytes = getattr(args, "feature_memory", None)
+    if megabytes is not None:
+        if megabytes < 0:
+            raise CallError(f"--feature-memory {megabytes:g} must be 0 or more MB.")
+        host.feature_budget = FeatureBudget.of(megabytes, host.device)
+    return host
 
 
 def parse_negative(text: str) -> tuple[Path, float]:
@@ -140,6 +147,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--device", help="cpu, cuda, cuda:1, mps, .. (default: what there is)")
     common.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
+    common.add_argument(
+        "--feature-memory", type=float, metavar="MB",
+        help="for a picture's captured attention; what does not fit is computed again (default: half of what is free)",
+    )  # fmt: skip
     common.add_argument("--quiet", action="store_true", help="say only what went wrong")
     common.add_argument("--json", action="store_true", help="one JSON object per event on standard output")
 

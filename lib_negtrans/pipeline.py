@@ -56,6 +56,8 @@ class Forwards:
     source: int = 0
     pairs: int = 0
     controlled: int = 0
+    features: str = ""  # where captured Q and K were kept, in words
+    cached: bool = False  # the inversion was there already
 
     @property
     def total(self) -> int:
@@ -68,8 +70,10 @@ class Forwards:
         return self.total - saved / 2 - self.source * (1 - costs.source)
 
     def __str__(self) -> str:
-        parts = f"{self.inversion} inversion + {self.guided} guided + {self.source} source"
-        return f"{self.total} UNet sample-forwards ({parts})"
+        inversion = "inversion from the cache" if self.cached else f"{self.inversion} inversion"
+        parts = f"{inversion} + {self.guided} guided + {self.source} source"
+        features = f", source features: {self.features}" if self.features else ""
+        return f"{self.total} UNet sample-forwards ({parts}){features}"
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,8 @@ def translate_latent(
     """Invert and translate clean latents (B, 4, h, w), float32; returns the final latent, the trajectory and the cost.
 
     embeddings: trigger word -> vectors (n, width) for the prompts. cache: takes the inversion of the same latents under
-    the same conditions from there, or puts it there. feature_budget: memory for captured Q and K; by default what is
-    free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it alone, or
+    the same conditions from there, or puts it there. feature_budget: memory for captured Q and K; by default the
+    host's, or what is free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it alone, or
     what lies outside is kept. Raises ParamError for bad parameters (before the first step), HostError for NaN.
     """
     params.validate()
@@ -183,7 +187,7 @@ def translate_latent(
 
     inverts = params.start == "inversion" or tac_steps > 0
     captures = params.features_from == "captured" and tac_steps > 0
-    budget = feature_budget or FeatureBudget.automatic(torch.device(latent.device))
+    budget = feature_budget or getattr(host, "feature_budget", None) or FeatureBudget.automatic(latent.device)
     # the source's output at the noisiest position is the conditional one: once more captured rather than recomputed
     first_known = params.features_from == "captured" and torch.equal(conditioning.source, conditioning.cond)
     total = len(schedule) * (2 if inverts else 1)
@@ -222,7 +226,8 @@ def translate_latent(
         finally:
             if key is not None:
                 trajectory.features.park()
-    return result, trajectory, Forwards(**counts)
+    features = str(trajectory.features) if captures else ""
+    return result, trajectory, Forwards(**counts, features=features, cached=inverts and not counts["inversion"])
 
 
 def _relay(steps: Generator, phase: str, offset: int, total: int) -> Generator[Progress, None, object]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .attention import Features
 
 MIB = 2**20
+PIN = True  # page-locked host memory for a GPU's features
 SHARE = 0.5  # of what is free now: the UNet's own calls, the VAE and everybody else need the rest
 
 
@@ -28,6 +29,15 @@ def tensor_bytes(tensors: list[Tensor]) -> int:
 def features_bytes(features: Features) -> int:
     """Bytes of one step's queries and keys."""
     return tensor_bytes([tensor for pair in features.values() for tensor in pair])
+
+
+def device_of(features: Features) -> torch.device:
+    """Where one step's queries and keys are."""
+    return next(iter(features.values()))[0].device if features else torch.device("cpu")
+
+
+def _to_device(tensor: Tensor, device: torch.device, non_blocking: bool) -> Tensor:
+    return tensor.to(device, non_blocking=non_blocking)
 
 
 def available_host_memory() -> int:
@@ -81,7 +91,8 @@ class FeatureBudget:
     def of(cls, megabytes: float, device: torch.device) -> FeatureBudget:
         """So many MB (2^20 bytes) in all, on the device first."""
         total = int(megabytes * MIB)
-        return cls(min(total, cls.automatic(device).device) if device.type == "cuda" else total, total)
+        on_device = min(total, cls.automatic(device).device) if device.type != "cpu" else total
+        return cls(on_device, total - on_device)
 
 
 @dataclass
@@ -109,7 +120,7 @@ class FeatureStore(MutableMapping[int, Features]):
         self._kept.pop(position, None)
         self.dropped.discard(position)
         size = features_bytes(features)
-        device = next(iter(features.values()))[0].device if features else torch.device("cpu")
+        device = device_of(features)
         budget = self.budget
         if budget is None or self.device_bytes + size <= budget.device:
             self._kept[position] = _Kept(features, device, size, on_device=True)
@@ -123,8 +134,7 @@ class FeatureStore(MutableMapping[int, Features]):
         if kept.on_device:
             return kept.features
         return {
-            name: tuple(t.to(kept.device, non_blocking=kept.pinned) for t in pair)
-            for name, pair in kept.features.items()
+            name: tuple(_to_device(t, kept.device, kept.pinned) for t in pair) for name, pair in kept.features.items()
         }
 
     def __delitem__(self, position: int) -> None:
@@ -139,7 +149,7 @@ class FeatureStore(MutableMapping[int, Features]):
     @staticmethod
     def _parked(kept: _Kept, pin: bool = True) -> _Kept:
         """In host memory; page-locked for CUDA, where that makes the way back fast and not block the processor."""
-        pin = pin and kept.device.type == "cuda"
+        pin = pin and PIN and kept.device.type == "cuda"
 
         def park(tensor: Tensor) -> Tensor:
             nonlocal pin

@@ -14,6 +14,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
+from ..core.features import FeatureBudget
 from . import single_file
 from .diffusers_folder import load_folder
 from .prompts import Chunk, PromptTokenizer, apply_emphasis
@@ -121,6 +122,7 @@ class StandaloneHost:
         self.path = path
         self.checkpoint_name = path.stem if path else "in-memory"
         self.clip_skip = clip_skip
+        self.feature_budget: FeatureBudget | None = None  # memory for captured Q and K; None: what is free
         self.scaling_factor = networks.scaling_factor
         self.alphas_cumprod = networks.alphas_cumprod
         self.prediction_type = networks.prediction_type

@@ -31,6 +31,7 @@ from ..infotext import EMBEDDING_KEY, WEIGHT_KEY, format_infotext
 from ..params import ParamError, TranslationParams
 from ..pipeline import Progress, Translation, translate_image
 from ..training.manager import LocalWorkplace
+from ..trajectory_cache import TrajectoryCache
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ class TranslationRunner:
         self._state = TranslationSnapshot()
         self._pictures: dict[int, dict[str, bytes]] = {}
         self._thread: threading.Thread | None = None
+        self.cache = TrajectoryCache()  # of the same picture with another embedding or setting
 
     def snapshot(self) -> TranslationSnapshot:
         """The state of the translation under way, or else of the last one."""
@@ -185,7 +187,7 @@ class TranslationRunner:
         source = self._keep("source.png", _png(rgb, alpha))
         self._set(phase=INVERTING, size=(width, height), source=source)
         image = pad_to_multiple(rgb[None]).to(host.device)
-        steps = translate_image(host, image, params, {**request.embeddings, **embeddings})
+        steps = translate_image(host, image, params, {**request.embeddings, **embeddings}, self.cache)
         result = self._run(steps, params, (width, height))
         if result is None:
             return False
@@ -237,7 +239,7 @@ class TranslationRunner:
 
 def _work_of(params: TranslationParams, progress: Progress) -> float:
     """A step's share of the whole, by rows that the UNet evaluates."""
-    up = 1 + params.fixed_point
+    up = 1 if params.solver == "difference" else 1 + params.fixed_point
     down = 2 if params.cfg_scale != 1 else 1
     inverts = params.start == "inversion" or params.tac_steps > 0
     each = progress.total / (2 if inverts else 1)

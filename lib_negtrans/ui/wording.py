@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lib_negtrans.core.schedule import timestep_grid
 from lib_negtrans.params import ParamError, TranslationParams
 
 # self-attention layers of SD1 by how many pixels a token stands for (METHOD.md 4)
@@ -21,14 +20,15 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
         params.validate()
     except ParamError as error:
         return f"This cannot work: {error}"
-    timesteps = timestep_grid(params.steps, params.strength)
+    timesteps = params.timesteps
     used, tac_steps = len(timesteps), params.tac_steps
+    iterations = params.fixed_point if params.solver == "ddim" else 0
     inverts = params.start == "inversion" or tac_steps > 0
     sentences = []
     if params.start == "inversion":
         sentences.append(
             f"Inverts the picture over {used} of {params.steps} steps, to noise level {timesteps[-1]} of 1000"
-            + (f", each step made exact by {params.fixed_point} more" if params.fixed_point else "")
+            + (f", each step made exact by {iterations} more" if iterations else "")
             + "; the seed changes nothing."
         )
     else:
@@ -45,7 +45,7 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
         sentences.append("Attention control is off: texture may change.")
     source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
     rows = 3 if params.guidance != "cfg" and params.prompt.strip() else 2
-    calls = used * rows + (used * (1 + params.fixed_point) if inverts else 0) + source_calls
+    calls = used * rows + (used * (1 + iterations) if inverts else 0) + source_calls
     sentences.append(f"About {calls} model evaluations.")
     if params.strength > _LARGE_STRENGTH:
         sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3.")

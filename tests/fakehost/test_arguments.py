@@ -10,6 +10,7 @@ from lib_negtrans.params import ParamError
 FULL = [
     1, "default", "neg-render", 1.2, "a render", "inversion", 2, 64, 0.5, "captured", "ascending",
     "sega", 0.3, 0.8, 2, 9, 0.2, 0.5, 0.7, "both", 0.6, "0.9 0.5", "difference", 0.4,
+    "statistics", 0.5, "border", "keep",
 ]  # fmt: skip
 
 
@@ -18,6 +19,7 @@ def test_the_order_is_a_contract():
         "version", "preset", "embedding", "embedding_weight", "source_prompt", "start", "fixed_point", "tac_layers",
         "tac_ratio", "features", "order", "guidance", "topk_ratio", "sega_threshold", "sega_warmup", "sega_cooldown",
         "sega_momentum", "sega_beta", "cfg_rescale", "tac_halves", "tac_blend", "tac_depths", "solver", "step_share",
+        "colour", "colour_strength", "mask", "background",
     )  # fmt: skip
 
 
