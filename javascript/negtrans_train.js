@@ -59,7 +59,7 @@
             if (wasBusy && !busy && panel && panel.dataset.phase === "finished") refreshCards();
             wasBusy = busy;
             const now = Date.now();
-            const preparing = root().querySelector("#negtrans_train_prepare_report [data-prepare='working']");
+            const preparing = root().querySelector("[data-prepare='working'], [data-compare='working']");
             if (now - asked < (busy || preparing || !panel ? BUSY_MS : IDLE_MS)) return;
             asked = now;
             button.click();

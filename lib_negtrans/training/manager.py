@@ -33,6 +33,7 @@ from ..params import ParamError, TrainingParams
 from ..preparation.runner import PrepareRunner
 from .captions import load_captions, named_template
 from .checkpoint import checkpoints
+from .comparing import ComparisonRunner
 from .dataset import training_files
 from .errors import TrainingError, sentence
 from .events import Caching, Event, Finished, Judged, Preview, Saved, Started, StepDone, Stopped, Validated
@@ -230,6 +231,7 @@ class TrainingManager:
         self._thread: threading.Thread | None = None
         self._queue: Queue[TrainingRequest] = Queue()
         self.preparation = PrepareRunner()  # of folders to train on
+        self.comparison = ComparisonRunner(workplace)  # of the checkpoints of a run
 
     def snapshot(self) -> TrainingSnapshot:
         """A copy of the state, of the job under way or else of the last one."""

@@ -26,6 +26,7 @@ from ..training.dataset import DatasetReport, read_folder, training_files
 from ..training.errors import TrainingError
 from ..training.manager import FINISHED, TrainingManager, TrainingRefused, TrainingRequest, TrainingSnapshot
 from ..training.presets import TRAINING_PRESETS
+from .compare_panel import ComparePanel
 from .prepare_panel import PreparePanel
 from .training_view import STYLE, dataset_html, message_html, status_html
 
@@ -71,6 +72,7 @@ class _Panel:
         self.manager, self.options = manager, options
         self.fields: dict[str, Any] = {}  # parameter name -> component
         self.preparation = PreparePanel(manager.preparation, elem_id, option_component)
+        self.comparison = ComparePanel(manager.comparison, elem_id)
 
     def build(self) -> None:
         gr.HTML(f"<style>{STYLE}</style>", elem_id=elem_id("style"))
@@ -150,6 +152,7 @@ class _Panel:
             object_fit="contain", elem_id=elem_id("previews"),
         )  # fmt: skip
         self.use = gr.Button(self.options.use_label, visible=False, elem_id=elem_id("use"), variant="primary")
+        self.comparison.build()
         self.poll = gr.Button("Refresh", elem_id=elem_id("poll"), elem_classes=["negtrans_hidden"])
         self.seen = gr.State(None)  # what this page shows already: (status as HTML, job number, number of previews)
 
@@ -163,6 +166,7 @@ class _Panel:
         self.preset.change(self.apply_preset, [self.preset], [self.fields[n] for n in preset_fields], **QUIET)
         size, pattern, aspect = (self.fields[name] for name in ("size", "pattern", "aspect"))
         self.preparation.connect(self.poll, self.folder, size)
+        self.comparison.connect(self.poll)
         self.check.click(
             self.check_dataset,
             [self.folder, self.files, size, pattern, aspect],
