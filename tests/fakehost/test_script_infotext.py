@@ -51,13 +51,17 @@ def job_for(fake_host, panel, **attributes):
 def panels():
     yield "defaults", arguments.defaults()
     for preset in TRANSLATION_PRESETS:
-        yield preset, [1, preset, "neg-render", 1.25, *[None] * (len(arguments.NAMES) - 4)]
+        yield preset, filled([1, preset, "neg-render", 1.25])
     start = [1, "default", "neg-render", 0.7, "a render, of: 1", "noise", 3, 1024, 0.35, "recomputed", "ascending"]
-    sega = [0.9, 3, 7, 0.25, 0.6]
-    yield "sega and all", [*start, "sega", 0.5, *sega, 0.7, "both", 0.35, "0.9 0.5, 0"]
-    yield "topk", [*start, "topk", 0.25, *[None] * 9]
+    yield "sega and all", filled([*start, "sega", 0.5, 0.9, 3, 7, 0.25, 0.6, 0.7, "both", 0.35, "0.9 0.5, 0"])
+    yield "topk", filled([*start, "topk", 0.25])
     start = [1, "default", "None", 1.0, 'two\nlines "quoted", \\', "inversion", 0, 64, 0.0, "auto", "ascending"]
-    yield "quotes", [*start, *[None] * 11]
+    yield "quotes", filled(start)
+
+
+def filled(values):
+    """The rest as the preset has it."""
+    return [*values, *[None] * (len(arguments.NAMES) - len(values))]
 
 
 @pytest.mark.parametrize("panel", [pytest.param(values, id=name) for name, values in panels()])
