@@ -91,17 +91,23 @@ def test_what_does_nothing_is_hidden_until_its_guidance_is_chosen(fake_host):
 
     with gr.Blocks() as page:
         panel = dict(zip(arguments.NAMES, build(fake_host).inputs, strict=True))
-    hidden = {name for name in arguments.PANEL_OPTIONS if name.startswith(("topk", "sega"))}
-    assert visible(page) == set(arguments.PANEL_OPTIONS) - hidden and len(hidden) == 6
-    event = next(
-        function
-        for function, dependency in zip(page.fns, page.dependencies, strict=True)
-        if {panel[name]._id for name in hidden} == set(dependency["outputs"])
-    )
-    order = [name for name in arguments.PANEL_OPTIONS if name in hidden]
-    for guidance, shown in (("cfg", set()), ("topk", {"topk_ratio"}), ("sega", hidden - {"topk_ratio"})):
-        updates = event.fn(guidance)
-        assert {name for name, update in zip(order, updates, strict=True) if update["visible"]} == shown
+    by_guidance = {name for name in arguments.PANEL_OPTIONS if name.startswith(("topk", "sega"))}
+    assert visible(page) == set(arguments.PANEL_OPTIONS) - by_guidance - {"background"} and len(by_guidance) == 6
+    topk, mask = {"topk_ratio"}, {"background"}
+    for hidden, cases in (
+        (by_guidance, {"cfg": set(), "topk": topk, "sega": by_guidance - topk}),
+        (mask, {"none": set(), "border": mask}),
+        ({"colour_strength"}, {"off": set(), "latent": {"colour_strength"}}),
+    ):
+        event = next(
+            function
+            for function, dependency in zip(page.fns, page.dependencies, strict=True)
+            if {panel[name]._id for name in hidden} == set(dependency["outputs"])
+        )
+        order = [name for name in arguments.PANEL_OPTIONS if name in hidden]
+        for value, shown in cases.items():
+            updates = event.fn(value) if len(order) > 1 else [event.fn(value)]
+            assert {name for name, update in zip(order, updates, strict=True) if update["visible"]} == shown
 
 
 def test_every_preset_is_explained_in_the_panel():

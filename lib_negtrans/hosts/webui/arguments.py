@@ -21,7 +21,7 @@ PANEL_OPTIONS = (
     "source_prompt", "start", "fixed_point", "tac_layers", "tac_ratio", "features", "order",
     "guidance", "topk_ratio", "sega_threshold", "sega_warmup", "sega_cooldown", "sega_momentum", "sega_beta",
     "cfg_rescale", "tac_halves", "tac_blend", "tac_depths",
-    "solver", "step_share",
+    "solver", "step_share", "colour", "colour_strength", "mask", "background",
 )  # fmt: skip
 NAMES = ("version", "preset", "embedding", "embedding_weight", *PANEL_OPTIONS)
 WEIGHT_RANGE = (0.0, 3.0)

@@ -19,6 +19,7 @@ from lib_negtrans.hosts.webui import embedding_list, sampling
 from lib_negtrans.hosts.webui.arguments import TITLE, PanelValues, preset_of
 from lib_negtrans.hosts.webui.combining import neutral_prompt_acts
 from lib_negtrans.hosts.webui.infotext import EMBEDDING_KEY, HASH_KEY, PRESET_KEY, STOOD_DOWN_KEY, WEIGHT_KEY
+from lib_negtrans.hosts.webui.keeping import HANDED_OVER, Keeper, out_of_memory_refused
 from lib_negtrans.hosts.webui.refusal import TranslationRefused, refuse_host, refuse_job
 from lib_negtrans.hosts.webui.settings import MEAN_LATENT_KEY, option
 from lib_negtrans.infotext import translation_fields
@@ -27,7 +28,7 @@ from lib_negtrans.variants import guidance_of
 
 SAMPLER = "DDIM"
 _REPLACED = ("init", "setup_conds", "sample", "get_token_merging_ratio")
-_CHANGED = ("sampler_name", "scheduler", "extra_generation_params", "cached_c", "cached_uc")
+_CHANGED = ("sampler_name", "scheduler", "extra_generation_params", "cached_c", "cached_uc", *HANDED_OVER)
 # the host writes these three itself
 _HOST_FIELDS = ("strength", "steps", "cfg_scale")
 
@@ -44,6 +45,7 @@ class TranslationJob:
         self.enabled = True
         self._params: TranslationParams | None = None
         self._trigger: str | None = None
+        self._keeper: Keeper | None = None
         self._originals: dict[str, Any] = {}
 
     def check(self) -> tuple[PanelValues, TranslationParams]:
@@ -131,6 +133,8 @@ class TranslationJob:
         p.scheduler = None  # it has none, and the infotext must not depend on what was chosen
         if type(p).get_token_merging_ratio(p) > 0:
             p.comment(f"{TITLE} switched token merging off: attention control needs every token.")
+        self._keeper = Keeper(p, self._params)
+        self._keeper.find()
         with _mean_encoding(p.sd_model) if option("negtrans_mean_latent") else nullcontext():
             return original(*args, **kwargs)
 
@@ -156,7 +160,9 @@ class TranslationJob:
         if not self.enabled:
             return original(conditioning, unconditional_conditioning, *args, **kwargs)
         refuse_job(self.p, inverts=False)  # the SD Unet is chosen after `init`
-        return sampling.sample(self.p, self._params, conditioning, unconditional_conditioning)
+        return out_of_memory_refused(
+            lambda: sampling.sample(self.p, self._params, conditioning, unconditional_conditioning, self._keeper)
+        )
 
     def _get_token_merging_ratio(self, original: Callable[..., float], *args: Any, **kwargs: Any) -> float:
         return 0.0 if self.enabled else original(*args, **kwargs)

@@ -26,6 +26,7 @@ from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import translation_steps
 from lib_negtrans.hosts.webui import trajectories
 from lib_negtrans.hosts.webui.combining import combined_by
+from lib_negtrans.hosts.webui.keeping import Keeper
 from lib_negtrans.hosts.webui.refusal import TranslationRefused
 from lib_negtrans.hosts.webui.rows import RowDenoiser, row_denoiser
 from lib_negtrans.hosts.webui.settings import option
@@ -61,9 +62,12 @@ class Sources:
         return values[self.of_image]
 
 
-def sample(p: Any, params: TranslationParams, conditioning: Any, unconditional_conditioning: Any) -> Tensor:
+def sample(
+    p: Any, params: TranslationParams, conditioning: Any, unconditional_conditioning: Any, keeper: Keeper
+) -> Any:
     """What `StableDiffusionProcessingImg2Img.sample` does, with inversion and attention control: latents (B, 4, h, w).
 
+    Where colours are put back on pixels, the host's list of decoded pictures instead.
     An interrupt in the inversion gives the init latents back, one in the sampling the picture foreseen there.
     Raises TranslationRefused when another extension's changes to the sampling are incompatible.
     """
@@ -85,7 +89,7 @@ def sample(p: Any, params: TranslationParams, conditioning: Any, unconditional_c
         "cond_scale": p.cfg_scale,
         "s_min_uncond": sampler.s_min_uncond,
     }
-    job = _Sampling(p, params, noise)
+    job = _Sampling(p, params, noise, keeper)
     try:
         # an interrupt anywhere inside ends both directions: the host answers it with `last_latent`
         samples = sampler.launch_sampling(job.total_steps, job.run)
@@ -94,7 +98,7 @@ def sample(p: Any, params: TranslationParams, conditioning: Any, unconditional_c
     sampler.add_infotext(p)
     samples = _final_mask_blend(p, samples)
     devices.torch_gc()
-    return samples
+    return keeper.finish(samples, job.sources.of_image, job.sources.latents)
 
 
 def _hint(unet: nn.Module) -> str:
@@ -106,7 +110,7 @@ def _hint(unet: nn.Module) -> str:
 class _Sampling:
     """One batch on its way up and down the grid."""
 
-    def __init__(self, p: Any, params: TranslationParams, noise: Tensor) -> None:
+    def __init__(self, p: Any, params: TranslationParams, noise: Tensor, keeper: Keeper) -> None:
         self.p, self.params, self.noise = p, params, noise
         self.sampler = p.sampler
         self.cfg_denoiser = p.sampler.model_wrap_cfg
@@ -129,6 +133,9 @@ class _Sampling:
         self.empty_context = self._encode("") if self.inverts_guided or self.needs_empty else None
         size = tuple(self.sources.latents.shape[-2:])
         self.tac = tac_plan_of(params, self.unet, size) if self.tac_steps else TacPlan()
+        first = [self.sources.of_image.index(source) for source in range(len(self.sources.latents))]
+        region = keeper.region(first, size)
+        self.region = None if region is None else region.to(self.sources.latents.device)
 
     def run(self) -> Tensor:
         """Inversion and translation; called by the host's `launch_sampling`."""
@@ -141,7 +148,10 @@ class _Sampling:
             trajectories.put(self.key, self.trajectory, self.unet)
 
     def _both_directions(self) -> Tensor:
-        with AttentionControl(self.tac.layers) as control, row_denoiser(self.cfg_denoiser, control) as rows:
+        with (
+            AttentionControl(self.tac.layers, self.region) as control,
+            row_denoiser(self.cfg_denoiser, control) as rows,
+        ):
             if self.inverts:
                 self.trajectory = self._known_trajectory() or self._invert(control)
             return self._translate(control, rows)
