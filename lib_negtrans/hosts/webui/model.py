@@ -185,7 +185,7 @@ class WebuiHost:
             if any(row.shape[1] < longest for row in rows):
                 empty = encode([""])
                 rows = [torch.cat([row] + [empty] * ((longest - row.shape[1]) // 77), dim=1) for row in rows]
-        return torch.cat(rows).float()
+        return _single(torch.cat(rows))
 
     @staticmethod
     def _encode_one(encode: nn.Module, prompt: str, embeddings: Mapping[str, Tensor]) -> Tensor:
@@ -213,7 +213,7 @@ class WebuiHost:
         if self._autocast is not None:
             precision = torch.autocast(self.device.type, dtype=self._autocast)
         with precision:
-            return self.model.apply_model(latent, timestep, {"c_crossattn": [context], "c_concat": []}).float()
+            return _single(self.model.apply_model(latent, timestep, {"c_crossattn": [context], "c_concat": []}))
 
     def _refuse_another_checkpoint(self) -> None:
         if not self._is_in_place():
@@ -282,6 +282,11 @@ class WebuiHost:
         self._parks_vae = False
         if self._is_in_place():
             self.model.first_stage_model.to(devices.device)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """At least float32; a model in float64, for checks of its gradient, stays so."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @contextlib.contextmanager

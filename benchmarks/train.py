@@ -1,0 +1,108 @@
+"""What a training step costs: ours, beside diffusers' textual_inversion example and the webui's own trainer.
+
+    python benchmarks/train.py [--diffusers DIR] [--webui DIR --webui-python PYTHON] [--size 256] [--steps 5]
+
+DIRs are a clone of huggingface/diffusers, and an installed AUTOMATIC1111 webui with the Python of its environment. All
+train one vector on the same pictures with the same size, batch and precision, on networks of SD1.5's size with random
+weights, each in a process of its own, one after the other. A step is the time from one call of the optimizer to the
+next; the first two are not counted. "Above weights" is the peak of memory from the trainer's start to the last step,
+above what the loaded model holds. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKER = ROOT / "benchmarks" / "train_worker.py"
+NAMES = {
+    "ours": "this project",
+    "ours-checkpointing": "this project, gradient checkpointing",
+    "diffusers": "diffusers' textual_inversion.py",
+    "webui": "the webui's own trainer",
+    "ours-webui": "this project in the webui",
+    "ours-webui-checkpointing": "this project in the webui, gradient checkpointing",
+}
+COMPARED = (
+    ("ours", "diffusers"),
+    ("ours", "webui"),
+    ("ours-webui", "webui"),
+    ("ours-checkpointing", "webui"),
+    ("ours-webui-checkpointing", "webui"),
+)
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--diffusers", metavar="DIR", help="a clone of huggingface/diffusers")
+    parser.add_argument("--webui", metavar="DIR", help="an installed AUTOMATIC1111 webui")
+    parser.add_argument("--webui-python", metavar="PYTHON", help="the Python of its environment")
+    parser.add_argument("--images", default=str(ROOT / "assets/renders/eval"), help="pictures to train on")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default: 5)")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--only", nargs="+", choices=tuple(NAMES), help="default: all that can run")
+    args = parser.parse_args(argv)
+    if args.webui and not args.webui_python:
+        parser.error("--webui needs --webui-python, the Python of its environment.")
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
+    rows = {}
+    for name in NAMES:
+        possible = (args.diffusers or name != "diffusers") and (args.webui or "webui" not in name)
+        if possible and (not args.only or name in args.only):
+            rows[name] = measure(name, args)
+    print(f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.size}x{args.size}, ", end="")
+    print(f"batch {args.batch}, float32, {args.steps} steps timed\n")
+    print("| trainer | seconds a step | steps a second | peak above weights | peak in all | torch |")
+    print("|---|---:|---:|---:|---:|---|")
+    for name, row in rows.items():
+        if "error" in row:
+            print(f"| {NAMES[name]} | failed: {row['error']} | | | | |")
+            continue
+        median = row["seconds"]
+        print(
+            f"| {NAMES[name]} | {median:.2f} | {1 / median:.3f} | {row['above']:.0f} MiB | {row['whole']:.0f} MiB "
+            f"| {row['torch']} |"
+        )
+    print()
+    for ours, theirs in COMPARED:
+        if "seconds" in rows.get(ours, {}) and "seconds" in rows.get(theirs, {}):
+            ratio = rows[theirs]["seconds"] / rows[ours]["seconds"]
+            less = (rows[theirs]["above"] - rows[ours]["above"]) / 1024
+            print(f"{NAMES[ours]}: {ratio:.2f} times the steps of {NAMES[theirs]}, {less:+.2f} GiB less memory.")
+
+
+def measure(name: str, args: argparse.Namespace) -> dict:
+    """One trainer in a process of its own: {"seconds", "above", "whole", "torch"} or {"error"}."""
+    python = args.webui_python if "webui" in name else sys.executable
+    threads = {key: str(args.threads) for key in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    with tempfile.TemporaryDirectory() as folder:
+        job = {
+            "name": name, "folder": folder, "webui": args.webui, "diffusers": args.diffusers, "steps": args.steps,
+            "images": str(Path(args.images).resolve()), "size": args.size, "batch": args.batch,
+        }  # fmt: skip
+        done = subprocess.run(
+            [python, str(WORKER), json.dumps(job)], capture_output=True, text=True, env=os.environ | threads
+        )
+    line = next((text for text in reversed(done.stdout.splitlines()) if text.startswith("RESULT ")), None)
+    if line is None:
+        print(done.stderr[-3000:], file=sys.stderr)
+        said = [text for text in done.stderr.splitlines() if "Error" in text]
+        return {"error": said[-1] if said else f"exit code {done.returncode}"}
+    return json.loads(line.removeprefix("RESULT "))
+
+
+if __name__ == "__main__":
+    main()
