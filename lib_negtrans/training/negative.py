@@ -168,7 +168,8 @@ class NegativeTraining:
 
         def source(dataset, captions) -> RowSource:
             return RowSource(
-                dataset, captions, self.name, params.timesteps, generator, params, params.rows_per_step
+                dataset, captions, self.name, params.timesteps, generator, params,
+                params.rows_per_step * self.workers.count,
             )  # fmt: skip
 
         # a translation's negative prompt is the trigger word alone, and that is what photos are guided away from
