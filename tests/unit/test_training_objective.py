@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -192,7 +193,8 @@ def test_equal_captions_are_encoded_once():
     assert contexts.flatten().tolist() == [1, 3, 1, 2, 3]
 
 
-def test_gradient_equals_finite_differences():
+@pytest.mark.parametrize("objective", [reconstruct, partial(contrast, guidance=3.0)], ids=["reconstruct", "contrast"])
+def test_gradient_equals_finite_differences(objective):
     """d loss / d vectors through text encoder and UNet, in float64 on the tiny model."""
     host = tiny_host(dtype=torch.float64)
     vectors = host.token_vectors("style coat").double().requires_grad_()
@@ -202,7 +204,7 @@ def test_gradient_equals_finite_differences():
         def encode(captions):
             return encode_once(lambda texts: host.encode_prompts(texts, {"neg-x": values}), captions)
 
-        return reconstruct(Model(host.predict_noise, encode, host.alphas_cumprod), some).mean()
+        return objective(Model(host.predict_noise, encode, host.alphas_cumprod), some).mean()
 
     with host.training():
         (gradient,) = torch.autograd.grad(loss(vectors), vectors)
@@ -213,7 +215,7 @@ def test_gradient_equals_finite_differences():
             with torch.no_grad():
                 measured = (loss(vectors + step) - loss(vectors - step)) / 2e-5
             wanted = (gradient * direction).sum()
-            assert math.isclose(measured, wanted, rel_tol=1e-6, abs_tol=1e-10), (float(measured), float(wanted))
+            assert math.isclose(measured, wanted, rel_tol=1e-5, abs_tol=1e-10), (float(measured), float(wanted))
     assert gradient.abs().max() > 1e-6
 
 

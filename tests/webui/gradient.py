@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[2] / "tools")]
-import webui_process
+import webui_process  # noqa: E402
 
 STEP = 1e-4
 

@@ -125,7 +125,10 @@ class WebuiHost:
     def token_table(self) -> tuple[Tensor, list[str]]:
         """All token embeddings (vocabulary, width) and their texts."""
         tokenizer = self.model.cond_stage_model.tokenizer
-        return self._token_table.weight.detach(), tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        # as people write them: a token is spelt in stand-ins for bytes
+        texts = [tokenizer.convert_tokens_to_string([token]).strip() for token in tokens]
+        return self._token_table.weight.detach(), texts
 
     def encode_image(self, image: Tensor) -> Tensor:
         """The posterior's mean, scaled: image (B,3,H,W) in [0,1] -> latent (B,4,H/8,W/8) float32."""
