@@ -5,7 +5,7 @@
 DIRs are a clone of huggingface/diffusers, and an installed AUTOMATIC1111 webui with the Python of its environment. All
 train one vector on the same pictures with the same size, batch and precision, on networks of SD1.5's size with random
 weights, each in a process of its own, one after the other. A step is the time from one call of the optimizer to the
-next; the first two are not counted. "Above weights" is the peak of memory from the trainer's start to the last step,
+next; the first two are not counted. CPU seconds hardly depend on what else the machine does. "Above weights" is the peak of memory from the trainer's start to the last step,
 above what the loaded model holds. Prints a Markdown table.
 """
 
@@ -65,23 +65,26 @@ def main() -> None:
             rows[name] = measure(name, args)
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.size}x{args.size}, ", end="")
     print(f"batch {args.batch}, float32, {args.steps} steps timed\n")
-    print("| trainer | seconds a step | steps a second | peak above weights | peak in all | torch |")
-    print("|---|---:|---:|---:|---:|---|")
+    print(
+        "| trainer | seconds a step | CPU seconds a step | steps a second | peak above weights | peak in all | torch |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---|")
     for name, row in rows.items():
         if "error" in row:
-            print(f"| {NAMES[name]} | failed: {row['error']} | | | | |")
+            print(f"| {NAMES[name]} | failed: {row['error']} | | | | | |")
             continue
         median = row["seconds"]
         print(
-            f"| {NAMES[name]} | {median:.2f} | {1 / median:.3f} | {row['above']:.0f} MiB | {row['whole']:.0f} MiB "
+            f"| {NAMES[name]} | {median:.2f} | {row['cpu']:.2f} | {1 / median:.3f} | {row['above']:.0f} MiB | {row['whole']:.0f} MiB "
             f"| {row['torch']} |"
         )
     print()
     for ours, theirs in COMPARED:
         if "seconds" in rows.get(ours, {}) and "seconds" in rows.get(theirs, {}):
-            ratio = rows[theirs]["seconds"] / rows[ours]["seconds"]
+            ratio, work = (rows[theirs][key] / rows[ours][key] for key in ("seconds", "cpu"))
             less = (rows[theirs]["above"] - rows[ours]["above"]) / 1024
-            print(f"{NAMES[ours]}: {ratio:.2f} times the steps of {NAMES[theirs]}, {less:+.2f} GiB less memory.")
+            text = f"{ratio:.2f} times the steps a second of {NAMES[theirs]} ({work:.2f} by CPU time)"
+            print(f"{NAMES[ours]}: {text}, {less:+.2f} GiB less memory.")
 
 
 def measure(name: str, args: argparse.Namespace) -> dict:

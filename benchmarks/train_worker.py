@@ -30,12 +30,14 @@ class StepClock:
 
         self.wanted = WARM_UP + steps
         self.times: list[float] = []
+        self.cpu: list[float] = []
         self.memory = PeakMemory(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         real = torch.optim.AdamW.step
 
         def step(optimizer, *args, **options):
             result = real(optimizer, *args, **options)
             self.times.append(time.perf_counter())
+            self.cpu.append(time.process_time())
             if len(self.times) > self.wanted:
                 raise Enough
             return result
@@ -49,9 +51,11 @@ class StepClock:
     def result(self) -> dict[str, Any]:
         import torch
 
-        taken = [b - a for a, b in zip(self.times, self.times[1:], strict=False)][WARM_UP - 1 :]
+        def taken(times: list[float]) -> float:
+            return statistics.median([b - a for a, b in zip(times, times[1:], strict=False)][WARM_UP - 1 :])
+
         return {
-            "seconds": statistics.median(taken), "above": self.memory.above(), "whole": self.memory.whole(),
+            "seconds": taken(self.times), "cpu": taken(self.cpu), "above": self.memory.above(), "whole": self.memory.whole(),
             "torch": torch.__version__,
         }  # fmt: skip
 
