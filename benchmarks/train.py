@@ -5,8 +5,8 @@
 DIRs are a clone of huggingface/diffusers, and an installed AUTOMATIC1111 webui with the Python of its environment. All
 train one vector on the same pictures with the same size, batch and precision, on networks of SD1.5's size with random
 weights, each in a process of its own, one after the other. A step is the time from one call of the optimizer to the
-next; the first two are not counted. CPU seconds hardly depend on what else the machine does. "Above weights" is the peak of memory from the trainer's start to the last step,
-above what the loaded model holds. Prints a Markdown table.
+next; the first two are not counted. CPU seconds hardly depend on what else the machine does. "Above weights" is the
+peak of memory from the trainer's start to the last step, above what the loaded model holds. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -65,19 +65,22 @@ def main() -> None:
             rows[name] = measure(name, args)
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.size}x{args.size}, ", end="")
     print(f"batch {args.batch}, float32, {args.steps} steps timed\n")
-    print(
-        "| trainer | seconds a step | CPU seconds a step | steps a second | peak above weights | peak in all | torch |"
-    )
-    print("|---|---:|---:|---:|---:|---:|---|")
+    titles = [
+        "trainer",
+        "seconds a step",
+        "CPU seconds",
+        "steps a second",
+        "peak above weights",
+        "peak in all",
+        "torch",
+    ]
+    print(f"| {' | '.join(titles)} |\n|---|{'---:|' * (len(titles) - 2)}---|")
     for name, row in rows.items():
         if "error" in row:
-            print(f"| {NAMES[name]} | failed: {row['error']} | | | | | |")
+            print(f"| {NAMES[name]} | failed: {row['error']} {'| ' * (len(titles) - 1)}|")
             continue
-        median = row["seconds"]
-        print(
-            f"| {NAMES[name]} | {median:.2f} | {row['cpu']:.2f} | {1 / median:.3f} | {row['above']:.0f} MiB | {row['whole']:.0f} MiB "
-            f"| {row['torch']} |"
-        )
+        cells = [NAMES[name], f"{row['seconds']:.2f}", f"{row['cpu']:.2f}", f"{1 / row['seconds']:.3f}"]
+        print(f"| {' | '.join([*cells, *(f'{row[key]:.0f} MiB' for key in ('above', 'whole')), row['torch']])} |")
     print()
     for ours, theirs in COMPARED:
         if "seconds" in rows.get(ours, {}) and "seconds" in rows.get(theirs, {}):

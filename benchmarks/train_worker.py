@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
 import shutil
@@ -52,11 +53,11 @@ class StepClock:
         import torch
 
         def taken(times: list[float]) -> float:
-            return statistics.median([b - a for a, b in zip(times, times[1:], strict=False)][WARM_UP - 1 :])
+            return statistics.median([b - a for a, b in itertools.pairwise(times)][WARM_UP - 1 :])
 
         return {
-            "seconds": taken(self.times), "cpu": taken(self.cpu), "above": self.memory.above(), "whole": self.memory.whole(),
-            "torch": torch.__version__,
+            "seconds": taken(self.times), "cpu": taken(self.cpu), "above": self.memory.above(),
+            "whole": self.memory.whole(), "torch": torch.__version__,
         }  # fmt: skip
 
 
