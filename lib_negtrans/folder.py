@@ -25,6 +25,7 @@ from .hosts.protocol import HostError, ModelHost
 from .images import (
     EXTENSIONS,
     ImageError,
+    Picture,
     fit_within,
     flatten_alpha,
     iter_image_files,
@@ -148,15 +149,21 @@ class Loaded:
 def load_item(item: Item, params: TranslationParams, size: tuple[int, int] | None = None) -> Loaded:
     """Read an item's picture and mask, fitted into size (width, height). Raises ImageError."""
     picture = load_picture(item.source)
-    note = ""
-    if item.mask is not None:
-        if not item.mask.exists():
-            raise ImageError(f"has no mask: {item.mask} is missing, and so are its other usual names.")
-        mask = load_mask(item.mask, picture.size)
-    else:
+    if item.mask is None:
+        return prepared(picture, params, None, size)
+    if not item.mask.exists():
+        raise ImageError(f"has no mask: {item.mask} is missing, and so are its other usual names.")
+    return prepared(picture, params, load_mask(item.mask, picture.size), size)
+
+
+def prepared(
+    picture: Picture, params: TranslationParams, painted: Tensor | None, size: tuple[int, int] | None
+) -> Loaded:
+    """A picture with its painted mask (H, W), or the one that the parameters ask to find in it, fitted into size."""
+    mask, note = painted, ""
+    if painted is None:
         found = find_mask(picture, params.mask)
-        mask = found.mask
-        note = found.how if params.mask != "none" else ""
+        mask, note = found.mask, found.how if params.mask != "none" else ""
     rgb, alpha = flatten_alpha(picture), picture.alpha
     if size is not None:
         rgb = fit_within(rgb, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from PIL import Image
 
 from ..embeddings import EmbeddingError
 from ..folder import Negative
-from ..images import ImageError, load_picture
+from ..images import ImageError, Picture, load_picture
 from ..infotext import EMBEDDING_KEY, WEIGHT_KEY, parse_infotext, settings_from_infotext
+from ..masks import mask_from_picture
 from ..params import ParamError, TranslationParams
 from ..training.manager import LocalWorkplace, TrainingManager
 from .embedding_folder import EmbeddingFolder
@@ -112,6 +114,10 @@ class _TranslationTab:
                 self.settings = gr.File(
                     label="Settings from a PNG", file_types=[".png"], height=110, elem_id=f"{PREFIX}settings"
                 )
+        with gr.Accordion("Painted mask", open=False, elem_id=f"{PREFIX}mask_file_panel"):
+            self.mask = PictureInput(
+                label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file", show_download_button=False
+            )
         self.note = gr.HTML(elem_id=f"{PREFIX}note")
         prompt = gr.Textbox(lines=1, **about("prompt"))
         negative = gr.Textbox(lines=1, **about("negative_prompt"))
@@ -149,6 +155,7 @@ class _TranslationTab:
         inputs = [
             self.seen,
             self.picture,
+            self.mask,
             self.longest,
             self.panel.embedding,
             self.panel.embedding_weight,
@@ -182,6 +189,7 @@ class _TranslationTab:
         self,
         seen: Any,
         picture: BytesIO | None,
+        mask: BytesIO | None,
         longest: float | None,
         embedding: str | None,
         weight: float | None,
@@ -192,11 +200,19 @@ class _TranslationTab:
             if picture is None:
                 raise TranslationRefused("There is no render yet: drop one, or click to choose a file.")
             params = params_from(dict(zip(self.controls, values, strict=True)))
+            painted = None if mask is None else _painted(mask)
+            if painted is not None:
+                params = replace(params, mask="file")
+            elif params.mask == "file":
+                raise TranslationRefused("Mask is file, but there is none: drop one, or choose another mask.")
             negative = None
             if embedding not in (None, "", NO_EMBEDDING):
                 negative = Negative(embedding, self.folder.vectors(embedding), 1.0 if weight is None else float(weight))
             named = self.folder.named_in(params.prompt, params.negative_prompt, params.source_prompt)
-            request = TranslationRequest(load_picture(picture), params, negative, named, max(0, int(longest or 0)))
+            render = load_picture(picture)
+            if painted is not None:
+                mask_from_picture(painted, render.size, "as dropped")
+            request = TranslationRequest(render, params, negative, named, max(0, int(longest or 0)), painted)
             self.runner.start(request)
         except ImageError as error:
             return [message_html(f"The render {error}", good=False), *self.shown(seen)]
@@ -249,6 +265,13 @@ def params_from(values: dict[str, Any]) -> TranslationParams:
     defaults = TranslationParams()
     typed = {name: type(getattr(defaults, name))(value) for name, value in values.items() if value is not None}
     return TranslationParams.from_dict(typed)
+
+
+def _painted(mask: BytesIO) -> Picture:
+    try:
+        return load_picture(mask)
+    except ImageError as error:
+        raise TranslationRefused(f"The mask {error}") from error
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

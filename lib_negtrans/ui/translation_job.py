@@ -19,15 +19,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-import torch
 from torch import Tensor
 
 from ..core.attention import AttentionShapeError
-from ..folder import Negative, with_negatives
+from ..folder import Negative, prepared, with_negatives
 from ..hosts.prompts import PromptError
 from ..hosts.protocol import HostError
-from ..images import Picture, fit_within, flatten_alpha, pad_to_multiple, to_pil, write_png
+from ..images import ImageError, Picture, pad_to_multiple, to_pil, write_png
 from ..infotext import EMBEDDING_KEY, WEIGHT_KEY, format_infotext
+from ..masks import mask_from_picture
+from ..memory import is_out_of_memory
 from ..params import ParamError, TranslationParams
 from ..pipeline import Progress, Translation, translate_image
 from ..training.manager import LocalWorkplace
@@ -56,7 +57,8 @@ class TranslationRequest:
     """What a user asks for.
 
     negative: the chosen embedding, put before what was typed. embeddings: those whose trigger words are in the prompts.
-    longest: the side in pixels that larger pictures are made smaller to; 0 keeps the size.
+    longest: the side in pixels that larger pictures are made smaller to; 0 keeps the size. mask: painted, white is
+    translated.
     """
 
     picture: Picture
@@ -64,6 +66,7 @@ class TranslationRequest:
     negative: Negative | None = None
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)
     longest: int = 0
+    mask: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -155,10 +158,12 @@ class TranslationRunner:
             self._set(phase=FINISHED if ended else INTERRUPTED, stopping=False, remaining=None)
         except (HostError, ParamError, PromptError, AttentionShapeError) as error:
             self._set(phase=FAILED, error=str(error))
-        except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            self._set(phase=FAILED, error="This needs more memory than there is: choose a smaller longest side.")
+        except ImageError as error:
+            self._set(phase=FAILED, error=f"The render {error}")
         except Exception as error:
+            if is_out_of_memory(error):
+                self._set(phase=FAILED, error="This needs more memory than there is: choose a smaller longest side.")
+                return
             logger.exception("translation failed")
             self._set(phase=FAILED, error=f"{type(error).__name__}: {error}")
 
@@ -179,15 +184,16 @@ class TranslationRunner:
         host = self.workplace.host
         negatives = [request.negative] if request.negative else []
         params, embeddings = with_negatives(request.params, negatives)
-        rgb, alpha = flatten_alpha(request.picture), request.picture.alpha
-        if request.longest and max(request.picture.size) > request.longest:
-            rgb = fit_within(rgb, (request.longest, request.longest))
-            alpha = fit_within(alpha[None], (request.longest, request.longest))[0] if alpha is not None else None
-        height, width = rgb.shape[1:]
+        shrinks = request.longest and max(request.picture.size) > request.longest
+        painted = request.mask and mask_from_picture(request.mask, request.picture.size, "as dropped")
+        loaded = prepared(request.picture, params, painted, (request.longest, request.longest) if shrinks else None)
+        rgb, alpha, (width, height) = loaded.rgb, loaded.alpha, loaded.size
         source = self._keep("source.png", _png(rgb, alpha))
         self._set(phase=INVERTING, size=(width, height), source=source)
         image = pad_to_multiple(rgb[None]).to(host.device)
-        steps = translate_image(host, image, params, {**request.embeddings, **embeddings}, self.cache)
+        mask = None if loaded.mask is None else pad_to_multiple(loaded.mask[None, None]).to(host.device)
+        vectors = {**request.embeddings, **embeddings}
+        steps = translate_image(host, image, params, vectors, self.cache, mask=mask)
         result = self._run(steps, params, (width, height))
         if result is None:
             return False
@@ -198,7 +204,8 @@ class TranslationRunner:
         content = _png(result.image[0, :, :height, :width], alpha, {"parameters": infotext})
         name = self._keep(f"translated-{datetime.now():%Y%m%d-%H%M%S}.png", content)
         self._set(
-            result=name, infotext=infotext, cost=str(result.forwards), seconds=result.seconds, fraction=1.0,
+            result=name, infotext=infotext, seconds=result.seconds, fraction=1.0,
+            cost="; ".join(filter(None, (str(result.forwards), loaded.note))),
         )  # fmt: skip
         return True
 

@@ -47,6 +47,11 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
     rows = 3 if params.guidance != "cfg" and params.prompt.strip() else 2
     calls = used * rows + (used * (1 + iterations) if inverts else 0) + source_calls
     sentences.append(f"About {calls} model evaluations.")
+    if params.colour != "off" and params.colour_strength:
+        sentences.append("Colour and tone are taken back from the render.")
+    if params.mask != "none":
+        kept = "the render's background is kept" if params.background == "keep" else "its background is free of them"
+        sentences.append(f"Texture and colour are held on the garment, {kept}.")
     if params.strength > _LARGE_STRENGTH:
         sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3.")
     return " ".join(sentences)

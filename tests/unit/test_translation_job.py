@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,8 +71,8 @@ def test_an_interrupt_ends_it_after_the_step(workplace, monkeypatch):
     runner = job.TranslationRunner(workplace)
     real = job.translate_image
 
-    def stop_in_the_third_step(*args):
-        steps = real(*args)
+    def stop_in_the_third_step(*args, **options):
+        steps = real(*args, **options)
         for number in range(1000):
             if number == 2:
                 runner.request_stop()
@@ -96,7 +97,7 @@ def test_a_failure_is_one_sentence_and_the_next_one_runs(workplace, monkeypatch,
     runner = job.TranslationRunner(workplace)
     with monkeypatch.context() as patch:
 
-        def fail(*_args):
+        def fail(*_args, **_more):
             raise error
 
         patch.setattr(job, "translate_image", fail)
@@ -162,3 +163,35 @@ def test_html_escapes_what_comes_from_outside():
 
 def url(number: int, name: str) -> str:
     return f"/{number}/{name}"
+
+
+def plain_ground() -> Picture:
+    rgb = torch.full((3, 80, 96), 0.8)
+    rgb[:, 20:60, 30:60] = 0.3
+    return Picture(rgb, None)
+
+
+def test_a_mask_is_found_or_painted_and_one_of_another_shape_is_refused(workplace):
+    runner = job.TranslationRunner(workplace)
+    params = replace(request().params, mask="border", background="keep")
+    runner.start(job.TranslationRequest(plain_ground(), params))
+    state = runner.wait(60)
+    assert state.phase == job.FINISHED and "mask from the uniform border colour" in state.cost
+    assert "NegTrans mask: border" in state.infotext
+
+    painted = Picture(torch.ones(3, 160, 192), None)
+    runner.start(job.TranslationRequest(plain_ground(), replace(params, mask="file"), mask=painted))
+    assert runner.wait(60).phase == job.FINISHED
+    runner.start(job.TranslationRequest(plain_ground(), params, mask=Picture(torch.ones(3, 96, 96), None)))
+    state = runner.wait(60)
+    assert state.phase == job.FAILED and "make both of one shape" in state.error and not workplace.lock.locked()
+
+
+def test_want_of_memory_of_any_kind_is_a_sentence(workplace, monkeypatch):
+    def scarce(*_args, **_more):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(job, "translate_image", scarce)
+    runner = job.TranslationRunner(workplace)
+    runner.start(request())
+    assert "choose a smaller longest side" in runner.wait(60).error
