@@ -128,12 +128,15 @@ class TranslationParams(_Params):
         choices=GUIDANCE_KINDS, infotext="NegTrans guidance",
     )  # fmt: skip
     topk_ratio: float = option(
-        0.5, "Top-k ratio", "Guidance topk: this share of the negative's values, the largest, is subtracted; 1 is cfg.",
+        0.1, "Top-k ratio",
+        "Guidance topk: the share of the negative's values, from the largest, that is subtracted. 0.1 likes CFG scale "
+        "15; 1 is cfg.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
         advanced=True, applies=("guidance", ("topk",)),
     )  # fmt: skip
     sega_threshold: float = option(
-        0.5, "SEGA threshold", "Guidance sega: values below this quantile of their channel stay; 0 subtracts all.",
+        0.9, "SEGA threshold",
+        "Guidance sega: values below this quantile of their channel stay. 0.9 likes CFG scale 15; 0 subtracts all.",
         minimum=0.0, maximum=0.99, step=0.01, infotext="NegTrans SEGA threshold",
         advanced=True, applies=("guidance", ("sega",)),
     )  # fmt: skip
@@ -277,6 +280,13 @@ class TranslationParams(_Params):
         return max(self.tac_steps_at(level) for level in range(DEPTHS))
 
 
+# what the publication fixes, and what of ours it has not
+_PUBLISHED: dict[str, Any] = {
+    "strength": 0.3, "steps": 50, "cfg_scale": 7.5, "tac_layers": 256, "tac_ratio": 0.9,
+    "solver": "ddim", "step_share": 1.0, "colour": "off", "mask": "none",
+    "guidance": "cfg", "cfg_rescale": 0.0, "tac_halves": "cond", "tac_blend": 1.0, "tac_depths": "",
+}  # fmt: skip
+
 # Each preset with a sentence for the user; None in `values` never occurs, fields left out keep the caller's value.
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("The published method with its inversion corrected: one fixed-point iteration, features captured.", {}),
@@ -284,13 +294,21 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "A quarter of the default's UNet calls: a third of the steps, only what changes is integrated along them.",
         {"solver": "difference", "step_share": 0.35},
     ),
+    "faithful": (
+        "The published method with its errors corrected and nothing else: exact inversion, no colour taken back.",
+        {**_PUBLISHED, "fixed_point": 1, "features": "auto", "order": "ascending"},
+    ),
+    "texture": (
+        "Keeps most texture: only the strongest tenth of the negative, pushed twice as hard, every step controlled.",
+        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 15.0, "tac_ratio": 1.0, "fixed_point": 2},
+    ),
+    "natural": (
+        "Changes more towards a photograph: starts from more noise, with the strongest tenth of the negative.",
+        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 15.0, "strength": 0.5},
+    ),
     "fashionr2r": (
         "The released FashionR2R code as it runs: descending inversion, features recomputed from its source latents.",
-        {
-            "strength": 0.3, "steps": 50, "cfg_scale": 7.5, "tac_layers": 256, "tac_ratio": 0.9,
-            "fixed_point": 0, "features": "recomputed", "order": "published", "solver": "ddim", "step_share": 1.0,
-            "colour": "off", "mask": "none",
-        },
+        {**_PUBLISHED, "fixed_point": 0, "features": "recomputed", "order": "published"},
     ),
 }  # fmt: skip
 

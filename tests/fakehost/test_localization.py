@@ -25,7 +25,7 @@ from tests.fakehost import host as stand_in
 FILE = Path(__file__).resolve().parents[2] / "localizations" / "ja_JP.json"
 JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # names that are the same in every language: of files, of methods, of choices that are typed elsewhere
-UNTRANSLATED = {"neg-render", "None", "default", "fashionr2r", "auto", "cond", "both", *GUIDANCE_KINDS, "\U0001f504"}
+UNTRANSLATED = {"neg-render", "None", "auto", "cond", "both", *TRANSLATION_PRESETS, *GUIDANCE_KINDS, "\U0001f504"}
 
 
 @pytest.fixture(scope="module")
