@@ -1,0 +1,91 @@
+"""A training that is killed again and again, at moments nobody chose, ends as if nothing had happened.
+
+NEGTRANS_KILLS sets how often (default 5); `tools/kill_training.py` does it with whole command lines.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("NEGTRANS_KILLS", "5"))
+
+# every attempt is a child of a process that has the model in memory but has never computed with it
+ATTEMPTS = """
+import os, random, signal, sys, time
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from lib_negtrans.params import TrainingParams
+from lib_negtrans.training.negative import NegativeTraining
+from tests.tiny_model import tiny_host
+
+NAME, STEPS = "neg-x", 40
+place, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+host, generator = tiny_host(), random.Random(seed)
+host.checkpoint_hash
+params = TrainingParams(
+    steps=STEPS, size=64, vectors=2, batch_size=1, accumulation=1, save_every=2, latent_sampling="step", flip=True,
+    alpha_weight=True, shuffle_tags=True, tag_dropout=0.2, latent_cache="disk", template="filewords", ema=0.9,
+    validate_every=4, result="best", lr="5e-2:20, 1e-2",
+)
+renders = place / "renders"
+renders.mkdir()
+for number, size in enumerate([(64, 64), (64, 96), (96, 64), (64, 64), (64, 64), (64, 64)]):
+    values = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
+    Image.fromarray(values).save(renders / f"{number}.png")
+    (renders / f"{number}.txt").write_text("a coat, red, long, wool")
+
+def train(out):
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        job = NegativeTraining(
+            host, params, images=renders, name=NAME, run_folder=out / "run", out=out / f"{NAME}.pt", resume=True
+        )
+        for _ in job.run():
+            pass
+        code = 0
+    finally:
+        os._exit(code)
+
+def result(out):
+    return (out / f"{NAME}.pt").read_bytes(), (out / "run" / "loss.csv").read_bytes()
+
+began = time.monotonic()
+assert os.waitpid(train(place / "whole"), 0)[1] == 0
+whole_time = time.monotonic() - began
+done = attempts = 0
+while done < kills:
+    pid = train(place / "killed")
+    # long enough to come further now and then, short enough to be killed often
+    time.sleep(generator.uniform(0, whole_time * min(0.3, 2.5 / kills)))
+    if os.waitpid(pid, os.WNOHANG)[0]:
+        break  # it was done before
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    done += 1
+assert os.waitpid(train(place / "killed"), 0)[1] == 0
+assert result(place / "whole") == result(place / "killed"), "the results differ"
+assert not [p for p in (place / "killed").rglob("*") if p.name.startswith(".") and p.suffix != ".tmp"]
+print(done)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_killed_at_random_moments(tmp_path):
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ATTEMPTS, str(tmp_path), str(KILLS), "0"],
+        cwd=ROOT, env=os.environ | quiet, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    print(f"{done.stdout.strip()} kills")
+    assert int(done.stdout) >= min(KILLS, 3), "it was done before it could be killed"
