@@ -6,7 +6,7 @@ DIR is a clone of Style3D/FashionR2R. Each configuration runs in a process of it
 pixels to pixels, then for our presets the same picture with another negative prompt, its inversion from the cache.
 Forwards are UNet rows, each counted whole; "whole" is the same work by FLOPs, where a row that is cut short or shared
 counts its part. "Above weights" is the peak of memory above what was held when the picture began. Fewer --steps take
-less time and keep the ratios nearly: fast takes 0.35 of them, rounded.
+less time and keep the ratios nearly: fast takes 0.4 of them, rounded.
 
 --fidelity N measures on N renders at 128 px (the demonstration model or another real one; --curve with more step
 counts): the result against that of a grid of 29 steps with 3 fixed-point iterations up to the same timestep, as

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lib_negtrans.core.attention import AttentionControl, shallow_layers
 from lib_negtrans.core.guidance import cfg
-from lib_negtrans.core.inversion import Trajectory, finish, inversion_steps
-from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
+from lib_negtrans.core.inversion import Trajectory, finish, inversion_steps, second_order_steps
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, thinned
 from lib_negtrans.core.sharing import shared_prefix
 from lib_negtrans.core.translate import controlled_steps, translation_steps
 from tests.ldm_unet import call, diffusers_unet, ldm_twin
@@ -201,3 +201,96 @@ def test_captured_features_become_the_recomputed_ones(double_unets):
 
     first, later = distance(1), distance(5)
     assert later < 0.2 * first
+
+
+def second_order(start, schedule, predict):
+    return finish(second_order_steps(start, schedule, predict))
+
+
+def test_the_difference_solver_gives_the_source_back_exactly_whatever_the_model():
+    schedule = Schedule(sd1_alphas_cumprod(), thinned(SCHEDULE.timesteps, 4))
+
+    def wild(z, timestep):
+        return torch.sin(20 * z + timestep)
+
+    start = drawn(2, 4, *SIZE)
+    trajectory = second_order(start, schedule, wild)
+    back = finish(
+        translation_steps(
+            trajectory.latents[-1], schedule, lambda z, t, _features: wild(z, t), trajectory=trajectory,
+            solver="difference",
+        )
+    )  # fmt: skip
+    assert torch.equal(back, start)
+    plain = finish(translation_steps(trajectory.latents[-1], schedule, lambda z, t, _features: wild(z, t)))
+    assert (plain - start).abs().max() > 0.1
+
+
+def test_a_constant_difference_is_integrated_exactly():
+    """e - e_src = d: z/a moves by d times the change of s/a, over any grid."""
+    schedule = Schedule(sd1_alphas_cumprod(), thinned(SCHEDULE.timesteps, 3))
+    start, difference = drawn(1, 4, *SIZE), drawn(1, 4, *SIZE, seed=1)
+    trajectory = second_order(start, schedule, lambda z, t: 0.3 * z)
+    outputs = {schedule.timestep(k): trajectory.outputs[k] for k in range(1, 4)}
+    found = finish(
+        translation_steps(
+            trajectory.latents[-1], schedule, lambda z, t, _features: outputs[t] + difference, trajectory=trajectory,
+            solver="difference",
+        )
+    )  # fmt: skip
+    expected = start + schedule.scales(0)[0] * (schedule.sigma(0) - schedule.sigma(3)) * difference
+    torch.testing.assert_close(found, expected)
+
+
+def test_pictures_of_one_source_share_its_row():
+    schedule = Schedule(sd1_alphas_cumprod(), thinned(SCHEDULE.timesteps, 3))
+    sources = drawn(2, 4, *SIZE)
+    trajectory = second_order(sources, schedule, lambda z, t: 0.3 * z)
+    of_image = [1, 0, 1]
+    results = finish(
+        translation_steps(
+            trajectory.latents[-1][of_image], schedule, lambda z, t, _features: 0.2 * z, trajectory=trajectory,
+            solver="difference", per_image=lambda values: values[of_image],
+        )
+    )  # fmt: skip
+    single = finish(
+        translation_steps(
+            trajectory.latents[-1],
+            schedule,
+            lambda z, t, _features: 0.2 * z,
+            trajectory=trajectory,
+            solver="difference",
+        )
+    )
+    torch.testing.assert_close(results, single[of_image])
+
+
+def test_the_difference_solver_needs_the_sources_outputs():
+    trajectory = finish(inversion_steps(drawn(1, 4, *SIZE), SCHEDULE, lambda z, t: 0.3 * z, fixed_point=0))
+    steps = translation_steps(
+        trajectory.latents[-1], SCHEDULE, recording([]), trajectory=trajectory, solver="difference"
+    )
+    with pytest.raises(ValueError, match="invert in second order"):
+        next(steps)
+
+
+def test_where_both_branches_are_one_the_sources_output_serves():
+    trajectory, first = second_order(drawn(1, 4, *SIZE), SCHEDULE, lambda z, t: 0.3 * z), []
+
+    def predict_first(z, timestep, features, known):
+        first.append((timestep, known))
+        return 0.1 * z
+
+    def run(start, **options):
+        log = []
+        steps = translation_steps(
+            start, SCHEDULE, recording(log), trajectory=trajectory, predict_first=predict_first, **options
+        )
+        finish(steps)
+        return len(log)
+
+    assert run(trajectory.latents[-1], source_is_cond=True) == 14
+    assert [(t, torch.equal(known, trajectory.outputs[15])) for t, known in first] == [(281, True)]
+    # another prompt or another start: the conditional branch is not the source's
+    assert run(trajectory.latents[-1]) == run(trajectory.latents[-1] + 1, source_is_cond=True) == 15
+    assert len(first) == 1

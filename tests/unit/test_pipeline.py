@@ -52,7 +52,7 @@ def test_forwards_are_counted(host, image):
     calls = []
     handle = host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
     try:
-        for preset, expected in (("default", (29, 29, 0)), ("fast", (6, 9, 0)), ("fashionr2r", (15, 30, 12))):
+        for preset, expected in (("default", (29, 29, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
             calls.clear()
             result = translate(host, image, translation_preset(preset, negative_prompt=NEGATIVE))
             assert (result.forwards.inversion, result.forwards.guided, result.forwards.source) == expected

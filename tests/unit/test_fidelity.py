@@ -1,0 +1,71 @@
+"""How near the presets come to a fine grid, on the demonstration model with small renders (benchmarks/translate.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lib_negtrans.core.inversion import finish
+from lib_negtrans.evaluation.crops import render_files, spread
+from lib_negtrans.hosts.standalone import default_model_path, load_model
+from lib_negtrans.images import fit_within, flatten_alpha, load_picture
+from lib_negtrans.params import TranslationParams, translation_preset
+from lib_negtrans.pipeline import translate_latent
+
+RENDERS = Path(__file__).resolve().parents[2] / "assets" / "renders" / "eval"
+NEGATIVE = "a 3d render of a dress on a mannequin"
+
+
+@pytest.fixture(scope="module")
+def host():
+    return load_model(default_model_path(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def latents(host):
+    files = spread(render_files(RENDERS), 1)
+    return host.encode_image(torch.stack([fit_within(flatten_alpha(load_picture(path)), (128, 128)) for path in files]))
+
+
+@pytest.fixture(scope="module")
+def fine(host, latents):
+    """29 steps to the same timestep 281, three iterations: the result and the trajectory."""
+    return run(host, latents, TranslationParams(steps=100, strength=0.295, fixed_point=3, negative_prompt=NEGATIVE))
+
+
+def run(host, latents, params):
+    return finish(translate_latent(host, latents, params))[:2]
+
+
+def preset(name, **values):
+    return translation_preset(name, negative_prompt=NEGATIVE, **values)
+
+
+def decibels(error, latents):
+    return float((20 * torch.log10(6 * latents.std() / error.square().flatten(1).mean(1).sqrt())).mean())
+
+
+def test_captured_and_recomputed_features_are_one(host, latents):
+    results = [run(host, latents, preset("default", features=kind))[0] for kind in ("captured", "recomputed")]
+    assert decibels(results[0] - results[1], latents) > 55
+
+
+def test_fast_keeps_forty_decibels_and_a_better_round_trip_than_plain_inversion(host, latents, fine):
+    assert decibels(run(host, latents, preset("fast"))[0] - fine[0], latents) > 40
+    round_trip = {"cfg_scale": 1.0, "tac_ratio": 0.0}
+    plain = run(host, latents, TranslationParams(fixed_point=0, **round_trip))[0] - latents
+    fast = run(host, latents, translation_preset("fast", **round_trip))[0] - latents
+    assert fast.abs().max() < plain.abs().max() / 100
+
+
+def test_the_default_trajectory_is_five_times_as_near_as_the_published_one(host, latents, fine):
+    at = dict(zip(fine[1].schedule.timesteps, fine[1].latents[1:], strict=True))
+
+    def error(name):
+        trajectory = run(host, latents, preset(name))[1]
+        pairs = zip(trajectory.schedule.timesteps, trajectory.latents[1:], strict=True)
+        return torch.stack([(z - at[timestep]).square().mean() for timestep, z in pairs]).mean().sqrt()
+
+    assert error("default") < 0.2 * error("fashionr2r")
