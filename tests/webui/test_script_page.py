@@ -109,7 +109,6 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     fill_number(page, f"{PANEL}tac_blend", 0.75)
     page.fill(f"{PANEL}tac_depths textarea", "0.9 0.5")
     page.wait_for_function(f"() => /strongest 25 %/.test(document.querySelector('{PANEL}summary').innerText)")
-    page.locator("#img2img_script_container").screenshot(path=tmp_path / "panel.png")
     page.fill(f"{PANEL}source_prompt textarea", 'a render, "cg"')
     page.wait_for_function(f"() => /6 of 20 steps/.test(document.querySelector('{PANEL}summary').innerText)")
     assert "away from neg-test" in page.inner_text(f"{PANEL}summary")
