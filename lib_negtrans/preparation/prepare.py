@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A written picture. caption: "file", "folders" or "none", where it came from; subject: how it was found."""
+    """A written picture. caption: "file", "folders" or "none", where it came from; subject: how it was framed."""
 
     source: str
     target: str
@@ -102,15 +102,16 @@ class PrepareReport:
         """The report for people, shortest first; every file that was left out has its line."""
         subjects = Counter(picture.subject for picture in self.prepared)
         captions = Counter(picture.caption for picture in self.prepared)
-        ways = {"alpha": "transparency", "plain border": "a plain border", "unknown": "the upper centre"}
+        ways = {"alpha": "by transparency", "plain border": "by a plain border", "unknown": "on the upper centre"}
+        ways["whole"] = "as they are"
         lines = [
             f"{len(self.prepared)} of {self.found} pictures prepared at {self.params.size} pixels in {self.target}.",
-            "Framed by " + ", ".join(f"{ways[how]} ({count})" for how, count in subjects.most_common()) + ".",
+            "Framed " + ", ".join(f"{ways[how]} ({count})" for how, count in subjects.most_common()) + ".",
         ]
         if padded := sum(picture.padded for picture in self.prepared):
             lines.append(f"{padded} padded, so that nothing of the subject is cut.")
-        written = f"{captions['file']} captions from .txt files, {captions['folders']} from names of sub-folders"
-        lines.append(f"{written}, {captions['none']} without.")
+        counts = f"{captions['file']} from .txt files, {captions['folders']} from names of sub-folders"
+        lines.append(f"Captions: {counts}, {captions['none']} without.")
         if len(self.sub_folders) > 1:
             lines.append("From " + ", ".join(f"{name} ({count})" for name, count in self.sub_folders.items()) + ".")
         if self.spare:
@@ -246,7 +247,8 @@ def _write(source: Path, chosen: list[str], folder: Path, report: PrepareReport)
         if caption:
             (folder / _files_of(target)[1]).write_text(caption, encoding="utf-8")
         result.save(folder / target, format="PNG")
-        report.prepared.append(Prepared(name, target, result.size, subject.how, padded, origin))
+        how = "whole" if box == (0, 0, *image.size) else subject.how
+        report.prepared.append(Prepared(name, target, result.size, how, padded, origin))
 
 
 def _caption(source: Path, picture: PurePosixPath, report: PrepareReport) -> tuple[str, str]:

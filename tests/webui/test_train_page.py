@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 
 import pytest
+from PIL import Image
 
 from tests.webui.server import REPOSITORY
 
@@ -23,6 +25,24 @@ def renders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("renders")
     for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:4]:
         shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def messy(tmp_path_factory):
+    """What people have: sub-folders, a copy in another size, broken files, a circular link, a name from elsewhere."""
+    folder = tmp_path_factory.mktemp("messy")
+    files = sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:6]
+    for number, path in enumerate(files):
+        target = folder / ("long_dress" if number < 4 else "Coat: red?") / f"{number}.png"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
+    (folder / "long_dress" / "1.txt").write_text("a dress with a belt", encoding="utf-8")
+    with Image.open(files[0]) as image:
+        image.resize((192, 192)).convert("RGB").save(folder / "again.jpg", quality=85)
+    (folder / "cut.png").write_bytes(files[0].read_bytes()[:2000])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "circle").symlink_to(folder)
     return folder
 
 
@@ -74,6 +94,58 @@ def test_check_dataset_and_name_as_typed(page, renders):
     page.wait_for_selector("#negtrans_train_name_hint .negtrans-error")
     fill(page, "name", NAME)
     page.wait_for_selector(f'#negtrans_train_name_hint:has-text("Trigger word: {NAME}")')
+
+
+def test_prepare_a_messy_folder_and_check_it(page, messy, tmp_path_factory):
+    before = {path: path.stat().st_mtime_ns for path in messy.rglob("*") if path.is_file()}
+    target = tmp_path_factory.mktemp("prepared") / "new folder"
+    page.click('#negtrans_train_prepare .label-wrap:has-text("Prepare a folder")')
+    page.wait_for_selector("#negtrans_train_prepare_start", state="visible")
+    page.click("#negtrans_train_prepare_start")
+    page.wait_for_selector('#negtrans_train_prepare_report .negtrans-error:has-text("Name both folders")')
+    fill(page, "prepare_source", messy)
+    fill(page, "prepare_target", target)
+    fill(page, "prepare_size", 128)
+    page.click("#negtrans_train_prepare_start")
+    page.wait_for_selector("#negtrans_train_prepare_report [data-prepare='finished']")
+    report = page.inner_text("#negtrans_train_prepare_report")
+    assert f"6 of 9 pictures prepared at 128 pixels in {target}." in report
+    assert "Captions: 1 from .txt files, 5 from names of sub-folders, 0 without." in report
+    for left_out in ("again.jpg is nearly the same as long_dress/0.png", "cut.png cannot", "empty.jpg cannot"):
+        assert f"Left out: {left_out}" in report
+    assert sorted(path.name for path in target.glob("*.png"))[:2] == ["Coat_ red_-4.png", "Coat_ red_-5.png"]
+    assert before == {path: path.stat().st_mtime_ns for path in messy.rglob("*") if path.is_file()}
+    page.click("#negtrans_train_prepare_use")
+    folder = "#negtrans_train_folder textarea, #negtrans_train_folder input"
+    page.wait_for_function("([s, v]) => document.querySelector(s).value === v", arg=[folder, str(target)])
+    assert page.input_value("#negtrans_train_size input") == "128"
+    page.click("#negtrans_train_check")
+    page.wait_for_selector('#negtrans_train_report .negtrans-dataset:has-text("128x128 (6)")')
+    page.wait_for_function("() => document.querySelectorAll('#negtrans_train_thumbnails img').length >= 6")
+    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/prepare.png", full_page=True)
+    # the same folder again is refused in a sentence
+    page.click("#negtrans_train_prepare_start")
+    page.wait_for_selector('#negtrans_train_prepare_report .negtrans-error:has-text("is not empty")')
+    page.click('#negtrans_train_prepare .label-wrap:has-text("Prepare a folder")')
+
+
+def test_one_waits_for_another(page, renders):
+    fill(page, "folder", renders)
+    fill(page, "size", 128)
+    fill(page, "steps", 100_000)
+    for name in ("neg-first", "neg-second"):
+        fill(page, "name", name)
+        page.click("#negtrans_train_start")
+        if name == "neg-first":
+            wait_for(page, "training")
+    page.wait_for_selector('#negtrans_train_status .negtrans-queue:has-text("neg-second")')
+    page.click("#negtrans_train_cancel")
+    page.wait_for_selector('#negtrans_train_message:has-text("neg-second will not be trained")')
+    page.wait_for_selector("#negtrans_train_status .negtrans-queue", state="detached")
+    page.click("#negtrans_train_interrupt")
+    wait_for(page, "stopped")
+    fill(page, "name", NAME)
 
 
 def test_start_reload_interrupt_resume(page, webui):
