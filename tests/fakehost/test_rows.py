@@ -29,6 +29,7 @@ class Denoiser(nn.Module):
     inner_model = None
 
     def forward(self, latent, timestep, cond=None):
+        self.cond = cond
         return latent + timestep.view(-1, 1)
 
 
@@ -106,7 +107,7 @@ def test_both_halves():
     assert told([3, 2], [2, 1], [0, 1], both_halves=True) == [[0, 0, 1], [0, 1]]
 
 
-def extra_call(sizes, conds_per_image, source_of, features=()):
+def extra_call(sizes, conds_per_image, source_of, features=(), mark=0):
     """Host calls of these sizes, rows numbered in order, then one with a context of one's own."""
     cfg, recorder = CfgDenoiser(), Recorder()
     strengths = {"IN01": 0.5}
@@ -115,9 +116,14 @@ def extra_call(sizes, conds_per_image, source_of, features=()):
         start = 0
         for size in sizes:
             latent = torch.arange(start, start + size).float()[:, None]
-            cfg.inner_model(latent, torch.full((size,), 100.0), cond={"c_concat": [latent * 2]})
+            cond = {"c_concat": [latent * 2], "c_crossattn": [torch.full((size, 154 + mark, 8), 1024.0)]}
+            cfg.inner_model(latent, torch.full((size,), 100.0), cond=cond)
             start += size
         found = rows.with_context(torch.zeros(1, 77, 8))
+        given = rows.denoiser.cond
+    assert given["c_concat"][0].tolist() == (found - 100).mul(2).tolist()
+    assert given["c_crossattn"][0].shape == (len(source_of), 77 + mark, 8)
+    assert (given["c_crossattn"][0][:, :mark] == 1024).all() and not given["c_crossattn"][0][:, mark:].any()
     if features is not None:
         assert recorder.strengths is strengths
     return (found - 100)[:, 0].tolist(), recorder.calls
@@ -132,6 +138,10 @@ def test_one_more_call_has_each_images_first_row(sizes):
 
 def test_one_more_call_without_attention_control():
     assert extra_call([3], [1, 1], [0, 0], features=None) == ([0.0, 1.0], [])
+
+
+def test_one_more_call_carries_controlnets_mark():
+    assert extra_call([4], [1, 1], [0, 0], mark=1)[0] == [0.0, 1.0]
 
 
 def test_one_more_call_is_refused_where_the_hosts_calls_were_others():

@@ -94,9 +94,15 @@ class RowDenoiser(nn.Module):
             raise AttentionShapeError(_UNEXPECTED_ROWS)
         timesteps = torch.cat([timestep for _latent, timestep, _cond in self._calls])
         concat = torch.cat([cond["c_concat"][0] for _latent, _timestep, cond in self._calls])
+        context = torch.cat([_mark(self._calls[0][2]["c_crossattn"][0]).to(context), context], dim=1)
         cond = {"c_crossattn": [context.expand(len(first), -1, -1)], "c_concat": [concat[first]]}
         with self._injected(self._source_of):
             return self.denoiser(latents[first], timesteps[first], cond=cond)
+
+
+def _mark(conds: Tensor) -> Tensor:
+    """The token that ControlNet puts before a prompt's 77s to say that it is none to get away from (HOST.md fact 9)."""
+    return conds[:1, : conds.shape[1] % 77]
 
 
 _UNEXPECTED_ROWS = (
