@@ -53,7 +53,7 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
         kept = "the render's background is kept" if params.background == "keep" else "its background is free of them"
         sentences.append(f"Texture and colour are held on the garment, {kept}.")
     if params.strength > _LARGE_STRENGTH:
-        sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3.")
+        sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3 to 0.5.")
     return " ".join(sentences)
 
 
