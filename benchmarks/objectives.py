@@ -66,9 +66,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def at(points: list[tuple[float, float]], ssim: float) -> float:
-    """KID at an SSIM from (SSIM, KID) points, by the line through the two nearest to it."""
-    (x0, y0), (x1, y1) = sorted(sorted(points, key=lambda p: abs(p[0] - ssim))[:2])
+def at(points: list[tuple[float, float, float]], ssim: float, column: int) -> float:
+    """A column of (SSIM, KID, garment KID) points at an SSIM, by the line through the two nearest to it."""
+    near = sorted(points, key=lambda point: abs(point[0] - ssim))[:2]
+    (x0, y0), (x1, y1) = ((point[0], point[column]) for point in near)
     return y0 + (y1 - y0) * (ssim - x0) / (x1 - x0)
 
 
@@ -78,16 +79,14 @@ def main() -> None:
         sys.exit(missing)
     host = load_model(args.model or default_model_path())
     renders = [load_render(path, path.name) for path in spread(render_files(Path(args.renders)), args.count)]
-    if any(render.mask is None for render in renders):
-        sys.exit(f"--renders {args.renders}: SSIM is measured inside the garment, so each render needs its mask.")
-    photos = load_photos(render_files(Path(args.photos)), args.size)
     network = Lite0(host.device)
+    photos = network(load_photos(render_files(Path(args.photos)), args.size))
     kinds = {kind: dict(values) for kind, values in KINDS.items() if kind != "contrastive"}
     for weight in args.photo_weight:
         kinds[f"contrastive, photo weight {weight:g}"] = KINDS["contrastive"] | {
             "photo_weight": weight, "photo_guidance": args.photo_guidance,
         }  # fmt: skip
-    found: dict[str, list[list[tuple[float, float]]]] = {kind: [] for kind in kinds}
+    found: dict[str, list[list[tuple[float, float, float]]]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
             for kind, values in kinds.items():
@@ -95,18 +94,18 @@ def main() -> None:
                 text = ",".join(f"default:strength={strength:g}" for strength in args.strengths)
                 ways = parse_configurations(text, None, NAME, {NAME: vectors})
                 result = evaluate(host, renders, photos, ways, network, size=args.size)
-                points = [(row.ssim, row.kid.value) for row in result.rows[1:]]
+                points = [(row.ssim, row.kid.value, row.kid_garment.value) for row in result.rows[1:]]
                 found[kind].append(points)
-                told = ", ".join(f"KID {kid:.3f} at SSIM {ssim:.3f}" for ssim, kid in points)
-                print(f"seed {seed}, {kind}: {told}; renders {result.rows[0].kid.value:.3f}", flush=True)
+                line = ", ".join(f"KID {kid:.3f} (garment {own:.3f}) at SSIM {ssim:.3f}" for ssim, kid, own in points)
+                print(f"seed {seed}, {kind}: {line}; renders {result.rows[0].kid.value:.3f}", flush=True)
     strengths = [f"strength {strength:g}: KID | SSIM" for strength in args.strengths]
-    print(f"\n| objective | {' | '.join(strengths)} | KID at SSIM {args.at_ssim:g} |")
-    print(f"|---|{'---:|' * (2 * len(strengths) + 1)}")
+    print(f"\n| objective | {' | '.join(strengths)} | KID at SSIM {args.at_ssim:g} | KID garment there |")
+    print(f"|---|{'---:|' * (2 * len(strengths) + 2)}")
     for kind, seeds in found.items():
         cells = []
         for number in range(len(args.strengths)):
             cells += [told([points[number][1] for points in seeds]), told([points[number][0] for points in seeds])]
-        cells.append(told([at(points, args.at_ssim) for points in seeds]))
+        cells += [told([at(points, args.at_ssim, column) for points in seeds]) for column in (1, 2)]
         print(f"| {kind} | {' | '.join(cells)} |")
 
 

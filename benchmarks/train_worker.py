@@ -114,7 +114,7 @@ def webui(job: dict, clock: StepClock) -> None:
     clock.begin()
     ui.train_embedding(
         "bench", NAME, "0.005", job["batch"], 1, str(folder), str(Path(job["folder"]) / "log"), size, size, False, 1000,
-        "disabled", "0.1", False, 0, "once", False, 0, 0, "style.txt", False, False, "", "", 20, "DDIM", 7, -1, 512,
+        "disabled", "0.1", False, 0, "once", False, 0, 1000, "style.txt", False, False, "", "", 20, "DDIM", 7, -1, 512,
         512,
     )  # fmt: skip
 

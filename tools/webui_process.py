@@ -67,7 +67,9 @@ def load_checkpoint(path: Path):
     """Load a checkpoint file as the webui does, and make it the current model."""
     from modules import sd_hijack, sd_models
 
-    model = sd_models.load_model(sd_models.CheckpointInfo(str(path)))
+    info = sd_models.CheckpointInfo(str(path))
+    info.register()
+    model = sd_models.load_model(info)
     if sd_hijack.current_optimizer is None:
         sd_hijack.apply_optimizations()
     return model
@@ -92,9 +94,9 @@ def random_model(data: Path, seed: int = 0):
     checkpoint.write_bytes(len(header).to_bytes(8, "little") + header)  # an empty file: only its name is used
     # the key by which the webui sees that the text encoder is in the file and need not be downloaded
     key = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
-    model = sd_models.load_model(
-        sd_models.CheckpointInfo(str(checkpoint)), already_loaded_state_dict={key: torch.zeros(49408, 768)}
-    )
+    info = sd_models.CheckpointInfo(str(checkpoint))
+    info.register()
+    model = sd_models.load_model(info, already_loaded_state_dict={key: torch.zeros(49408, 768)})
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
