@@ -25,7 +25,7 @@ from .params import TRANSLATION_PRESETS, ParamError, TrainingParams, Translation
 from .preparation.params import PrepareParams
 from .preparation.prepare import PrepareError
 from .training.captions import CHOICES, named_template
-from .training.dataset import check_folder
+from .training.dataset import DatasetReport, check_folder
 from .training.errors import TrainingError
 from .training.manager import (
     EMBEDDING_SUFFIXES,
@@ -81,6 +81,7 @@ class DatasetBody(Body):
     images: str
     size: int = 512
     pattern: str = ""
+    aspect: str = "buckets"
 
 
 class PrepareBody(Body):
@@ -211,7 +212,12 @@ class _Service:
     def check_dataset(self, body: DatasetBody):
         """What is in a folder: sizes, captions, unreadable pictures, duplicates, transparency."""
         folder = self._allowed(body.images)
-        report = self._answer(lambda: check_folder(folder, body.size, body.pattern), plain=True)
+
+        def check() -> DatasetReport:
+            params = TrainingParams(size=body.size, pattern=body.pattern, aspect=body.aspect).validate()
+            return check_folder(folder, params.size, params.pattern, params.aspect)
+
+        report = self._answer(check, plain=True)
         return report.to_dict() | {"sentences": [sentence for _, sentence in report.sentences()]}
 
     def prepare(self, body: PrepareBody):

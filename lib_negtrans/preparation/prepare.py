@@ -148,6 +148,8 @@ def prepare(
         raise PrepareError(f"None of the {report.found} pictures in {source} can be used; the first, {first}, {reason}")
     chosen = choose(usable, params.total, params.balance, params.seed)
     report.spare = len(usable) - len(chosen)
+    if len(chosen) < params.total:
+        report.notes.append(f"Only {len(chosen)} can be used, fewer than the {params.total} asked for.")
     try:
         with _in_place(target) as folder:
             yield from _write(source, chosen, folder, report)

@@ -111,6 +111,9 @@ def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any], keep: i
     # one of a later step is a damaged one that was passed over: it must not count as kept
     for _, old in [found for found in checkpoints(folder) if found[0] <= step][keep:]:
         old.unlink(missing_ok=True)
+    # what a kill in the middle of a write has left
+    for half in folder.glob(".checkpoint-*.tmp"):
+        half.unlink(missing_ok=True)
     return path
 
 

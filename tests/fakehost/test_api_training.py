@@ -169,6 +169,9 @@ def test_dataset_check(server, data):
     status, report = server.call("POST", "/dataset/check", {"images": "renders", "size": 64})
     assert status == 200 and report["images"] == 3 and report["skipped"][0]["path"] == "broken.png"
     assert any("broken.png" in sentence for sentence in report["sentences"])
+    for change in ({"size": 100}, {"size": 1}, {"aspect": "round"}):
+        status, answer = server.call("POST", "/dataset/check", {"images": "renders"} | change)
+        assert status == 422 and answer["detail"].endswith("."), answer
 
 
 def test_prepare(server, manager, data):

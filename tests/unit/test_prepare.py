@@ -104,6 +104,7 @@ def test_the_same_call_gives_the_same_bytes(messy, tmp_path):
     assert {n: c for n, (_, c) in state(tmp_path / "a").items() if n != REPORT_FILE} == {
         n: c for n, (_, c) in state(tmp_path / "b").items() if n != REPORT_FILE
     }
+    assert "Only 10 can be used, fewer than the 99" in " ".join(run(messy, tmp_path / "d", total=99).lines())
     assert {p.source for p in run(messy, tmp_path / "c", total=5, seed=4).prepared} != {p.source for p in one.prepared}
 
 

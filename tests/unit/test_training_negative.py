@@ -297,7 +297,9 @@ def test_sigkill_and_resume_equal_an_uninterrupted_run(run, whole, moment, resum
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not run.out.exists()
+    assert bool(list(run.folder.rglob("*.tmp"))) == (moment == "write")
     events = run.finish(resume=True)
+    assert not list(run.folder.rglob("*.tmp"))
     assert only(events, Started).start_step == resumes_at
     assert run.results == whole.results
 
