@@ -22,7 +22,9 @@ app: $(STAMP)
 	$(BIN)/python -m lib_negtrans app
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/roundtrip.py
+	$(BIN)/python benchmarks/roundtrip.py --count 6 --size 128
+	$(BIN)/python benchmarks/translate.py --size 256
+	$(BIN)/python benchmarks/translate.py --fidelity 2
 
 $(STAMP): requirements.lock requirements-evaluate.lock
 	$(PYTHON) -m venv $(VENV)

@@ -43,9 +43,10 @@ def webui(webui_installation, demo_model, tmp_path_factory):
     make_data_folder(data, demo_model)
     make_embedding(data / "embeddings", demo_model)
     make_lora(data / "models" / "Lora", demo_model)
-    saboteur = data / "extensions" / "test-saboteur" / "scripts"
-    saboteur.mkdir(parents=True)
-    shutil.copy(Path(__file__).parent / "saboteur.py", saboteur)
+    for name in ("saboteur", "counter"):
+        folder = data / "extensions" / f"test-{name}" / "scripts"
+        folder.mkdir(parents=True)
+        shutil.copy(Path(__file__).parent / f"{name}.py", folder)
     for folder in filter(None, os.environ.get("NEGTRANS_WEBUI_EXTENSIONS", "").split(os.pathsep)):
         (data / "extensions" / Path(folder).name).symlink_to(Path(folder).resolve())
     server = WebuiServer(data, *webui_installation)

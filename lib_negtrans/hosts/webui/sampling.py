@@ -141,7 +141,9 @@ class _Sampling:
         """Inversion and translation; called by the host's `launch_sampling`."""
         # `launch_sampling` counts both directions for the progress bar; the CFG denoiser's own count is of guided steps
         self.cfg_denoiser.steps = self.cfg_denoiser.total_steps = len(self.schedule)
-        self.key = self._key()  # while nothing of ours is hooked into the model
+        # while nothing of ours is hooked into the model, which is part of the key
+        self.key = self._key()
+        self.trajectory = self._known_trajectory()
         try:
             return self._both_directions()
         finally:  # only now: LoRAs get into the weights with the first call
@@ -152,8 +154,8 @@ class _Sampling:
             AttentionControl(self.tac.layers, self.region) as control,
             row_denoiser(self.cfg_denoiser, control) as rows,
         ):
-            if self.inverts:
-                self.trajectory = self._known_trajectory() or self._invert(control)
+            if self.inverts and self.trajectory is None:
+                self.trajectory = self._invert(control)
             return self._translate(control, rows)
 
     def _key(self) -> Hashable | None:

@@ -41,7 +41,10 @@ def model_state(p: Any) -> Hashable | None:
     hooked = "forward" in vars(unet) and (
         "_original_forward" not in vars(unet) or option("negtrans_controlnet_in_inversion")
     )
-    if hooked or not option("negtrans_cache_mb"):
+    if not option("negtrans_cache_mb"):
+        cache.clear()
+        return None
+    if hooked:
         return None
     info = p.sd_model.sd_checkpoint_info
     return (

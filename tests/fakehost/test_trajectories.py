@@ -1,0 +1,99 @@
+"""Earlier inversions in the webui: what they go by there, and when they are forgotten."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lib_negtrans.core.inversion import Trajectory
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
+
+
+def trajectory():
+    return Trajectory(Schedule(sd1_alphas_cumprod(), (1,)), [torch.zeros(4)])
+
+
+def job():
+    unet = nn.Linear(2, 2)
+    info = SimpleNamespace(filename="model.safetensors", sha256="abc")
+    model = SimpleNamespace(model=SimpleNamespace(diffusion_model=unet), sd_checkpoint_info=info)
+    return SimpleNamespace(sd_model=model, image_conditioning=torch.zeros(1, 5, 1, 1))
+
+
+@pytest.fixture
+def trajectories(fake_host, monkeypatch):
+    from lib_negtrans.hosts.webui import trajectories
+
+    trajectories.shared.loaded_hypernetworks = []
+    trajectories.devices.dtype_unet = trajectories.devices.device = "cpu"
+    monkeypatch.setattr(trajectories, "option", lambda name: {"negtrans_cache_mb": 16}.get(name, 0))
+    trajectories.cache.clear()
+    yield trajectories
+    trajectories.cache.clear()
+
+
+def kept(trajectories):
+    return trajectories.cache.report().trajectories
+
+
+def test_they_are_forgotten_with_the_checkpoint_and_on_reload_ui(fake_host, trajectories):
+    fake_host.load_scripts()
+    unet = nn.Linear(2, 2)
+    trajectories.put("key", trajectory(), unet)
+    assert kept(trajectories) == 1
+    for loaded in fake_host.callbacks["on_model_loaded"]:
+        loaded(None)
+    assert kept(trajectories) == 0
+    trajectories.put("key", trajectory(), unet)
+    fake_host.reload_ui()
+    assert kept(trajectories) == 0
+
+
+def test_weights_must_be_those_that_it_ended_with(trajectories):
+    unet, found = nn.Linear(2, 2), trajectory()
+    trajectories.put("key", found, unet)
+    assert trajectories.get("key", unet) is found
+    with torch.no_grad():
+        unet.weight.add_(1)  # a LoRA, merged in by whatever extension
+    assert trajectories.get("key", unet) is None
+    assert trajectories.get(None, unet) is None
+
+
+def test_without_memory_for_them_they_are_neither_kept_nor_looked_up(trajectories, monkeypatch):
+    trajectories.put("key", trajectory(), nn.Linear(2, 2))
+    monkeypatch.setattr(trajectories, "option", lambda name: 0)
+    assert trajectories.model_state(job()) is None and kept(trajectories) == 0
+
+
+def test_what_the_state_of_the_model_is_made_of(trajectories, monkeypatch):
+    p = job()
+    plain = trajectories.model_state(p)
+    assert plain == trajectories.model_state(p)
+    network = SimpleNamespace(
+        name="lora", mtime=1.0, network_on_disk=SimpleNamespace(hash="x"), te_multiplier=1.0, unet_multiplier=1.0,
+        dyn_dim=None,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "networks", SimpleNamespace(loaded_networks=[network]))
+    with_lora = trajectories.model_state(p)
+    network.unet_multiplier = 0.5
+    weaker = trajectories.model_state(p)
+    trajectories.shared.loaded_hypernetworks = [SimpleNamespace(name="hyper", multiplier=1.0)]
+    with_hypernetwork = trajectories.model_state(p)
+    p.sd_model.sd_checkpoint_info.sha256 = "def"
+    assert len({plain, with_lora, weaker, with_hypernetwork, trajectories.model_state(p)}) == 5
+
+
+def test_a_replaced_forward_is_not_vouched_for(trajectories, monkeypatch):
+    p = job()
+    unet = p.sd_model.model.diffusion_model
+    unet.forward = lambda x: x
+    assert trajectories.model_state(p) is None
+    # ControlNet's, which the inversion goes round, unless the settings want it in there
+    unet._original_forward = nn.Linear.forward
+    assert trajectories.model_state(p) is not None
+    monkeypatch.setattr(trajectories, "option", lambda name: True)
+    assert trajectories.model_state(p) is None
