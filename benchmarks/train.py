@@ -63,6 +63,7 @@ def main() -> None:
         possible = (args.diffusers or name != "diffusers") and (args.webui or "webui" not in name)
         if possible and (not args.only or name in args.only):
             rows[name] = measure(name, args)
+            print(f"{NAMES[name]}: {json.dumps(rows[name])}", file=sys.stderr, flush=True)
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads, {args.size}x{args.size}, ", end="")
     print(f"batch {args.batch}, float32, {args.steps} steps timed\n")
     titles = [

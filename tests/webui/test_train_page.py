@@ -173,13 +173,39 @@ def test_to_the_end(page, renders):
     fill(page, "folder", renders)
     fill(page, "size", 128)
     fill(page, "steps", 5)
+    page.click("#negtrans_train_options > .label-wrap")
+    page.wait_for_selector("#negtrans_train_validate_every input", state="visible")
+    fill(page, "validate_every", 2)
+    fill(page, "save_every", 2)
     page.wait_for_selector('#negtrans_train_name_hint:has-text("resume it")')
     page.click("#negtrans_train_overwrite input")
     page.wait_for_selector('#negtrans_train_name_hint:has-text("Trigger word")')
     page.click("#negtrans_train_start")
     wait_for(page, "finished")
     assert page.get_attribute(STATE, "data-step") == "5"
+    # measured before the first step and after the second and fourth
+    assert page.get_attribute("#negtrans_train_status svg.negtrans-gains", "data-points") == "3"
+    assert page.inner_text("#negtrans_train_status .negtrans-verdict b").endswith(".")
     page.wait_for_selector("#negtrans_train_previews img")
+
+
+def test_compare_pick_and_name(page, webui):
+    page.click("#negtrans_train_compare > .label-wrap")
+    page.wait_for_selector("#negtrans_train_compare_refresh", state="visible")
+    page.click("#negtrans_train_compare_refresh")
+    page.wait_for_selector('#negtrans_train_compare_steps label:has-text("step 4")')
+    for step in ("step 2", "step 4"):
+        page.click(f'#negtrans_train_compare_steps label:has-text("{step}")')
+    page.click("#negtrans_train_compare_start")
+    page.wait_for_selector("#negtrans_train_compare_status [data-compare='finished']", state="attached")
+    page.wait_for_selector("#negtrans_train_compare_grid img")
+    page.click("#negtrans_train_compare_choice input")
+    page.click('#negtrans_train_compare_choice [role=option]:has-text("step 2")')
+    page.fill("#negtrans_train_compare_name textarea, #negtrans_train_compare_name input", "neg-picked")
+    page.click("#negtrans_train_compare_write")
+    page.wait_for_selector('#negtrans_train_compare_message:has-text("holds the vectors of step 2")')
+    page.wait_for_selector('#negtrans_train_compare_message:has-text("neg-picked is loaded")')
+    assert (webui.data / "embeddings" / "neg-picked.pt").is_file()
 
 
 def test_the_card_is_there_without_a_restart(page):
