@@ -1,6 +1,7 @@
 # Each target does all its set-up: a virtual environment in .venv with the locked packages. Needs Python 3.10 to 3.12.
 PYTHON ?= python3
 VENV ?= .venv
+# `make bench DIFFUSERS=clone WEBUI=folder WEBUI_PYTHON=its-python` measures those trainers too
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -25,6 +26,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/roundtrip.py --count 6 --size 128
 	$(BIN)/python benchmarks/translate.py --size 256
 	$(BIN)/python benchmarks/translate.py --fidelity 2
+	$(BIN)/python benchmarks/train.py $(if $(DIFFUSERS),--diffusers $(DIFFUSERS)) \
+	  $(if $(WEBUI),--webui $(WEBUI) --webui-python $(WEBUI_PYTHON))
 
 $(STAMP): requirements.lock requirements-evaluate.lock
 	$(PYTHON) -m venv $(VENV)
