@@ -101,6 +101,11 @@ def load_picture(file: Path | BinaryIO) -> Picture:
 
     Raises ImageError when it cannot be read or is under 64 pixels a side.
     """
+    return picture_from_pil(open_upright(file))
+
+
+def open_upright(file: Path | BinaryIO) -> Image.Image:
+    """A whole picture of any mode as PIL has it, turned as its EXIF says. Raises ImageError."""
     try:
         with Image.open(file) as opened:
             if opened.width * opened.height > MAXIMUM_PIXELS:
@@ -116,7 +121,7 @@ def load_picture(file: Path | BinaryIO) -> Picture:
         raise ImageError("needs more memory than there is: make it smaller.") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(f"cannot be read as a picture ({type(error).__name__}): replace or remove it.") from error
-    return picture_from_pil(image)
+    return image
 
 
 def picture_from_pil(image: Image.Image) -> Picture:
