@@ -289,7 +289,7 @@ _PUBLISHED: dict[str, Any] = {
 
 # Each preset with a sentence for the user; None in `values` never occurs, fields left out keep the caller's value.
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("The published method with its inversion corrected: one fixed-point iteration, features captured.", {}),
+    "default": ("The published method with its inversion corrected, and the render's colours taken back.", {}),
     "fast": (
         "A third of the default's UNet calls: two fifths of the steps, and only what changes is integrated over them.",
         {"solver": "difference", "step_share": 0.4},
@@ -450,7 +450,9 @@ class TrainingParams(_Params):
         "", "Licence note", "Written into the embedding and its card, such as CC BY 4.0; empty writes none."
     )
     save_every: int = option(50, "Checkpoint every", "Steps between checkpoints.", minimum=1, maximum=1_000_000, step=1)
-    keep: int = option(10, "Checkpoints kept", "Older ones are removed, but for the best vectors.", minimum=1, maximum=1000, step=1)
+    keep: int = option(
+        10, "Checkpoints kept", "Older ones are removed, but for the best vectors.", minimum=1, maximum=1000, step=1
+    )
     preview_every: int = option(
         0,
         "Preview every",

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,8 +126,9 @@ def translate_latent(
 
     embeddings: trigger word -> vectors (n, width) for the prompts. cache: takes the inversion of the same latents under
     the same conditions from there, or puts it there. feature_budget: memory for captured Q and K; by default the
-    host's, or what is free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it alone, or
-    what lies outside is kept. Raises ParamError for bad parameters (before the first step), HostError for NaN.
+    host's, or what is free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it
+    alone, or what lies outside is kept. Raises ParamError for bad parameters (before the first step), HostError for
+    NaN.
     """
     params.validate()
     batch = latent.shape[0]
@@ -276,7 +278,8 @@ def translate_image(
     latent, trajectory, forwards = yield from translate_latent(
         host, source, params, embeddings, cache, feature_budget, mask
     )
-    decoded = finished_picture(params, latent, source, image, mask, host.decode_latent)
+    decode_source = None if cache is None else partial(cache.decoded, host)
+    decoded = finished_picture(params, latent, source, image, mask, host.decode_latent, decode_source)
     if not torch.isfinite(decoded).all():
         raise HostError("the VAE gave NaN: use --dtype float32 (in the webui --no-half-vae).")
     return Translation(decoded, latent, source, trajectory, forwards, time.perf_counter() - began)

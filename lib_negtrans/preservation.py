@@ -55,11 +55,13 @@ def finished_picture(
     source: Tensor,
     mask: Tensor | None,
     decode: Callable[[Tensor], Tensor],
+    decode_source: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """The picture (B, 3, H, W) in [0, 1] of a translated latent, with the source's colours and kept background.
 
     source: the picture itself, mask (B or 1, 1, H, W) or None; decode: latent -> picture. Colours are compared with the
-    source as the VAE shows it: what the VAE changes is not the translation's drift. That takes a decoding of its own.
+    source as the VAE shows it: what the VAE changes is not the translation's drift. That takes a decoding of its own,
+    by decode_source where it is given (the source may have been decoded before).
     """
     strength = params.colour_strength if params.colour != "off" else 0.0
     if strength and params.colour not in PIXEL_WAYS:
@@ -67,7 +69,9 @@ def finished_picture(
         latent = preserve_latent(latent, source_latent, strength, region)
     picture = decode(latent)
     if strength and params.colour in PIXEL_WAYS:
-        picture = preserve_pixels(picture, decode(source_latent).to(picture), params.colour, strength, mask)
+        picture = preserve_pixels(
+            picture, (decode_source or decode)(source_latent).to(picture), params.colour, strength, mask
+        )
     if mask is not None and params.background == "keep":
         share = soft(mask).to(picture)
         picture = share * picture + (1 - share) * source.to(picture)

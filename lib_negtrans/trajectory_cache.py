@@ -140,6 +140,13 @@ class TrajectoryCache:
             return host.encode_image(image)
         return self._remember((network_state(vae), tensor_digest(image)), lambda: host.encode_image(image))
 
+    def decoded(self, host: ModelHost, latent: Tensor) -> Tensor:
+        """`host.decode_latent`, or what it gave for the same latent (B, 4, h, w) before."""
+        vae = getattr(host, "vae", None)
+        if not isinstance(vae, nn.Module):
+            return host.decode_latent(latent)
+        return self._remember((network_state(vae), tensor_digest(latent)), lambda: host.decode_latent(latent))
+
     def _remember(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         with self._lock:
             found = self._encoded.get(key)

@@ -89,17 +89,14 @@ class Keeper:
         devices.test_for_nans(samples, "unet")
         # the host puts the background back itself
         params = replace(self.params, background="translate")
-        decoded: dict[int, Tensor] = {}
 
-        def decode(latents: Tensor) -> Tensor:
-            if latents is not source_latents:
-                return self._decode(latents)
-            for source in set(source_of) - set(decoded):
-                decoded[source] = self._decode(sources[source : source + 1])
-            return torch.cat([decoded[source] for source in source_of])
+        def decode_sources(_latents: Tensor) -> Tensor:
+            return self._decode(sources.to(samples))[source_of]
 
-        source_latents = sources[source_of].to(samples)
-        picture = finished_picture(params, samples, source_latents, source_latents, self._colour_mask(samples), decode)
+        of_images = sources[source_of].to(samples)
+        picture = finished_picture(
+            params, samples, of_images, of_images, self._colour_mask(samples), self._decode, decode_sources
+        )
         return processing.DecodedSamples(picture * 2 - 1)
 
     def _decode(self, latents: Tensor) -> Tensor:
