@@ -76,7 +76,12 @@ def verdict(step: int, measurement: Measurement, judge: Judge, norm: float, usua
     renders, photos = measurement.renders, measurement.photos
     if not math.isfinite(renders.value) or norm > LONG * usual:
         return _long(norm, usual)
-    if renders.value < -SURE * renders.error and step > 0 and judge.best > measurement.value:
+    if step == 0:
+        share = f"{_percent(abs(renders.value))} {'better' if renders.value >= 0 else 'worse'}"
+        return Verdict(
+            NO_EFFECT, f"No effect yet: nothing is learnt; with the initialisation text renders are explained {share}."
+        )  # fmt: skip
+    if renders.value < -SURE * renders.error and judge.best > measurement.value:
         return Verdict(
             DIVERGING, f"Diverging: renders are explained {_percent(-renders.value)} worse with the vectors than "
             "without. Lower the learning rate, and go back to an earlier checkpoint."

@@ -166,6 +166,13 @@ def measurement(renders, photos=None, error=0.01):
     [
         ([0.0, 0.001], None, 1.0, NO_EFFECT, "as well without"),
         ([0.0, 0.05], None, 1.0, LEARNING, "5.0 % better"),
+        (
+            [0.05],
+            None,
+            1.0,
+            NO_EFFECT,
+            "nothing is learnt; with the initialisation text renders are explained 5.0 % better",
+        ),
         ([0.0, 0.05], 0.0, 1.0, LEARNING, "photos 0.0 % worse"),
         ([0.0, 0.05], 0.045, 1.0, CONTENT, "What both share"),
         ([0.0, 0.05, -0.2], None, 1.0, DIVERGING, "20.0 % worse"),
