@@ -121,8 +121,9 @@ def extra_call(sizes, conds_per_image, source_of, features=(), mark=0):
             start += size
         found = rows.with_context(torch.zeros(1, 77, 8))
         given = rows.denoiser.cond
-    assert given["c_concat"][0].tolist() == (found - 100).mul(2).tolist()
-    assert given["c_crossattn"][0].shape == (len(source_of), 77 + mark, 8)
+    count = sizes[0] if mark else len(source_of)  # ControlNet's hint has the host's batch size
+    assert given["c_concat"][0][: len(source_of)].tolist() == (found - 100).mul(2).tolist()
+    assert given["c_concat"][0].shape[0] == count and given["c_crossattn"][0].shape == (count, 77 + mark, 8)
     assert (given["c_crossattn"][0][:, :mark] == 1024).all() and not given["c_crossattn"][0][:, mark:].any()
     if features is not None:
         assert recorder.strengths is strengths
@@ -140,8 +141,9 @@ def test_one_more_call_without_attention_control():
     assert extra_call([3], [1, 1], [0, 0], features=None) == ([0.0, 1.0], [])
 
 
-def test_one_more_call_carries_controlnets_mark():
-    assert extra_call([4], [1, 1], [0, 0], mark=1)[0] == [0.0, 1.0]
+def test_one_more_call_under_controlnet_has_its_mark_and_as_many_rows():
+    found, calls = extra_call([4], [1, 1], [0, 1], mark=1)
+    assert found == [0.0, 1.0] and calls[-1] == [0, 1, 0, 1]
 
 
 def test_one_more_call_is_refused_where_the_hosts_calls_were_others():

@@ -94,10 +94,15 @@ class RowDenoiser(nn.Module):
             raise AttentionShapeError(_UNEXPECTED_ROWS)
         timesteps = torch.cat([timestep for _latent, timestep, _cond in self._calls])
         concat = torch.cat([cond["c_concat"][0] for _latent, _timestep, cond in self._calls])
-        context = torch.cat([_mark(self._calls[0][2]["c_crossattn"][0]).to(context), context], dim=1)
-        cond = {"c_crossattn": [context.expand(len(first), -1, -1)], "c_concat": [concat[first]]}
-        with self._injected(self._source_of):
-            return self.denoiser(latents[first], timesteps[first], cond=cond)
+        mark = _mark(self._calls[0][2]["c_crossattn"][0]).to(context)
+        context = torch.cat([mark, context], dim=1)
+        # ControlNet keeps its hint at the batch size of the host's call: as many rows then, images repeated
+        count = max(len(first), len(self._calls[0][0])) if mark.shape[1] else len(first)
+        images = [row % len(first) for row in range(count)]
+        taken = [first[image] for image in images]
+        cond = {"c_crossattn": [context.expand(count, -1, -1)], "c_concat": [concat[taken]]}
+        with self._injected([self._source_of[image] for image in images]):
+            return self.denoiser(latents[taken], timesteps[taken], cond=cond)[: len(first)]
 
 
 def _mark(conds: Tensor) -> Tensor:
