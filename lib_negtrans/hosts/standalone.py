@@ -239,10 +239,13 @@ class StandaloneHost:
 
     def token_table(self) -> tuple[Tensor, list[str]]:
         """All token embeddings (vocabulary, width) and their texts: for finding what a vector is near to."""
+        return self._token_table.weight.detach(), self._token_texts
+
+    @cached_property
+    def _token_texts(self) -> list[str]:
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
         # as people write them: a token is spelt in stand-ins for bytes
-        texts = [self.tokenizer.convert_tokens_to_string([token]).strip() for token in tokens]
-        return self._token_table.weight.detach(), texts
+        return [self.tokenizer.convert_tokens_to_string([token]).strip() for token in tokens]
 
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:
         """The UNet's raw output (eps or v) for latent (B,4,h,w), timestep int or (B,), context (B,T,width): float32.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -30,7 +31,6 @@ class Judging:
         if params.validate_every:
             self.validation = Validation(host, params, captions, name, data.held_renders, data.held_photos)
         self.found_best = False
-        self._usual: float | None = None
         self._said: str | None = None
 
     @property
@@ -43,13 +43,16 @@ class Judging:
         """Whether the run should stop early."""
         return self.validation is not None and self.judge.exhausted(self.params.patience)
 
-    @property
+    @cached_property
+    def tokens(self) -> tuple[Tensor, list[str]]:
+        """The model's token table: the tensor is the model's own, the texts take a second to make."""
+        return self.host.token_table()
+
+    @cached_property
     def usual_norm(self) -> float:
         """The median norm of the model's token vectors."""
-        if self._usual is None:
-            with torch.no_grad():
-                self._usual = float(self.host.token_table()[0].float().norm(dim=1).median())
-        return self._usual
+        with torch.no_grad():
+            return float(self.tokens[0].float().norm(dim=1).median())
 
     def after(self, step: int, history: Sequence[HistoryRow], vectors: Tensor) -> list[Event]:
         """Events after `step` steps with these vectors (n, width); none when it is not the time. May add a best one."""
@@ -63,7 +66,7 @@ class Judging:
         norms = vectors.norm(dim=1).tolist()
         said = verdict(step, found, self.judge, max(norms), self.usual_norm)
         photos = found.photos
-        nearest = [row[0]["token"] for row in nearest_tokens(vectors.cpu(), *self.host.token_table(), count=1)]
+        nearest = [row[0]["token"] for row in nearest_tokens(vectors.cpu(), *self.tokens, count=1)]
         events: list[Event] = [
             Validated(
                 step, found.renders.loss, found.renders.value, found.renders.error,

@@ -24,6 +24,7 @@ from .rows import Row, stack
 
 MAXIMUM_PICTURES = 16  # of a kind: enough for the sign of a gain, cheap beside the steps in between
 TIMESTEPS = 4  # for each picture, spread over the range
+BATCH = 4  # at least: without gradients it takes less memory than one row of training
 SEED = 20410  # of the fixed noise; not the run's, so that runs of other seeds are measured alike
 
 
@@ -140,7 +141,7 @@ def _batches(dataset: Dataset, params: TrainingParams, captions: Captions, name:
     batches: list[list[tuple[Row, str, int]]] = []
     for row in rows:
         last = batches[-1] if batches else []
-        if last and len(last) < params.batch_size and last[0][0].latent.shape == row[0].latent.shape:
+        if last and len(last) < max(BATCH, params.batch_size) and last[0][0].latent.shape == row[0].latent.shape:
             last.append(row)
         else:
             batches.append([row])
