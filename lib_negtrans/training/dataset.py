@@ -154,7 +154,8 @@ def read_folder(
 
     Images are as they are trained on: at size x size, or for another aspect in its bucket. pattern: only file names
     that match it, e.g. "mh_*"; background: what is put under transparency, "grey" or "white". Returns the report.
-    Raises DatasetError when the folder is missing or has no usable picture, CaptionError for a .txt that cannot be read.
+    Raises DatasetError when the folder is missing or has no usable picture, CaptionError for a .txt that cannot be
+    read.
     """
     folder = Path(folder)
     files = listed_files(folder, pattern)

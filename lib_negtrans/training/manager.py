@@ -7,8 +7,7 @@ Started while another is under way, it waits for its turn in a queue.
     manager.snapshot()                        # whenever somebody looks: plain data, also after the browser was closed
     manager.request_stop()                    # ends it after the step under way, with everything saved
 
-What differs between hosts is a `Workplace`: whose turn it is, which model, where files go, what to do with a finished
-embedding. `LocalWorkplace` is one for a model that nobody else uses.
+What differs between hosts is a `Workplace`; `LocalWorkplace` is one for a model that nobody else uses.
 """
 
 from __future__ import annotations
@@ -18,43 +17,40 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sized
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..embedding_card import write_card
 from ..embeddings import EmbeddingError, read_embedding, validate_name
 from ..files import write_text_atomic
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, load_picture
-from ..params import ParamError, TrainingParams
+from ..params import ParamError
 from ..preparation.runner import PrepareRunner
 from .captions import load_captions, named_template
 from .checkpoint import checkpoints
 from .comparing import ComparisonRunner
 from .dataset import training_files
 from .errors import TrainingError, sentence
-from .events import Caching, Event, Finished, Judged, Preview, Saved, Started, StepDone, Stopped, Validated
+from .events import Event, Finished, Stopped
 from .lr_schedule import parse_learning_rate
 from .negative import NegativeTraining
 from .preview import TranslationPreview
 from .queue import Queue
-from .training_data import Folders
+from .request import TrainingRequest
+from .snapshot import BUSY, FAILED, FINISHED, IDLE, READING, STOPPED, TRAINING, WAITING, TrainingSnapshot
+from .workplace import LocalWorkplace, Workplace
+
+__all__ = [
+    "BUSY", "EMBEDDING_SUFFIXES", "FAILED", "FINISHED", "IDLE", "READING", "STOPPED", "TRAINING", "WAITING",
+    "LocalWorkplace", "TrainingBusy", "TrainingManager", "TrainingRefused", "TrainingRequest", "TrainingSnapshot",
+    "Workplace", "embeddings_called",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
 REQUEST_FILE = "request.json"
 EMBEDDING_SUFFIXES = (".pt", ".safetensors", ".bin")
-MAXIMUM_POINTS = 1000  # of the loss curve; beyond that every second one is dropped
-MAXIMUM_LINES = 1000
-STEP_NUMBERS = ("loss", "loss_average", "learning_rate", "grad_norm", "vector_norm", "change", "rate", "eta")
-
-IDLE, WAITING, READING, TRAINING, FINISHED, STOPPED, FAILED = (
-    "idle", "waiting", "reading", "training", "finished", "stopped", "failed",
-)  # fmt: skip
-BUSY = (WAITING, READING, TRAINING)
 
 
 class TrainingRefused(Exception):
@@ -63,160 +59,6 @@ class TrainingRefused(Exception):
 
 class TrainingBusy(TrainingRefused):
     """A training of this name is under way or waits."""
-
-
-class Workplace(Protocol):
-    """What a training needs of the program around it."""
-
-    embeddings_folder: Path  # the finished NAME.pt goes here
-    runs_folder: Path  # runs_folder/NAME holds checkpoints, loss.csv, previews
-
-    def turn(self, title: str) -> AbstractContextManager[ModelHost]:
-        """Waits until no other job uses the model, then gives it. Entered and left in the manager's thread."""
-        ...
-
-    def progress(self, snapshot: TrainingSnapshot) -> bool:
-        """Called after every event, in that thread; True asks the training to stop (a host's own interrupt button)."""
-        ...
-
-    def publish(self, embedding: Path) -> list[str]:
-        """Make a finished embedding known, during the turn; returns sentences for the user: why it is not shown."""
-        ...
-
-    def tokenizer(self) -> Callable[[str], Sized] | None:
-        """Text -> its CLIP tokens, if that can be had at once; used to check a name as it is typed."""
-        ...
-
-    @property
-    def templates_folder(self) -> Path | None:
-        """The program's own caption templates, which may be named without their path."""
-        ...
-
-
-class LocalWorkplace:
-    """A workplace for a model that only this process uses, such as the standalone page's."""
-
-    def __init__(self, host: ModelHost, embeddings_folder: Path, runs_folder: Path):
-        self.host, self.embeddings_folder, self.runs_folder = host, Path(embeddings_folder), Path(runs_folder)
-        self.lock = threading.Lock()  # translations on the same model take it too
-
-    @contextmanager
-    def turn(self, title: str) -> Iterator[ModelHost]:
-        with self.lock:
-            yield self.host
-
-    def progress(self, snapshot: TrainingSnapshot) -> bool:
-        return False
-
-    def publish(self, embedding: Path) -> list[str]:
-        return []
-
-    def tokenizer(self) -> Callable[[str], Sized] | None:
-        return self.host.token_vectors
-
-    @property
-    def templates_folder(self) -> Path | None:
-        return None
-
-
-@dataclass(frozen=True)
-class TrainingRequest:
-    """What a user asks for. preview_image: the render that previews translate; None is the first training picture.
-
-    photos, validation, validation_photos: folders, see `Folders`.
-    """
-
-    name: str
-    images: Path
-    params: TrainingParams
-    preview_image: Path | None = None
-    resume: bool = False
-    overwrite: bool = False
-    photos: Path | None = None
-    validation: Path | None = None
-    validation_photos: Path | None = None
-
-    @property
-    def folders(self) -> Folders:
-        """All folders with pictures."""
-        return Folders(self.images, self.photos, self.validation, self.validation_photos)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "name": self.name,
-            "images": str(self.images),
-            "params": self.params.to_dict(),
-            "preview_image": str(self.preview_image) if self.preview_image else None,
-            **{kind: folder for kind, folder in self.folders.to_dict().items() if kind != "renders"},
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], resume: bool = False, overwrite: bool = False) -> TrainingRequest:
-        """The opposite of `to_dict`. Raises ParamError."""
-        known = TrainingParams.options()
-        # a run of another version may name options that are no more
-        params = TrainingParams.from_dict({k: v for k, v in values["params"].items() if k in known})
-        preview = Path(values["preview_image"]) if values.get("preview_image") else None
-        kinds = ("photos", "validation", "validation_photos")
-        others = {kind: Path(values[kind]) for kind in kinds if values.get(kind)}
-        return cls(values["name"], Path(values["images"]), params, preview, resume, overwrite, **others)
-
-
-@dataclass
-class TrainingSnapshot:
-    """How a training stands. Times in seconds; lists are copies."""
-
-    number: int = 0  # of the job in this process, so that a viewer notices a new one
-    phase: str = IDLE
-    name: str = ""
-    step: int = 0
-    steps: int = 0
-    start_step: int = 0
-    images: int = 0
-    read: int = 0  # pictures read and encoded so far, of `to_read`
-    to_read: int = 0
-    loss: float | None = None
-    loss_average: float | None = None
-    learning_rate: float | None = None
-    grad_norm: float | None = None
-    vector_norm: float | None = None
-    change: float | None = None
-    rate: float | None = None
-    eta: float | None = None
-    curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, loss, average)
-    validations: list[tuple[int, float, float | None]] = field(default_factory=list)  # (step, gain, gain on photos)
-    verdict: str | None = None  # one of those in verdict.py
-    verdict_text: str | None = None
-    nearest: list[str] = field(default_factory=list)  # the real token nearest to each vector
-    log: list[str] = field(default_factory=list)
-    previews: list[tuple[int, str]] = field(default_factory=list)  # (step, path)
-    preview_source: str | None = None
-    embedding: str | None = None  # the written file
-    published: bool = False  # it is the finished one, and the host has been told
-    checkpoint: str | None = None
-    run_folder: str | None = None
-    error: str | None = None
-    stopping: bool = False
-    queue: list[str] = field(default_factory=list)  # names of the trainings that come after this one
-    started: float | None = None
-    ended: float | None = None
-    request: dict[str, Any] | None = None
-
-    @property
-    def busy(self) -> bool:
-        return self.phase in BUSY
-
-    @property
-    def fraction(self) -> float:
-        """Progress in [0, 1]."""
-        if self.phase == FINISHED:
-            return 1.0
-        return self.step / self.steps if self.steps else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"busy": self.busy, "fraction": self.fraction}
 
 
 class TrainingManager:
@@ -236,9 +78,7 @@ class TrainingManager:
     def snapshot(self) -> TrainingSnapshot:
         """A copy of the state, of the job under way or else of the last one."""
         with self._lock:
-            state = dataclasses.replace(self._state)
-            for name in ("curve", "log", "previews", "validations", "nearest"):
-                setattr(state, name, list(getattr(state, name)))
+            state = self._state.copy()
             state.queue = self._queue.names
             return state
 
@@ -438,7 +278,8 @@ class TrainingManager:
         last: Event | None = None
         for event in job.run():
             last = event
-            self._note(event)
+            with self._lock:
+                self._state.note(event)
             if self.workplace.progress(self.snapshot()):
                 self.request_stop()
         if isinstance(last, Finished):
@@ -467,45 +308,6 @@ class TrainingManager:
             if line:
                 state.log.append(line)
             self._job = None
-
-    def _note(self, event: Event) -> None:
-        with self._lock:
-            state = self._state
-            if isinstance(event, Caching):
-                state.read, state.to_read = event.done, event.total
-            elif isinstance(event, Started):
-                state.phase, state.steps, state.images = TRAINING, event.steps, event.images
-                state.step = state.start_step = event.start_step
-            elif isinstance(event, StepDone):
-                state.step = event.step
-                for name in STEP_NUMBERS:
-                    setattr(state, name, getattr(event, name))
-                state.curve.append((event.step, event.loss, event.loss_average))
-                if len(state.curve) > MAXIMUM_POINTS:
-                    del state.curve[-2::-2]
-            elif isinstance(event, Validated | Judged):
-                state.verdict, state.verdict_text = event.verdict, event.text
-                if isinstance(event, Validated):
-                    state.validations.append((event.step, event.gain, event.photo_gain))
-                    state.nearest = list(event.nearest)
-            elif isinstance(event, Saved):
-                state.checkpoint = str(event.path)
-            elif isinstance(event, Preview) and event.result:
-                state.previews.append((event.step, str(event.result)))
-            elif isinstance(event, Stopped | Finished):
-                state.step = event.step
-                state.embedding = str(event.embedding) if event.embedding else None
-                state.checkpoint = str(event.checkpoint) if event.checkpoint else state.checkpoint
-            if not isinstance(event, Caching) and self._worth_a_line(event):
-                state.log.append(str(event))
-                del state.log[:-MAXIMUM_LINES]
-
-    def _worth_a_line(self, event: Event) -> bool:
-        """Every event but most of the steps of a long training."""
-        if not isinstance(event, StepDone):
-            return True
-        every = max(1, event.steps // 50)
-        return event.step % every == 0 or event.step == self._state.start_step + 1
 
 
 def embeddings_called(folder: Path, name: str) -> list[Path]:
