@@ -21,6 +21,7 @@ from .files import write_text_atomic
 
 WAIT = 0.3  # seconds between looks at the others
 BEFORE = 60.0  # seconds by which another process may have been started earlier
+FORGOTTEN = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ class SharedCounts:
         if launched.count > 1:
             self._write(None)
 
+    def began(self) -> float:
+        """When the first of all processes that are there by now began, as time.time()."""
+        if self.launched.count == 1:
+            return self._began
+        others = filter(None, (self._read(rank) for rank in range(self.launched.count)))
+        return min([self._began, *(found["began"] for found in others)])
+
     def _file(self, rank: int) -> Path:
         return self._folder / f"{self._run}-{rank}.json"
 
@@ -98,8 +106,9 @@ class SharedCounts:
                 lost.append(rank)
             else:
                 total.update(theirs)
-        for rank in range(self.launched.count):
-            self._file(rank).unlink(missing_ok=True)
+        for file in self._folder.glob("*.json"):  # what interrupted runs left too
+            if file.name.startswith(self._run) or time.time() - file.stat().st_mtime > FORGOTTEN:
+                file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._folder.rmdir()
         return dict(total), lost

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise cli.CallError(f"--out {out} is a file: name a folder.")
-    began = time.time()
+    counts = SharedCounts(out, launched)
     items = plan(Path(args.input), out, masks)
     if launched.count > 1:
         launched.share_cores()
@@ -72,18 +72,19 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
             message="no negative: the pictures are only reconstructed",
         )
     with ExitStack() as stack:
-        counts = SharedCounts(out, launched)
         claims = stack.enter_context(Claims())  # until all processes are done: failures are not tried twice
         bar = stack.enter_context(_bar(report, len(items), launched.is_main))
         telling = _Telling(report, bar, host, params)
         results = translate_items(
             host, items, params, embeddings, size=size, overwrite=args.overwrite, on_progress=telling.progress,
-            claims=claims, began=began,
+            claims=claims, began=counts.began(),
         )  # fmt: skip
         for result in results:
             telling.result(result)
         total, lost = counts.finish(dict(telling.counts))
-    return _summary(report, total, lost, len(items), time.time() - began, out) if launched.is_main else cli.EXIT_DONE
+    if not launched.is_main:
+        return cli.EXIT_DONE  # another code would make the launcher end the others
+    return _summary(report, total, lost, len(items), time.time() - counts.began(), out)
 
 
 def _masks(args: argparse.Namespace) -> Path | None:

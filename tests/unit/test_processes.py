@@ -44,6 +44,13 @@ def test_the_main_process_gets_the_sums_and_cleans_up(environment, tmp_path):
     assert SharedCounts(tmp_path, Launched()).finish({"translated": 1}) == ({"translated": 1}, [])
 
 
+def test_all_go_by_the_first_ones_beginning(environment, tmp_path):
+    first = SharedCounts(tmp_path, Launched(1, 2, 1, 2))
+    time.sleep(0.02)
+    second = SharedCounts(tmp_path, Launched(0, 2, 0, 2))
+    assert second.began() == first.began() == first._began < second._began
+
+
 def test_one_that_was_killed_is_not_waited_for(environment, tmp_path):
     main, other = (SharedCounts(tmp_path, Launched(rank, 2, rank, 2)) for rank in range(2))
     file = other._file(1)
