@@ -26,6 +26,7 @@ FILE = Path(__file__).resolve().parents[2] / "localizations" / "ja_JP.json"
 JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # names that are the same in every language: of files, of methods, of choices that are typed elsewhere
 UNTRANSLATED = {"neg-render", "None", "auto", "cond", "both", *TRANSLATION_PRESETS, *GUIDANCE_KINDS, "\U0001f504"}
+UNTRANSLATED |= {"adamw", "adamw8bit", "prodigy", "fp32", "fp16", "bf16"}
 
 
 @pytest.fixture(scope="module")
