@@ -207,6 +207,7 @@ def translate_latent(
             trajectory = yield from _relay(steps, "inversion", 0, total)
             if key is not None:
                 cache.put(key, trajectory)
+        features_kept = str(trajectory.features) if captures else ""
         noise = None
         if params.start == "inversion":
             start = trajectory.latents[-1]
@@ -221,6 +222,7 @@ def translate_latent(
             source_is_cond=params.source_prompt == params.prompt
             and not tac.both_halves and conditioning.empty is None,
             predict_first=predict_guided if first_known else None, solver=params.solver,
+            release_features=captures and key is None,
             blend=background_blend(params, mask, schedule, trajectory, latent, noise),
         )  # fmt: skip
         try:
@@ -228,8 +230,7 @@ def translate_latent(
         finally:
             if key is not None:
                 trajectory.features.park()
-    features = str(trajectory.features) if captures else ""
-    return result, trajectory, Forwards(**counts, features=features, cached=inverts and not counts["inversion"])
+    return result, trajectory, Forwards(**counts, features=features_kept, cached=inverts and not counts["inversion"])
 
 
 def _relay(steps: Generator, phase: str, offset: int, total: int) -> Generator[Progress, None, object]:

@@ -140,6 +140,10 @@ class FeatureStore(MutableMapping[int, Features]):
     def __delitem__(self, position: int) -> None:
         del self._kept[position]
 
+    def discard(self, position: int) -> None:
+        """Forget a position, if it is there."""
+        self._kept.pop(position, None)
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._kept)
 

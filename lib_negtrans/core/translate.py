@@ -59,6 +59,7 @@ def translation_steps(
     predict_first: PredictFirst | None = None,
     solver: Solver = "ddim",
     per_image: Callable[[Tensor], Tensor] | None = None,
+    release_features: bool = False,
     blend: Blend | None = None,
 ) -> Generator[TranslationStep, None, Tensor]:
     """Sample from `start` (B, 4, h, w) at the noisiest position down to the clean end; the return value is that latent.
@@ -73,6 +74,7 @@ def translation_steps(
     z_src' + phi(z - z_src, e - e_src): no error of the source's path gets into the picture, and where e = e_src the
     source comes back exactly (PnP Inversion, arXiv 2310.01506, and FlowEdit, arXiv 2412.08629, do so in other forms).
     It needs the trajectory's outputs. per_image: the trajectory's S sources to the B latents, where S is not B.
+    release_features: captured Q and K are forgotten as soon as their step is done.
     blend: puts what is kept of the source into the latent reached at a position.
     Raises ValueError when features are asked for and cannot be had.
     """
@@ -114,5 +116,7 @@ def translation_steps(
             latent = schedule.move(latent, epsilon, position, position - 1)
         if blend is not None:
             latent = blend(latent, position - 1)
+        if release_features:
+            trajectory.features.discard(position)
         yield TranslationStep(index, total, timestep, latent, clean)
     return latent

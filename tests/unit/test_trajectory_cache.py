@@ -53,7 +53,7 @@ def test_a_second_translation_needs_no_encoder(calm_tiny_host, image, monkeypatc
 
 def test_dropped_features_are_computed_again_also_from_the_cache(calm_tiny_host, image):
     host, values = calm_tiny_host, params(negative_prompt=NEGATIVES[0], fixed_point=4)
-    whole = translate(host, image, values)
+    whole = translate(host, image, values, cache=TrajectoryCache())
     size = features_bytes(whole.trajectory.features[5])
     cache = TrajectoryCache()
     results = [translate(host, image, values, cache=cache, feature_budget=FeatureBudget(2 * size, 0)) for _ in range(2)]

@@ -204,6 +204,7 @@ class _Sampling:
             trajectory=self.trajectory, tac_steps=self.tac_steps, features_from=self.params.features_from,
             control=control, predict_source=lambda z, timestep: self._predict(z, timestep, self.source_context),
             solver=self.params.solver, per_image=self.sources.per_image,
+            release_features=self.captures and self.key is None,
         )  # fmt: skip
         # the CFG denoiser stores its own preview
         return self._follow(steps, self.total_steps - len(self.schedule), None)
