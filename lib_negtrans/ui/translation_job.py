@@ -213,17 +213,19 @@ class TranslationRunner:
         """The generator to its end, noting every step; None when it was interrupted."""
         began = last_preview = time.perf_counter()
         cost = FIRST_PREVIEW
-        done = 0.0
+        known = None  # what the cache had, and took no time
         while not self._state.stopping:
             try:
                 progress = next(steps)
             except StopIteration as stop:
                 return stop.value
-            done = min(1.0, done + _work_of(params, progress))
+            done = _work_done(params, progress)
+            if known is None:
+                known = done if progress.index else 0.0
             now = time.perf_counter()
             self._set(
                 phase=_PHASES[progress.phase], step=progress.index + 1, total=progress.total, fraction=done,
-                remaining=(now - began) * (1 - done) / done,
+                remaining=(now - began) * (1 - done) / (done - known) if done > known else None,
             )  # fmt: skip
             if progress.clean is not None and now - last_preview >= PREVIEW_SHARE * cost:
                 self._preview(progress, size)
@@ -244,14 +246,15 @@ class TranslationRunner:
             del pictures[old]
 
 
-def _work_of(params: TranslationParams, progress: Progress) -> float:
-    """A step's share of the whole, by rows that the UNet evaluates."""
+def _work_done(params: TranslationParams, progress: Progress) -> float:
+    """The share of the whole after a step, by rows that the UNet evaluates."""
     up = 1 if params.solver == "difference" else 1 + params.fixed_point
     down = 2 if params.cfg_scale != 1 else 1
     inverts = params.start == "inversion" or params.tac_steps > 0
-    each = progress.total / (2 if inverts else 1)
-    whole = each * ((up if inverts else 0) + down)
-    return (up if progress.phase == "inversion" else down) / whole
+    each = progress.total // (2 if inverts else 1)
+    inversion = min(progress.index + 1, each) * up if inverts else 0
+    guided = max(0, progress.index + 1 - (each if inverts else 0)) * down
+    return (inversion + guided) / (each * ((up if inverts else 0) + down))
 
 
 def _png(rgb: Tensor, alpha: Tensor | None, text: dict[str, str] | None = None) -> bytes:

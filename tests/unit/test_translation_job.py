@@ -52,6 +52,21 @@ def test_a_translation_keeps_size_alpha_and_what_was_used(workplace, monkeypatch
     assert len([name for name in runner._pictures[state.number] if name.startswith("preview")]) <= 3
 
 
+def test_the_same_picture_again_does_not_invert_again(workplace):
+    first, second = request(negative_prompt="plastic"), request(negative_prompt="cgi", cfg_scale=3.0)
+    runner, other = job.TranslationRunner(workplace), job.TranslationRunner(workplace)
+
+    def run(on, asked):
+        on.start(replace(asked, picture=first.picture))
+        state = on.wait(60)
+        return state, on.picture(state.number, state.result)
+
+    assert "from the cache" not in run(runner, first)[0].cost
+    again, alone = run(runner, second), run(other, second)
+    assert "from the cache" in again[0].cost and again[0].fraction == 1.0
+    assert again[1] == alone[1] and again[0].infotext == alone[0].infotext
+
+
 def test_it_waits_for_the_model_and_can_be_given_up_meanwhile(workplace):
     runner = job.TranslationRunner(workplace)
     with workplace.lock:
@@ -132,7 +147,8 @@ def test_the_shares_of_all_steps_make_one(values):
     up = 0 if params.start == "noise" else 15
     steps = [Progress("inversion", i, up + down, 0) for i in range(up)]
     steps += [Progress("translation", up + i, up + down, 0) for i in range(down)]
-    assert sum(job._work_of(params, step) for step in steps) == pytest.approx(1)
+    shares = [job._work_done(params, step) for step in steps]
+    assert shares == sorted(shares) and shares[0] > 0 and shares[-1] == pytest.approx(1)
 
 
 def test_settings_come_back_from_a_picture():
