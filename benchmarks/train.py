@@ -7,6 +7,7 @@ train one vector on the same pictures with the same size, batch and precision, o
 weights, each in a process of its own, one after the other. A step is the time from one call of the optimizer to the
 next; the first two are not counted. CPU seconds hardly depend on what else the machine does. "Above weights" is the
 peak of memory from the trainer's start to the last step, above what the loaded model holds. Prints a Markdown table.
+--flops counts instead what each kind of step computes, without weights and in a second.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default: 5)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--only", nargs="+", choices=tuple(NAMES), help="default: all that can run")
+    parser.add_argument("--flops", action="store_true", help="count the work of a step instead of timing it")
     args = parser.parse_args(argv)
     if args.webui and not args.webui_python:
         parser.error("--webui needs --webui-python, the Python of its environment.")
@@ -58,6 +60,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     args = parse_arguments()
+    if args.flops:
+        return print_flops(args.size, args.batch)
     rows = {}
     for name in NAMES:
         possible = (args.diffusers or name != "diffusers") and (args.webui or "webui" not in name)
@@ -89,6 +93,40 @@ def main() -> None:
             less = (rows[theirs]["above"] - rows[ours]["above"]) / 1024
             text = f"{ratio:.2f} times the steps a second of {NAMES[theirs]} ({work:.2f} by CPU time)"
             print(f"{NAMES[ours]}: {text}, {less:+.2f} GiB less memory.")
+
+
+def print_flops(size: int, batch: int) -> None:
+    """Of UNet and VAE in SD1.5's size, on tensors without content; the text encoder is the same for all."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **blocks)
+        latent, image = torch.zeros(batch, 4, size // 8, size // 8), torch.zeros(batch, 3, size, size)
+        context, time = torch.zeros(batch, 77, 768, requires_grad=True), torch.zeros(batch, dtype=torch.long)
+
+    def count(frozen: bool, backward: bool = True, pixels: bool = False) -> float:
+        unet.requires_grad_(not frozen)
+        with FlopCounterMode(display=False) as counter:
+            if pixels:
+                vae.encode(image)
+            out = unet(latent, time, encoder_hidden_states=context).sample
+            if backward:
+                out.sum().backward()
+        return counter.get_total_flops() / 1e9
+
+    ours, again = count(frozen=True), count(frozen=True, backward=False)
+    print(f"{size}x{size}, batch {batch}\n\n| step | GFLOPs | to ours |\n|---|---:|---:|")
+    for text, flops in (
+        ("this project: frozen UNet, latents encoded once", ours),
+        ("this project, gradient checkpointing: forward twice", ours + again),
+        ("diffusers' example: frozen UNet, the picture encoded at every step", count(frozen=True, pixels=True)),
+        ("the webui's trainer: gradients of all weights, forward twice", count(frozen=False) + again),
+    ):
+        print(f"| {text} | {flops:.0f} | {flops / ours:.2f} |")
 
 
 def measure(name: str, args: argparse.Namespace) -> dict:

@@ -200,7 +200,7 @@ def test_compare_pick_and_name(page, webui):
     page.wait_for_selector("#negtrans_train_compare_status [data-compare='finished']", state="attached")
     page.wait_for_selector("#negtrans_train_compare_grid img")
     page.click("#negtrans_train_compare_choice input")
-    page.click('#negtrans_train_compare_choice [role=option]:has-text("step 2")')
+    page.click('#negtrans_train_compare_choice ul.options li:has-text("step 2")')
     page.fill("#negtrans_train_compare_name textarea, #negtrans_train_compare_name input", "neg-picked")
     page.click("#negtrans_train_compare_write")
     page.wait_for_selector('#negtrans_train_compare_message:has-text("holds the vectors of step 2")')
