@@ -31,6 +31,10 @@ def features_bytes(features: Features) -> int:
     return tensor_bytes([tensor for pair in features.values() for tensor in pair])
 
 
+def _halved(tensor: Tensor) -> Tensor:
+    return tensor.half() if tensor.dtype == torch.float32 else tensor
+
+
 def device_of(features: Features) -> torch.device:
     """Where one step's queries and keys are."""
     return next(iter(features.values()))[0].device if features else torch.device("cpu")
@@ -70,29 +74,33 @@ def _windows_available() -> int | None:
 
 @dataclass(frozen=True)
 class FeatureBudget:
-    """Bytes for captured features: on the device and in host memory. On the CPU the two are one: `device` counts."""
+    """Bytes for captured features: on the device and in host memory. On the CPU the two are one: `device` counts.
+
+    half: those of a float32 model are kept in float16, half the memory for less than what an iteration leaves.
+    """
 
     device: int
     host: int
+    half: bool = False
 
     @classmethod
     def automatic(cls, device: torch.device) -> FeatureBudget:
-        """Half of what is free now."""
+        """Half of what is free now, float32 in float16."""
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0]
             # what torch holds in reserve for itself is free too
             free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            return cls(int(free * SHARE), int(available_host_memory() * SHARE))
+            return cls(int(free * SHARE), int(available_host_memory() * SHARE), half=True)
         if device.type == "cpu":
-            return cls(int(available_host_memory() * SHARE), 0)
-        return cls(0, int(available_host_memory() * SHARE))  # nobody tells what is free there
+            return cls(int(available_host_memory() * SHARE), 0, half=True)
+        return cls(0, int(available_host_memory() * SHARE), half=True)  # nobody tells what is free there
 
     @classmethod
     def of(cls, megabytes: float, device: torch.device) -> FeatureBudget:
         """So many MB (2^20 bytes) in all, on the device first."""
         total = int(megabytes * MIB)
         on_device = min(total, cls.automatic(device).device) if device.type != "cpu" else total
-        return cls(on_device, total - on_device)
+        return cls(on_device, total - on_device, half=True)
 
 
 @dataclass
@@ -108,7 +116,7 @@ class _Kept:
 class FeatureStore(MutableMapping[int, Features]):
     """Position -> Features within a budget; without one everything stays where it was captured.
 
-    Reading gives the features on the device they came from, bit for bit as they were. A position that was dropped is
+    Reading gives the features on the device they came from, bit for bit as they were kept. A position that was dropped is
     not in the mapping; `dropped` names it.
     """
 
@@ -119,6 +127,8 @@ class FeatureStore(MutableMapping[int, Features]):
     def __setitem__(self, position: int, features: Features) -> None:
         self._kept.pop(position, None)
         self.dropped.discard(position)
+        if self.budget is not None and self.budget.half:
+            features = {name: tuple(map(_halved, pair)) for name, pair in features.items()}
         size = features_bytes(features)
         device = device_of(features)
         budget = self.budget

@@ -75,17 +75,26 @@ def test_moved_features_come_back_bit_for_bit(monkeypatch):
     assert "2 steps in host memory" in str(store)
 
 
+def test_half_precision_is_for_float32_only():
+    store = FeatureStore(FeatureBudget(device=MEGABYTE, host=0, half=True))
+    wide = {"IN01": (torch.randn(1, 4, 2), torch.randn(1, 4, 2, dtype=torch.float64))}
+    store[1] = wide
+    query, key = store[1]["IN01"]
+    assert torch.equal(query, wide["IN01"][0].half()) and torch.equal(key, wide["IN01"][1])
+    assert store.device_bytes == 8 * 2 + 8 * 8
+
+
 def test_the_automatic_budget_is_half_of_what_is_free(monkeypatch):
     monkeypatch.setattr(features, "available_host_memory", lambda: 1000 * MEGABYTE)
-    assert FeatureBudget.automatic(torch.device("cpu")) == FeatureBudget(500 * MEGABYTE, 0)
+    assert FeatureBudget.automatic(torch.device("cpu")) == FeatureBudget(500 * MEGABYTE, 0, half=True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300 * MEGABYTE, 8000 * MEGABYTE))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 150 * MEGABYTE)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50 * MEGABYTE)
     cuda = torch.device("cuda")
-    assert FeatureBudget.automatic(cuda) == FeatureBudget(200 * MEGABYTE, 500 * MEGABYTE)
+    assert FeatureBudget.automatic(cuda) == FeatureBudget(200 * MEGABYTE, 500 * MEGABYTE, half=True)
     # an override is for both together, as far as the device has room
-    assert FeatureBudget.of(64, cuda) == FeatureBudget(64 * MEGABYTE, 0)
-    assert FeatureBudget.of(640, cuda) == FeatureBudget(200 * MEGABYTE, 440 * MEGABYTE)
+    assert FeatureBudget.of(64, cuda) == FeatureBudget(64 * MEGABYTE, 0, half=True)
+    assert FeatureBudget.of(640, cuda) == FeatureBudget(200 * MEGABYTE, 440 * MEGABYTE, half=True)
     assert FeatureBudget.of(64, torch.device("cpu")).device == 64 * MEGABYTE
 
 
