@@ -42,24 +42,25 @@ def saved(out: Path) -> int:
     return max((int(match[1]) for match in found if match), default=0)
 
 
-def kill_once(call: list[str], out: Path, generator: random.Random, waits: list[float]) -> bool:
-    """Start, kill after a random time; False when the run came to its end first. waits: how long runs lasted so far."""
+def kill_once(call: list[str], out: Path, generator: random.Random, most: int) -> float | None:
+    """Start and kill; after how many seconds, or None when the run came to its end first.
+
+    One in five is killed at any time from its start on, the others at any time after up to `most` steps.
+    """
     began, before = time.monotonic(), saved(out)
     process = subprocess.Popen(call, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    # from the very start on, and up to some checkpoints later, wherever that is
-    limit = generator.uniform(0.05, 1.0) * max(waits)
-    wanted = before + generator.randint(0, 4)
+    early = generator.uniform(0, 20) if generator.random() < 0.2 else float("inf")
+    wanted = before + generator.randint(1, max(1, most))
     while process.poll() is None:
-        if time.monotonic() - began > limit and (saved(out) >= wanted or generator.random() < 0.02):
-            time.sleep(generator.uniform(0, 0.2))
+        if saved(out) >= wanted or time.monotonic() - began > early:
+            time.sleep(generator.uniform(0, 0.5))  # into the steps after it, or the next write
             process.send_signal(signal.SIGKILL)
             process.wait()
-            waits.append(time.monotonic() - began)
-            return True
-        time.sleep(0.02)
+            return time.monotonic() - began
+        time.sleep(0.01)
     if process.returncode:
         raise SystemExit(f"the training failed by itself:\n{process.stderr.read()}")
-    return False
+    return None
 
 
 def main() -> int:
@@ -79,14 +80,10 @@ def main() -> int:
         began = time.monotonic()
         subprocess.run(command(args, whole), cwd=ROOT, check=True)
         print(f"undisturbed: {args.steps} steps in {time.monotonic() - began:.1f} s", flush=True)
-        call, waits = command(args, killed), [4.0]
-        while kills < args.kills and kill_once(call, killed, generator, waits):
+        call, most = command(args, killed), round(1.2 * args.steps / args.kills)
+        while kills < args.kills and (seconds := kill_once(call, killed, generator, most)) is not None:
             kills += 1
-            left = sorted(p.name for p in (killed / f"{NAME}.run").glob("*")) if killed.exists() else []
-            print(
-                f"kill {kills}: after {waits[-1]:.1f} s, checkpoint of step {saved(killed)}, {len(left)} files",
-                flush=True,
-            )
+            print(f"kill {kills}: after {seconds:.1f} s, checkpoint of step {saved(killed)}", flush=True)
         while starts == 0 or not (killed / f"{NAME}.pt").exists():
             subprocess.run(call, cwd=ROOT, check=True)
             starts += 1
