@@ -116,8 +116,8 @@ class _Kept:
 class FeatureStore(MutableMapping[int, Features]):
     """Position -> Features within a budget; without one everything stays where it was captured.
 
-    Reading gives the features on the device they came from, bit for bit as they were kept. A position that was dropped is
-    not in the mapping; `dropped` names it.
+    Reading gives the features on the device they came from, bit for bit as they were kept. A position that was dropped
+    is not in the mapping; `dropped` names it.
     """
 
     budget: FeatureBudget | None = None
