@@ -17,7 +17,7 @@ LATENT_WAYS = ("latent",)
 WAYS = PIXEL_WAYS + LATENT_WAYS
 
 # Deviations of the Gaussians, as shares of the picture's shorter side. Texture and shading, which a translation is to
-# change, are lightness: that is held coarsely, and chroma finely (docs/evaluation.md has what others give).
+# change, are lightness: that is held coarsely, and chroma finely.
 LIGHTNESS_RADIUS, CHROMA_RADIUS = 1 / 20, 1 / 64
 LATENT_RADIUS = 1 / 20
 
