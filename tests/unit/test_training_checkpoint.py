@@ -14,8 +14,8 @@ from lib_negtrans.training.checkpoint import (
     save_checkpoint,
 )
 from lib_negtrans.training.errors import CheckpointError
-from lib_negtrans.training.resume import check_resumable, differences
 from lib_negtrans.training.optimizers import OptimizerPart
+from lib_negtrans.training.resume import check_resumable, differences
 from lib_negtrans.training.state import HistoryRow, TrainingState
 
 
