@@ -68,6 +68,9 @@ class Peer:
             sys.exit(f"--peer {folder} is no usable clone of Style3D/FashionR2R: {error}")
         finally:
             sys.path.remove(str(folder))
+        for module in host.vae.modules():
+            if isinstance(module, torch.nn.SiLU):  # as diffusers loads them
+                module.inplace = False
         object.__setattr__(host.unet, "in_channels", host.unet.config.in_channels)
         scheduler = DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False

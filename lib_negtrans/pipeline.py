@@ -24,6 +24,7 @@ from .core.schedule import Schedule
 from .core.sharing import shared_prefix
 from .core.translate import TranslationStep, translation_steps
 from .hosts.protocol import HostError, ModelHost
+from .memory import trim_memory
 from .params import TranslationParams
 from .preservation import background_blend, controlled_region, finished_picture
 from .trajectory_cache import TrajectoryCache, host_state, inversion_key
@@ -280,6 +281,8 @@ def translate_image(
         host, source, params, embeddings, cache, feature_budget, mask
     )
     decode_source = None if cache is None else partial(cache.decoded, host)
+    if latent.device.type == "cpu":
+        trim_memory()  # the decoder's peak comes now
     decoded = finished_picture(params, latent, source, image, mask, host.decode_latent, decode_source)
     if not torch.isfinite(decoded).all():
         raise HostError("the VAE gave NaN: use --dtype float32 (in the webui --no-half-vae).")

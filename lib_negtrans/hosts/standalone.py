@@ -129,6 +129,9 @@ class StandaloneHost:
         # nn.Module's own `to`: diffusers' warns of modules to keep in float32, of which SD1 has none
         self.unet = nn.Module.to(networks.unet, self.device, self.dtype).eval().requires_grad_(False)
         self.vae = nn.Module.to(networks.vae, self.device, self.dtype).eval().requires_grad_(False)
+        for module in self.vae.modules():
+            if isinstance(module, nn.SiLU):  # 70 MB less at the decoder's peak at 512x512; the same numbers
+                module.inplace = True
         text_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
         self.text_encoder = networks.text_encoder.to(self.device, text_dtype).eval().requires_grad_(False)
         self.tokenizer = tokenizer

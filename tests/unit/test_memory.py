@@ -1,0 +1,45 @@
+"""Memory that was freed goes back to the system."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lib_negtrans.memory import trim_memory
+from tests.tiny_model import tiny_host, tiny_networks
+
+
+def resident() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) // 1024
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
+def test_holes_between_what_is_kept_go_back():
+    freed, kept = [], []
+    for _ in range(100):
+        block = torch.zeros(2048, 512)  # 4 MB: then of those that glibc keeps
+        freed.append(block.half())
+        kept.append(torch.zeros(1000))
+    before = resident()
+    freed.clear()
+    trim_memory()
+    assert resident() < before - 100
+
+
+def test_trimming_is_harmless_elsewhere(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    trim_memory()
+
+
+def test_the_vaes_activations_in_place_change_no_number():
+    networks, host = tiny_networks(), tiny_host()
+    assert all(module.inplace for module in host.vae.modules() if isinstance(module, nn.SiLU))
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = networks.vae.decode(latent / host.scaling_factor).sample
+    assert torch.equal(host.decode_latent(latent), (expected / 2 + 0.5).clamp(0, 1))
