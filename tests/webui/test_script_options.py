@@ -22,6 +22,10 @@ OPTIONS = {
     "rescale": ({"cfg_rescale": 0.8}, ["NegTrans guidance: cfg", "NegTrans CFG rescale: 0.8"]),
     "both halves": ({"tac_halves": "both"}, ["NegTrans TAC halves: both"]),
     "blend": ({"tac_blend": 0.3}, ["NegTrans TAC blend: 0.3"]),
+    "solver": (
+        {"solver": "difference", "step_share": 0.5},
+        ["NegTrans solver: difference", "NegTrans step share: 0.5"],
+    ),
     "depths": ({"tac_depths": "0.9, 0.2"}, ['NegTrans TAC depths: "0.9, 0.2"']),
 }
 
