@@ -20,7 +20,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from models import RANDOM_SD15, benchmark_host  # noqa: E402
 
-from lib_negtrans.core.features import features_bytes  # noqa: E402
 from lib_negtrans.images import load_picture, parse_size  # noqa: E402
 from lib_negtrans.params import TranslationParams  # noqa: E402
 from lib_negtrans.pipeline import translate  # noqa: E402
@@ -58,10 +57,8 @@ def main() -> None:
     began = time.perf_counter()
     done = translate(host, picture, params, mask=mask)
     seconds = time.perf_counter() - began
-    held = sum(features_bytes(done.trajectory.features[position]) for position in done.trajectory.features)
     print(f"{width}x{height}, mask on, background {args.background}, one step: {done.forwards}, {seconds:.0f} s")
-    print(f"finite: {bool(torch.isfinite(done.image).all())}; captured attention {held / MIB:.0f} MB a step")
-    print(f"peak resident memory {peak_mib():.0f} MB, of which the model's loading took {loaded:.0f} MB")
+    print(f"peak resident memory {peak_mib():.0f} MiB; {loaded:.0f} MiB when the model had been made")
 
 
 if __name__ == "__main__":
