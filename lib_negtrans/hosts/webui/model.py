@@ -13,7 +13,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from modules import devices, extra_networks, sd_hijack, sd_hijack_checkpoint, sd_models, sd_unet, shared
+from modules import (
+    devices,
+    extra_networks,
+    sd_hijack,
+    sd_hijack_checkpoint,
+    sd_hijack_optimizations,
+    sd_models,
+    sd_unet,
+    shared,
+)
 from modules.textual_inversion.textual_inversion import Embedding as HostEmbedding
 from torch import Tensor, nn
 
@@ -246,8 +255,9 @@ class WebuiHost:
         """Frozen weights, fit for a backward pass to the embeddings; every flag, module and optimisation is put back.
 
         autocast: what the UNet computes in meanwhile, weights as they are; None: as the webui is set up.
-        Cross-attention optimisations are off meanwhile, unless the host's option "Use cross attention optimizations
-        while training" is on; the VAE waits on the CPU under "Move VAE and CLIP to RAM when training".
+        The host's cross-attention optimizations are off meanwhile, unless its option "Use cross attention optimizations
+        while training" is on: instead of them torch's own attention runs, whose gradient is exact. The VAE waits on the
+        CPU under "Move VAE and CLIP to RAM when training".
         """
         self.refuse_training()
         self._refuse_another_checkpoint()
@@ -258,6 +268,7 @@ class WebuiHost:
             if not shared.opts.training_xattention_optimizations:
                 sd_hijack.undo_optimizations()
                 undo.callback(sd_hijack.apply_optimizations)
+                _use_torch_attention()
             if gradient_checkpointing:
                 sd_hijack_checkpoint.add()
                 undo.callback(sd_hijack_checkpoint.remove)
@@ -347,6 +358,17 @@ def plain_networks() -> Iterator[None]:
     finally:
         for networks, names in zip(lists, former, strict=True):
             networks[:] = names
+
+
+def _use_torch_attention() -> None:
+    """torch's attention in the UNet, where this torch has it; `undo_optimizations` and `apply_optimizations` end it.
+
+    ldm's own keeps every attention map for the backward pass. The kind without the memory-efficient kernel, as the
+    host names it: that one gave wrong gradients on some cards.
+    """
+    optimization = sd_hijack_optimizations.SdOptimizationSdpNoMem()
+    if optimization.is_available():
+        optimization.apply()
 
 
 @contextlib.contextmanager
