@@ -167,7 +167,8 @@ def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]
 
         def refreshed(current: str, listed: Callable[[], list[str]] = listed) -> Any:
             choices = listed()
-            return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
+            # no value where it can stay: one that was chosen or pasted meanwhile must not be put back
+            return gr.update(choices=choices) if current in choices else gr.update(choices=choices, value=NO_EMBEDDING)
 
         button.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], **QUIET)
     _show_what_applies(panel.controls)
