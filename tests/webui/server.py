@@ -62,6 +62,7 @@ class WebuiServer:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen | None = None
     start_log: str = ""  # what it had printed when it was ready
+    start_profile: dict = field(default_factory=dict)  # the host's own times of its start; Reload UI begins others
 
     @property
     def url(self) -> str:
@@ -89,6 +90,7 @@ class WebuiServer:
             # no request before that line: one in the middle of the start makes the webui fail
             if "Startup time" in self.log and "Model loaded in" in self.log:
                 self.start_log = self.log
+                self.start_profile = self.get("/internal/profile-startup").json()
                 return
             time.sleep(0.5)
         tail = self.log[-3000:]

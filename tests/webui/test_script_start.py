@@ -22,7 +22,7 @@ def test_start_up_cost(webui):
 
     One that imports torch in more than 5 s is busy, and gets as much longer.
     """
-    profile = webui.get("/internal/profile-startup").json()
+    profile = webui.start_profile
 
     def seconds(records):
         found = 0.0
