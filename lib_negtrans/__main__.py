@@ -1,7 +1,11 @@
 """`python -m lib_negtrans`."""
 
+import os
 import sys
 
-from .cli import main
+# before torch is imported: on several threads MKL else adds up in another order each time, and no run can be repeated
+os.environ.setdefault("MKL_CBWR", "AUTO")
+
+from .cli import main  # noqa: E402
 
 sys.exit(main())

@@ -6,6 +6,7 @@ import os
 
 # before torch is imported: small models are fastest on one thread, and nothing may ask the network
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_CBWR", "AUTO")  # as in lib_negtrans/__main__.py, for whoever asks for more threads
 os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import pytest
