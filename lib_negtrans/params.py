@@ -114,7 +114,9 @@ class TranslationParams(_Params):
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC ratio",
     )  # fmt: skip
     fixed_point: int = option(
-        1, "Fixed-point iterations", "Extra UNet calls per inversion step that make it exact; 1 or 2 suffice.",
+        1, "Fixed-point iterations",
+        "Extra UNet calls that make the inversion exact: up to this many a step, spent where they are needed; 0 is "
+        "plain inversion.",
         minimum=0, maximum=10, step=1, infotext="NegTrans fixed point", applies=("solver", ("ddim",)),
     )  # fmt: skip
     start: str = option(
@@ -248,6 +250,21 @@ class TranslationParams(_Params):
             return self.features
         return "captured" if self.fixed_point >= 1 or self.solver == "difference" else "recomputed"
 
+    @property
+    def inverts(self) -> bool:
+        """Whether there is an inversion at all: to start from, or for its source's attention."""
+        return self.start == "inversion" or self.tac_steps > 0
+
+    @property
+    def captures(self) -> bool:
+        """Whether the inversion records queries and keys."""
+        return self.features_from == "captured" and self.tac_steps > 0
+
+    @property
+    def inverts_guided(self) -> bool:
+        """The released code guides its inversion too; with an empty source prompt that cancels."""
+        return self.order == "published" and self.source_prompt != ""
+
     def depth_ratios(self) -> tuple[float, ...]:
         """`tac_depths` as numbers, by level; () when it is empty. Raises ParamError."""
         words = self.tac_depths.replace(",", " ").split()
@@ -300,7 +317,7 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "texture": (
         "Keeps most texture: only the strongest tenth of the negative, pushed twice as hard, every step controlled.",
-        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 15.0, "tac_ratio": 1.0, "fixed_point": 2},
+        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 15.0, "tac_ratio": 1.0},
     ),
     "natural": (
         "Changes more towards a photograph: starts from more noise, with the strongest tenth of the negative.",

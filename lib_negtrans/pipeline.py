@@ -19,7 +19,7 @@ from torch import Tensor
 from .core import guidance
 from .core.attention import AttentionControl, Features
 from .core.features import FeatureBudget
-from .core.inversion import InversionStep, Predict, Trajectory, finish, inversion_steps, second_order_steps
+from .core.inversion import InversionStep, Trajectory, finish
 from .core.schedule import Schedule
 from .core.sharing import shared_prefix
 from .core.translate import TranslationStep, translation_steps
@@ -28,7 +28,7 @@ from .memory import trim_memory
 from .params import TranslationParams
 from .preservation import background_blend, controlled_region, finished_picture
 from .trajectory_cache import TrajectoryCache, host_state, inversion_key
-from .variants import guidance_of, tac_plan_of
+from .variants import guidance_of, inversion_of, tac_plan_of
 
 if TYPE_CHECKING:
     from .core.cost import CallCosts
@@ -107,9 +107,7 @@ def encode_conditioning(host: ModelHost, params: TranslationParams, embeddings: 
     cond, negative, *others = host.encode_prompts(prompts, embeddings).split(1)
     empty = next((other for other in others if not torch.equal(other, cond)), None)
     source = host.encode_prompts([params.source_prompt], embeddings)
-    # the released code guides its inversion too; with an empty source prompt that cancels
-    guided = params.order == "published" and params.source_prompt != ""
-    unconditional = host.encode_prompts([""]) if guided else None
+    unconditional = host.encode_prompts([""]) if params.inverts_guided else None
     return Conditioning(cond, negative, source, unconditional, empty)
 
 
@@ -188,27 +186,25 @@ def translate_latent(
             return cond
         return guide(found.get("empty", cond), cond, found.get("negative", cond), params.cfg_scale, step)
 
-    inverts = params.start == "inversion" or tac_steps > 0
-    captures = params.features_from == "captured" and tac_steps > 0
     budget = feature_budget or getattr(host, "feature_budget", None) or FeatureBudget.automatic(latent.device)
     # the source's output at the noisiest position is the conditional one: once more captured rather than recomputed
     first_known = params.features_from == "captured" and torch.equal(conditioning.source, conditioning.cond)
-    total = len(schedule) * (2 if inverts else 1)
+    total = len(schedule) * (2 if params.inverts else 1)
     key = None
-    if inverts and cache is not None:  # while nothing is hooked: hooks are part of the key
-        captured = control if captures else None
+    if params.inverts and cache is not None:  # while nothing is hooked: hooks are part of the key
+        captured = control if params.captures else None
         key = inversion_key(host_state(host), latent, params, schedule, conditioning.source, captured)
     with control:
         trajectory = None
         if key is not None and (trajectory := cache.get(key)) is not None:
             last = InversionStep(len(schedule) - 1, len(schedule), schedule.timesteps[-1], trajectory.latents[-1])
             yield _progress(last, "inversion", 0, total)
-        elif inverts:
-            steps = _inversion(latent, schedule, predict_inversion, params, control if captures else None, budget)
+        elif params.inverts:
+            steps = inversion_of(params, latent, schedule, predict_inversion, control, budget)
             trajectory = yield from _relay(steps, "inversion", 0, total)
             if key is not None:
                 cache.put(key, trajectory)
-        features_kept = str(trajectory.features) if captures else ""
+        features_kept = str(trajectory.features) if params.captures else ""
         noise = None
         if params.start == "inversion":
             start = trajectory.latents[-1]
@@ -223,7 +219,7 @@ def translate_latent(
             source_is_cond=params.source_prompt == params.prompt
             and not tac.both_halves and conditioning.empty is None,
             predict_first=predict_guided if first_known else None, solver=params.solver,
-            release_features=captures and key is None,
+            release_features=params.captures and key is None,
             blend=background_blend(params, mask, schedule, trajectory, latent, noise),
         )  # fmt: skip
         try:
@@ -231,7 +227,8 @@ def translate_latent(
         finally:
             if key is not None:
                 trajectory.features.park()
-    return result, trajectory, Forwards(**counts, features=features_kept, cached=inverts and not counts["inversion"])
+    cached = params.inverts and not counts["inversion"]
+    return result, trajectory, Forwards(**counts, features=features_kept, cached=cached)
 
 
 def _relay(steps: Generator, phase: str, offset: int, total: int) -> Generator[Progress, None, object]:
@@ -245,20 +242,6 @@ def _relay(steps: Generator, phase: str, offset: int, total: int) -> Generator[P
 
 def _progress(step: InversionStep | TranslationStep, phase: str, offset: int, total: int) -> Progress:
     return Progress(phase, offset + step.index, total, step.timestep, getattr(step, "clean", None))
-
-
-def _inversion(
-    latent: Tensor,
-    schedule: Schedule,
-    predict: Predict,
-    params: TranslationParams,
-    capture: AttentionControl | None,
-    budget: FeatureBudget,
-) -> Generator[InversionStep, None, Trajectory]:
-    options = {"capture": capture, "capture_steps": params.tac_steps, "budget": budget}
-    if params.solver == "difference":
-        return second_order_steps(latent, schedule, predict, **options)
-    return inversion_steps(latent, schedule, predict, fixed_point=params.fixed_point, order=params.order, **options)
 
 
 @torch.no_grad()

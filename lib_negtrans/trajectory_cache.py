@@ -68,8 +68,7 @@ def inversion_key(
         params.solver,
         params.fixed_point if params.solver == "ddim" else 0,
         params.order,
-        # the released code's order guides its inversion where there is a source prompt
-        params.cfg_scale if params.order == "published" and params.source_prompt else None,
+        params.cfg_scale if params.inverts_guided else None,
         None if capture is None else (tuple(layer.name for layer in capture.layers), params.tac_steps),
     )
 

@@ -1,13 +1,45 @@
-"""What of the core a translation's parameters ask for: its guidance and its attention control. Serves every host."""
+"""What of the core a translation's parameters ask for: inversion, guidance, attention control. Serves every host."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Generator
 
-from .core.attention import self_attention_layers, shallow_layers
+from torch import Tensor, nn
+
+from .core.attention import AttentionControl, self_attention_layers, shallow_layers
+from .core.features import FeatureBudget
 from .core.guidance import Guidance, Sega
+from .core.inversion import InversionStep, Predict, Trajectory, inversion_steps, planned_iterations, second_order_steps
+from .core.schedule import Schedule, sd1_alphas_cumprod
 from .core.tac import TacPlan
 from .params import TranslationParams
+
+
+def inversion_of(
+    params: TranslationParams,
+    latent: Tensor,
+    schedule: Schedule,
+    predict: Predict,
+    control: AttentionControl,
+    budget: FeatureBudget,
+) -> Generator[InversionStep, None, Trajectory]:
+    """The inversion of clean latents (B, 4, h, w), step by step; control, active, captures where the parameters do."""
+    options = {
+        "capture": control if params.captures else None, "capture_steps": params.tac_steps, "budget": budget,
+    }  # fmt: skip
+    if params.solver == "difference":
+        return second_order_steps(latent, schedule, predict, **options)
+    return inversion_steps(latent, schedule, predict, fixed_point=params.fixed_point, order=params.order, **options)
+
+
+def inversion_rows(params: TranslationParams) -> list[int]:
+    """The UNet's rows for one picture in each step of its inversion, on SD1's schedule; [] where there is none."""
+    if not params.inverts:
+        return []
+    if params.solver == "difference":
+        return [1] * (len(params.timesteps) - 1) + [2]
+    schedule = Schedule(sd1_alphas_cumprod(), params.timesteps)
+    return [(1 + extra) * (1 + params.inverts_guided) for extra in planned_iterations(schedule, params.fixed_point)]
 
 
 def guidance_of(params: TranslationParams) -> Guidance:

@@ -33,6 +33,7 @@ from ..params import ParamError, TranslationParams
 from ..pipeline import Progress, Translation, translate_image
 from ..training.manager import LocalWorkplace
 from ..trajectory_cache import TrajectoryCache
+from ..variants import inversion_rows
 
 logger = logging.getLogger(__name__)
 
@@ -248,13 +249,10 @@ class TranslationRunner:
 
 def _work_done(params: TranslationParams, progress: Progress) -> float:
     """The share of the whole after a step, by rows that the UNet evaluates."""
-    up = 1 if params.solver == "difference" else 1 + params.fixed_point
-    down = 2 if params.cfg_scale != 1 else 1
-    inverts = params.start == "inversion" or params.tac_steps > 0
-    each = progress.total // (2 if inverts else 1)
-    inversion = min(progress.index + 1, each) * up if inverts else 0
-    guided = max(0, progress.index + 1 - (each if inverts else 0)) * down
-    return (inversion + guided) / (each * ((up if inverts else 0) + down))
+    inversion = inversion_rows(params)
+    guided = [2 if params.cfg_scale != 1 else 1] * (progress.total - len(inversion))
+    rows = inversion + guided
+    return sum(rows[: progress.index + 1]) / sum(rows)
 
 
 def _png(rgb: Tensor, alpha: Tensor | None, text: dict[str, str] | None = None) -> bytes:

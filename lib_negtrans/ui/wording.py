@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.variants import inversion_rows
 
 # self-attention layers of SD1 by how many pixels a token stands for (METHOD.md 4)
 _LAYERS_BY_AREA = {64: 5, 256: 5, 1024: 5, 4096: 1}
@@ -22,13 +23,12 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
         return f"This cannot work: {error}"
     timesteps = params.timesteps
     used, tac_steps = len(timesteps), params.tac_steps
-    iterations = params.fixed_point if params.solver == "ddim" else 0
-    inverts = params.start == "inversion" or tac_steps > 0
+    extra = sum(inversion_rows(params)) - used
     sentences = []
     if params.start == "inversion":
         sentences.append(
             f"Inverts the picture over {used} of {params.steps} steps, to noise level {timesteps[-1]} of 1000"
-            + (f", each step made exact by {iterations} more" if iterations else "")
+            + (f", made exact by {extra} more" if extra else "")
             + "; the seed changes nothing."
         )
     else:
@@ -45,7 +45,7 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
         sentences.append("Attention control is off: texture may change.")
     source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
     rows = 3 if params.guidance != "cfg" and params.prompt.strip() else 2
-    calls = used * rows + (used * (1 + iterations) if inverts else 0) + source_calls
+    calls = used * rows + sum(inversion_rows(params)) + source_calls
     sentences.append(f"About {calls} model evaluations.")
     if params.colour != "off" and params.colour_strength:
         sentences.append("Colour and tone are taken back from the render.")

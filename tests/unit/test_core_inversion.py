@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from lib_negtrans.core import inversion
 from lib_negtrans.core.attention import AttentionControl, shallow_layers
-from lib_negtrans.core.inversion import finish, inversion_steps, second_order_steps
+from lib_negtrans.core.inversion import finish, inversion_steps, planned_iterations, second_order_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, thinned, timestep_grid
 from lib_negtrans.core.translate import translation_steps
 from tests.ldm_unet import call, diffusers_unet
@@ -70,11 +69,12 @@ def test_oracle_round_trip_is_the_identity(steps, prediction_type):
         (50, 2, True, 0.9695, 60),
     ],
 )
-def test_round_trip_gain_of_fine_texture(monkeypatch, steps, fixed_point, warm_start, gain, evaluations):
-    monkeypatch.setattr(inversion, "SHORT_STEP", 0.0)  # METHOD.md's table iterates every step
+def test_round_trip_gain_of_fine_texture(steps, fixed_point, warm_start, gain, evaluations):
     schedule = Schedule.from_strength(ALPHAS, steps, 0.3)
     assert schedule.timesteps[-1] == 281
-    found, calls = round_trip_gain(schedule, fixed_point=fixed_point, warm_start=warm_start, mixing=False)
+    every = [fixed_point] * len(schedule)  # METHOD.md's table iterates every step
+    options = {"fixed_point": fixed_point, "iterations": every, "warm_start": warm_start, "mixing": False}
+    found, calls = round_trip_gain(schedule, **options)
     assert found == pytest.approx(gain, abs=6e-4)
     assert calls == evaluations
 
@@ -91,19 +91,60 @@ def round_trip_gain(schedule: Schedule, **options) -> tuple[float, int]:
     return float(sample(trajectory, predict)), len(calls)
 
 
-def test_mixing_is_worth_more_than_an_iteration_and_the_shortest_step_needs_none():
+def test_mixing_is_worth_more_than_an_iteration():
     schedule = Schedule.from_strength(ALPHAS, 50, 0.3)
-    plain, calls = round_trip_gain(schedule, fixed_point=2, mixing=False)
-    mixed, fewer = round_trip_gain(schedule, fixed_point=1)
-    assert fewer == 44 == calls - 15
+    plain, calls = round_trip_gain(schedule, fixed_point=2, mixing=False, iterations=[2] * 15)
+    mixed, fewer = round_trip_gain(schedule, fixed_point=1, iterations=[1] * 15)
+    assert fewer == 45 == calls - 15
     assert abs(1 - mixed) < abs(1 - plain) / 5
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "fixed_point", "wanted"),
+    [
+        (50, 1.0, 1, [0, 8, 1, *[0] * 12]),
+        (50, 1.0, 2, [1, 12, 2, 1, *[0] * 11]),
+        (50, 1.0, 0, [0] * 15),
+        (20, 1.0, 1, [0, 6, 0, 0, 0, 0]),  # all that there are
+        (50, 8 / 15, 1, [0, 5, 2, 0, 1, 0, 0, 0]),
+    ],
+)
+def test_iterations_are_where_the_noise_prediction_depends_on_its_own_latent(steps, share, fixed_point, wanted):
+    grid = timestep_grid(steps, 0.3)
+    schedule = Schedule(ALPHAS, thinned(grid, round(len(grid) * share)))
+    assert planned_iterations(schedule, fixed_point) == wanted
+
+
+def test_iterations_where_they_are_needed_do_more_with_fewer_calls():
+    schedule = Schedule.from_strength(ALPHAS, 50, 0.3)
+    everywhere, calls = round_trip_gain(schedule, fixed_point=2, mixing=False, iterations=[2] * 15)
+    needed, fewer = round_trip_gain(schedule, fixed_point=1, mixing=False)
+    assert (calls, fewer) == (60, 39)
+    assert abs(1 - needed) < abs(1 - everywhere) / 3
+
+
+def test_an_iteration_leaves_the_share_of_an_error_that_the_plan_reckons_with():
+    """Off the pictures the prediction is (z - a x)/s: a step's own iterations, unmixed, converge with q = f/s."""
+    schedule = Schedule.from_strength(ALPHAS, 50, 0.3)
+    (a, s), factor = schedule.scales(2), schedule.noise_factor(1, 2)
+
+    def predict(z, timestep):
+        return (z - a * 0.4) / s if timestep == 21 else torch.ones_like(z)
+
+    ends = []
+    for most in (2, 3, 200):
+        steps = inversion_steps(
+            torch.zeros(1, 1, 1, 1, dtype=torch.float64), schedule, predict, mixing=False, iterations=[most] * 15,
+        )  # fmt: skip
+        ends.append(float([next(steps).latent for _ in range(2)][-1]))
+    assert (ends[1] - ends[2]) / (ends[0] - ends[2]) == pytest.approx(factor / s, rel=1e-6)
 
 
 def test_fixed_point_converges_to_the_exact_inverse():
     schedule = Schedule.from_strength(ALPHAS, 50, 0.3)
     predict = gaussian_epsilon(schedule, 0.3)
     latent = torch.ones(1, 1, 1, 1, dtype=torch.float64)
-    trajectory = finish(inversion_steps(latent, schedule, predict, fixed_point=30))
+    trajectory = finish(inversion_steps(latent, schedule, predict, fixed_point=30, iterations=[30] * 15))
     assert float(sample(trajectory, predict)) == pytest.approx(1.0, abs=1e-9)
 
 
@@ -154,7 +195,7 @@ def test_steps_are_reported_and_can_be_stopped():
     seen = [next(steps) for _ in range(3)]
     steps.close()
     assert [(s.index, s.total, s.timestep) for s in seen] == [(0, 15, 1), (1, 15, 21), (2, 15, 41)]
-    assert called == [1, 21, 21, 41, 41]  # the shortest step takes one iteration less
+    assert called == [1, *[21] * 9, 41, 41]  # its iterations are where they are needed
 
 
 def test_capture_takes_the_last_evaluation_of_the_noisiest_steps():
@@ -169,17 +210,18 @@ def test_capture_takes_the_last_evaluation_of_the_noisiest_steps():
 
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     control = AttentionControl(shallow_layers(unet, (8, 8), 64))
+    captures = {"capture": control, "capture_steps": 2}
     with control:
-        trajectory = finish(inversion_steps(latent, schedule, predict, fixed_point=1, capture=control, capture_steps=2))
+        trajectory = finish(inversion_steps(latent, schedule, predict, iterations=[1] * 5, **captures))
         assert sorted(trajectory.features) == [4, 5]
         for position in (4, 5):
-            last = inputs[2 * position - 2]  # two evaluations a step, one at position 1
+            last = inputs[2 * position - 1]
             with control.capture() as again:
                 call(unet, last, schedule.timestep(position), context)
             for name, (q, k) in trajectory.features[position].items():
                 assert torch.equal(q, again[name][0]) and torch.equal(k, again[name][1])
             with control.capture() as earlier:
-                call(unet, inputs[2 * position - 3], schedule.timestep(position), context)
+                call(unet, inputs[2 * position - 2], schedule.timestep(position), context)
             assert not torch.equal(earlier["IN01"][0], trajectory.features[position]["IN01"][0])
 
 

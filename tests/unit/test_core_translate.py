@@ -171,7 +171,8 @@ def run(unet, *, sharing: bool = True, fixed_point: int = 1, features_from: str 
 
     with control:
         captures = control if features_from == "captured" else None
-        trajectory = finish(inversion_steps(latent, schedule, predict, fixed_point=fixed_point, capture=captures))
+        every = [fixed_point] * len(schedule)
+        trajectory = finish(inversion_steps(latent, schedule, predict, iterations=every, capture=captures))
         steps = translation_steps(
             trajectory.latents[-1], schedule, guided, trajectory=trajectory, tac_steps=3,
             features_from=features_from, control=control, predict_source=predict, source_is_cond=True,

@@ -52,7 +52,7 @@ def test_forwards_are_counted(host, image):
     calls = []
     handle = host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
     try:
-        for preset, expected in (("default", (29, 29, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
+        for preset, expected in (("default", (24, 29, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
             calls.clear()
             result = translate(host, image, translation_preset(preset, negative_prompt=NEGATIVE))
             assert (result.forwards.inversion, result.forwards.guided, result.forwards.source) == expected
@@ -69,7 +69,7 @@ def test_captured_and_recomputed_features_agree_better_the_better_the_inversion(
         ]
         return float((results[0] - results[1]).norm() / results[0].norm())
 
-    assert gap(4) < gap(0) / 5
+    assert gap(8) < gap(0) / 5
 
 
 def test_a_batch_gives_what_single_pictures_give():
@@ -184,7 +184,7 @@ def test_depths_can_say_what_layers_and_ratio_say(host, image, features):
 
 @pytest.mark.parametrize("features", ["captured", "recomputed"])
 def test_with_both_halves_equal_prompts_cancel(host, image, features):
-    values = {"features": features, "negative_prompt": "", "tac_halves": "both", "tac_ratio": 1.0, "fixed_point": 4}
+    values = {"features": features, "negative_prompt": "", "tac_halves": "both", "tac_ratio": 1.0, "fixed_point": 8}
     both = translate(host, image, params(**values))
     assert both.forwards.guided == 6  # one row a step
     torch.testing.assert_close(both.latent, latent_of(host, image, **values, cfg_scale=1.0), rtol=0, atol=1e-5)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.core import guidance
 from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features
-from lib_negtrans.core.inversion import Trajectory, inversion_steps, second_order_steps
+from lib_negtrans.core.inversion import Trajectory
 from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import translation_steps
@@ -32,7 +32,7 @@ from lib_negtrans.hosts.webui.rows import RowDenoiser, row_denoiser
 from lib_negtrans.hosts.webui.settings import option
 from lib_negtrans.params import TranslationParams
 from lib_negtrans.trajectory_cache import inversion_key
-from lib_negtrans.variants import guidance_of, tac_plan_of
+from lib_negtrans.variants import guidance_of, inversion_of, tac_plan_of
 
 # predictions go through the host's denoiser, which turns v into noise itself
 PREDICTION_TYPE = "epsilon"
@@ -118,19 +118,16 @@ class _Sampling:
         alphas_cumprod = p.sd_model.alphas_cumprod.detach().double().cpu()
         self.schedule = Schedule(alphas_cumprod, params.timesteps, PREDICTION_TYPE)
         self.tac_steps = params.tac_steps
-        self.inverts = params.start == "inversion" or self.tac_steps > 0
         self.sources = Sources.from_batch(p.init_latent.float())
-        self.total_steps = len(self.schedule) * (2 if self.inverts else 1)
-        self.captures = self.tac_steps > 0 and params.features_from == "captured"
+        self.total_steps = len(self.schedule) * (2 if params.inverts else 1)
         self.trajectory: Trajectory | None = None
         self.key: Hashable | None = None
         self.denoiser: nn.Module = self.cfg_denoiser.inner_model
         self.source_context = self._encode(params.source_prompt)
-        self.inverts_guided = params.order == "published" and params.source_prompt != ""
         self.guide = guidance_of(params)
         # where the prompt is empty its own prediction serves, and no row is added
         self.needs_empty = self.guide.needs_unconditional and any(prompt.strip() for prompt in p.prompts)
-        self.empty_context = self._encode("") if self.inverts_guided or self.needs_empty else None
+        self.empty_context = self._encode("") if params.inverts_guided or self.needs_empty else None
         size = tuple(self.sources.latents.shape[-2:])
         self.tac = tac_plan_of(params, self.unet, size) if self.tac_steps else TacPlan()
         first = [self.sources.of_image.index(source) for source in range(len(self.sources.latents))]
@@ -154,16 +151,16 @@ class _Sampling:
             AttentionControl(self.tac.layers, self.region) as control,
             row_denoiser(self.cfg_denoiser, control) as rows,
         ):
-            if self.inverts and self.trajectory is None:
+            if self.params.inverts and self.trajectory is None:
                 self.trajectory = self._invert(control)
             return self._translate(control, rows)
 
     def _key(self) -> Hashable | None:
         """What the inversion of these sources goes by in the cache; None where it cannot be vouched for."""
         state = trajectories.model_state(self.p)
-        if state is None or not self.inverts:
+        if state is None or not self.params.inverts:
             return None
-        layers = AttentionControl(self.tac.layers) if self.captures else None
+        layers = AttentionControl(self.tac.layers) if self.params.captures else None
         return inversion_key(state, self.sources.latents, self.params, self.schedule, self.source_context, layers)
 
     def _known_trajectory(self) -> Trajectory | None:
@@ -174,18 +171,8 @@ class _Sampling:
         return known
 
     def _invert(self, control: AttentionControl) -> Trajectory:
-        options = {
-            "capture": control if self.captures else None,
-            "capture_steps": self.tac_steps,
-            "budget": trajectories.feature_budget(self.sources.latents.device),
-        }
-        if self.params.solver == "difference":
-            steps = second_order_steps(self.sources.latents, self.schedule, self._predict_inversion, **options)
-        else:
-            steps = inversion_steps(
-                self.sources.latents, self.schedule, self._predict_inversion,
-                fixed_point=self.params.fixed_point, order=self.params.order, **options,
-            )  # fmt: skip
+        budget = trajectories.feature_budget(self.sources.latents.device)
+        steps = inversion_of(self.params, self.sources.latents, self.schedule, self._predict_inversion, control, budget)
         trajectory = self._follow(steps, 0, lambda step: self.sources.per_image(step.latent))
         devices.test_for_nans(trajectory.latents[-1], "unet")
         return trajectory
@@ -204,7 +191,7 @@ class _Sampling:
             trajectory=self.trajectory, tac_steps=self.tac_steps, features_from=self.params.features_from,
             control=control, predict_source=lambda z, timestep: self._predict(z, timestep, self.source_context),
             solver=self.params.solver, per_image=self.sources.per_image,
-            release_features=self.captures and self.key is None,
+            release_features=self.params.captures and self.key is None,
         )  # fmt: skip
         # the CFG denoiser stores its own preview
         return self._follow(steps, self.total_steps - len(self.schedule), None)
@@ -243,9 +230,8 @@ class _Sampling:
 
     def _predict_inversion(self, latent: Tensor, timestep: int) -> Tensor:
         cond = self._predict(latent, timestep, self.source_context)
-        if not self.inverts_guided:
+        if not self.params.inverts_guided:
             return cond
-        # the released code guides its inversion too; with an empty source prompt that cancels
         return guidance.cfg(self._predict(latent, timestep, self.empty_context), cond, self.params.cfg_scale)
 
     def _predict(self, latent: Tensor, timestep: int, context: Tensor) -> Tensor:
