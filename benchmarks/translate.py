@@ -3,8 +3,8 @@
     python benchmarks/translate.py [--peer DIR] [--model random-sd15|PATH] [--size 512] [--steps 50] [--only NAME ..]
 
 DIR is a clone of Style3D/FashionR2R. Each configuration runs in a process of its own: model, then one picture from
-pixels to pixels; then for our presets the same picture with another negative prompt, its inversion and its latent
-from the cache, whose memory was held before.
+pixels to pixels; then for our presets the same picture with another negative prompt, its inversion, its latent
+and its own decoding (for the colours) from the cache, whose memory was held before.
 Forwards are UNet rows, each counted whole; "whole" is the same work by FLOPs, where a row that is cut short or shared
 counts its part. "Above weights" is the peak of memory above what was held when the picture began. Fewer --steps take
 less time and keep the ratios nearly: fast takes 0.4 of them, rounded.
@@ -92,6 +92,7 @@ def work(args: argparse.Namespace) -> list[dict]:
     import numpy as np
 
     from lib_negtrans.core.attention import AttentionControl
+    from lib_negtrans.core.colour import PIXEL_WAYS
     from lib_negtrans.core.cost import call_costs
     from lib_negtrans.params import translation_preset
     from lib_negtrans.pipeline import translate, translate_image
@@ -108,11 +109,13 @@ def work(args: argparse.Namespace) -> list[dict]:
     cache, rows = TrajectoryCache(), []
     for name in (args.worker,) if args.once else (args.worker, f"{args.worker}, again"):
         again = name != args.worker
-        if again:  # as after a first translation that kept its inversion: the features' memory is then held already
+        if again:  # as after a first translation: its inversion, latent and decoded source are kept, and memory is held
             steps = translate_image(host, image, params, cache=cache)
             while next(steps).phase == "inversion":
                 pass
             steps.close()
+            if params.colour in PIXEL_WAYS:
+                cache.decoded(host, cache.encoded(host, image))
         params.negative_prompt = NEGATIVES[again]
         memory.begin()
         began = time.perf_counter()
