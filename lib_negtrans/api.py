@@ -35,6 +35,7 @@ from .training.manager import (
     TrainingRequest,
 )
 from .training.presets import TRAINING_PRESETS
+from .training.training_data import OTHER_FOLDERS
 
 PREFIX = "/negtrans/v1"
 API_VERSION = 1
@@ -175,8 +176,7 @@ class _Service:
             values["template"] = str(self._allowed(template))
         preview = self._allowed(body.preview_image) if body.preview_image else None
         images = self._allowed(body.images)
-        kinds = ("photos", "validation", "validation_photos")
-        others = {kind: self._allowed(getattr(body, kind)) for kind in kinds if getattr(body, kind)}
+        others = {kind: self._allowed(getattr(body, kind)) for kind in OTHER_FOLDERS if getattr(body, kind)}
 
         def begin():
             params = TrainingParams.from_dict(values)

@@ -15,12 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
 from torch import Tensor
 
 from . import __version__
 from .claims import Claims
 from .core.attention import AttentionShapeError
+from .core.inversion import finish
 from .hosts.protocol import HostError, ModelHost
 from .images import (
     EXTENSIONS,
@@ -252,27 +252,16 @@ class _Run:
         image = pad_to_multiple(loaded.rgb[None]).to(self.host.device)
         mask = None if loaded.mask is None else pad_to_multiple(loaded.mask[None, None]).to(self.host.device)
         steps = translate_image(self.host, image, self.params, self.embeddings, mask=mask)
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as stop:
-                result = stop.value
-                break
-            if self.on_progress is not None:
-                self.on_progress(progress)
+        result = finish(steps, self.on_progress)
         return result.image[0, :, :height, :width].float().cpu(), result.forwards, result.seconds
 
     def _save(self, item: Item, loaded: Loaded, image: Tensor) -> None:
         try:
-            save_png(item.target, self._picture(loaded, image), self._text(item, loaded))
+            save_png(item.target, to_pil(image, loaded.alpha), self._text(item, loaded))
         except BaseException:
             self.claims.fail(item.target)
             raise
         self.claims.release(item.target)
-
-    @staticmethod
-    def _picture(loaded: Loaded, image: Tensor) -> Image.Image:
-        return to_pil(image, loaded.alpha)
 
     def _text(self, item: Item, loaded: Loaded) -> dict[str, str]:
         details = {"version": __version__, "source": item.source.name, "checkpoint": self.host.checkpoint_name}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -44,7 +44,7 @@ class Picture:
 def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
     """Files with an image suffix below a folder, sorted; hidden ones, those below `exclude` and masks are left out.
 
-    A mask is a file that `find_mask` gives for another picture beside it: never trained on, nor translated.
+    A mask is a file that `mask_beside` gives for another picture: never trained on, nor translated.
     """
     stems: dict[Path, set[str]] = {}
     files = []
@@ -55,27 +55,27 @@ def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path
         if exclude is None or not path.resolve().is_relative_to(exclude.resolve()):
             files.append(path)
             stems.setdefault(path.parent, set()).add(path.stem)
-    yield from (path for path in files if not is_mask(path, stems[path.parent]))
+    masks = {place: masks_among(names) for place, names in stems.items()}
+    yield from (path for path in files if path.stem not in masks[path.parent])
 
 
-def find_mask(path: Path) -> Path | None:
-    """The mask of a picture: `mask_REST.png` beside `PREFIX_REST.png`, or `NAME_mask.png`; None without one."""
-    rest = path.stem.partition("_")[2] or path.stem
-    for name in (f"mask_{rest}.png", f"mask_{path.stem}.png", f"{path.stem}_mask.png"):
-        candidate = path.with_name(name)
+def mask_stems(stem: str) -> tuple[str, str, str]:
+    """What the mask beside a picture PREFIX_REST may be called: mask_REST, mask_PREFIX_REST, PREFIX_REST_mask."""
+    return f"mask_{stem.partition('_')[2] or stem}", f"mask_{stem}", f"{stem}_mask"
+
+
+def mask_beside(path: Path) -> Path | None:
+    """The mask (PNG) that lies beside a picture, see `mask_stems`; None without one."""
+    for stem in mask_stems(path.stem):
+        candidate = path.with_name(f"{stem}.png")
         if candidate.is_file() and candidate != path:
             return candidate
     return None
 
 
-def is_mask(path: Path, beside: set[str]) -> bool:
-    """Whether `find_mask` gives this file for another picture; beside: the stems of its folder's pictures."""
-    if path.stem.endswith("_mask") and path.stem[: -len("_mask")] in beside:
-        return True
-    rest = path.stem.removeprefix("mask_")
-    return rest != path.stem and any(
-        stem == rest or (stem.partition("_")[2] == rest and not stem.startswith("mask_")) for stem in beside
-    )
+def masks_among(stems: Iterable[str]) -> set[str]:
+    """The stems that a mask of one of a folder's pictures has, whether or not there is one."""
+    return {mask for stem in stems for mask in mask_stems(stem) if mask != stem}
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .core.colour import blur, rgb_to_lab
-from .images import ImageError, Picture, load_picture
+from .images import ImageError, Picture, load_picture, mask_stems
 
 SOURCES = ("none", "auto", "alpha", "border", "file")
 # a border counts as uniform when this share of its pixels lies within the tolerance of their median colour
@@ -146,7 +146,7 @@ def mask_file(masks: Path, picture: Path, root: Path | None = None) -> Path:
     if masks.is_file():
         return masks
     place = masks / (picture.parent.relative_to(root) if root is not None else "")
-    stems = (picture.stem, f"{picture.stem}_mask", f"mask_{picture.stem}", f"mask_{picture.stem.partition('_')[2]}")
+    stems = (picture.stem, *reversed(mask_stems(picture.stem)))
     for name in (picture.name, *(f"{stem}{suffix}" for stem in stems for suffix in (".png", ".jpg", ".webp", ".tif"))):
         candidate = place / name
         if candidate.is_file() and candidate != picture:

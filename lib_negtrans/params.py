@@ -63,6 +63,12 @@ class _Params:
             raise ParamError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}.")
         return cls(**values).validate()
 
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> Any:
+        """From a file of this or another version, which may name options that are no more. Raises ParamError."""
+        known = cls.options()
+        return cls.from_dict({name: value for name, value in values.items() if name in known})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return dataclasses.asdict(self)

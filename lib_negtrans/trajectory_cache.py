@@ -134,25 +134,24 @@ class TrajectoryCache:
 
     def encoded(self, host: ModelHost, image: Tensor) -> Tensor:
         """`host.encode_image`, or what it gave for the same image (B, 3, H, W) before."""
-        vae = getattr(host, "vae", None)
-        if not isinstance(vae, nn.Module):
-            return host.encode_image(image)
-        return self._remember((network_state(vae), tensor_digest(image)), lambda: host.encode_image(image))
+        return self._through_vae(host, host.encode_image, image)
 
     def decoded(self, host: ModelHost, latent: Tensor) -> Tensor:
         """`host.decode_latent`, or what it gave for the same latent (B, 4, h, w) before."""
+        return self._through_vae(host, host.decode_latent, latent)
+
+    def _through_vae(self, host: ModelHost, make: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
         vae = getattr(host, "vae", None)
         if not isinstance(vae, nn.Module):
-            return host.decode_latent(latent)
-        return self._remember((network_state(vae), tensor_digest(latent)), lambda: host.decode_latent(latent))
-
-    def _remember(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+            return make(given)
+        # a picture has three channels and a latent four: the same digest never stands for both
+        key = network_state(vae), tensor_digest(given)
         with self._lock:
             found = self._encoded.get(key)
             if found is not None:
                 self._encoded.move_to_end(key)
                 return found
-        found = make()
+        found = make(given)
         with self._lock:
             self._encoded[key] = found
             while len(self._encoded) > ENCODED_PICTURES:

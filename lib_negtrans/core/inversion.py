@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -201,10 +201,12 @@ def second_order_steps(
     return trajectory
 
 
-def finish(steps: Generator):
-    """Run a generator of steps to its end and give its return value."""
+def finish(steps: Generator, on_step: Callable[[Any], object] | None = None) -> Any:
+    """Run a generator of steps to its end, on_step with each, and give its return value."""
     while True:
         try:
-            next(steps)
+            step = next(steps)
         except StopIteration as stop:
             return stop.value
+        if on_step is not None:
+            on_step(step)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lib_negtrans.images import ImageError, find_mask, flatten_alpha, iter_image_files, load_picture
+from lib_negtrans.images import ImageError, flatten_alpha, iter_image_files, load_picture, mask_beside
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 MARGIN = 4  # around the garment; sleeves cut off at the very edge look wrong in themselves
@@ -64,8 +64,8 @@ def cut_mask(mask: Tensor, box: Box, size: int) -> Tensor:
 
 
 def load_render(path: Path, name: str | None = None) -> Render:
-    """A render with its mask: from `find_mask`, else from alpha, else everything. Raises ImageError."""
-    picture, found = load_picture(path), find_mask(path)
+    """A render with its mask: from `mask_beside`, else from alpha, else everything. Raises ImageError."""
+    picture, found = load_picture(path), mask_beside(path)
     rgb = flatten_alpha(picture)
     if found is not None:
         mask = load_picture(found).rgb.mean(0) > 0.5

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..background import BackgroundJob
 from .params import PrepareParams
 from .prepare import PrepareError, PrepareReport, Progress, prepare, refuse
 
@@ -41,19 +41,11 @@ class PrepareSnapshot:
         return dataclasses.asdict(self) | {"busy": self.busy}
 
 
-class PrepareRunner:
-    """Runs `prepare`. Every method may be called from any thread."""
+class PrepareRunner(BackgroundJob[PrepareSnapshot]):
+    """Runs `prepare`; when it is stopped, nothing is left of what was written."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._state = PrepareSnapshot()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def snapshot(self) -> PrepareSnapshot:
-        """The state of the one under way, or else of the last one."""
-        with self._lock:
-            return self._state
+        super().__init__(PrepareSnapshot())
 
     def start(self, source: Path, target: Path, params: PrepareParams, overwrite: bool = False) -> PrepareSnapshot:
         """Begin. Raises PrepareError while one is under way or for folders that cannot be, ParamError.
@@ -65,27 +57,11 @@ class PrepareRunner:
                 raise PrepareError(f"{self._state.target} is being prepared: wait for its end, or stop it first.")
             params.validate()
             refuse(source, target, overwrite)
-            self._stop.clear()
-            self._state = PrepareSnapshot(self._state.number + 1, WORKING, str(target), params.size)
+            state = PrepareSnapshot(self._state.number + 1, WORKING, str(target), params.size)
             job = (Path(source), Path(target), params, overwrite)
-            self._thread = threading.Thread(target=self._work, args=job, name="negtrans-prepare", daemon=True)
-            self._thread.start()
-            return self._state
-
-    def request_stop(self) -> bool:
-        """Stop; nothing is left of what was written. False when nothing is under way."""
-        with self._lock:
-            self._stop.set()
-            return self._state.busy
-
-    def wait(self, timeout: float | None = None) -> PrepareSnapshot:
-        """Until it has ended: for tests and scripts."""
-        if self._thread is not None:
-            self._thread.join(timeout)
-        return self.snapshot()
+            return self._begin("negtrans-prepare", state, self._work, *job)
 
     def _work(self, source: Path, target: Path, params: PrepareParams, overwrite: bool) -> None:
-        """The thread: never raises, because nobody would see it."""
         job = prepare(source, target, params, overwrite)
         try:
             while not self._stop.is_set():
@@ -93,17 +69,13 @@ class PrepareRunner:
                     progress: Progress = next(job)
                 except StopIteration as end:
                     report: PrepareReport = end.value
-                    self._set(phase=FINISHED, lines=report.lines()[:MAXIMUM_LINES], target=str(report.target))
+                    self._note(phase=FINISHED, lines=report.lines()[:MAXIMUM_LINES], target=str(report.target))
                     return
-                self._set(doing=str(progress), done=progress.done, total=progress.total)
+                self._note(doing=str(progress), done=progress.done, total=progress.total)
             job.close()
-            self._set(phase=STOPPED)
+            self._note(phase=STOPPED)
         except PrepareError as error:
-            self._set(phase=FAILED, error=str(error))
+            self._note(phase=FAILED, error=str(error))
         except Exception as error:
             logger.exception("preparing %s failed", target)
-            self._set(phase=FAILED, error=f"{type(error).__name__}: {error}")
-
-    def _set(self, **values: Any) -> None:
-        with self._lock:
-            self._state = dataclasses.replace(self._state, **values)
+            self._note(phase=FAILED, error=f"{type(error).__name__}: {error}")

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..images import EXTENSIONS, is_mask
+from ..images import EXTENSIONS, masks_among
 
 
 @dataclass
@@ -36,10 +36,10 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         names = [n for n in files if not n.startswith(".") and Path(n).suffix.lower() in EXTENSIONS]
-        stems = {Path(name).stem for name in names}
+        masks = masks_among({Path(name).stem for name in names})
         for name in names:
             path = Path(here, name)
-            if is_mask(path, stems):
+            if path.stem in masks:
                 continue
             relative = _relative(path, folder)
             if path.is_file():

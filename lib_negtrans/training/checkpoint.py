@@ -99,6 +99,15 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
+def runs_below(folder: Path) -> list[tuple[Path, int]]:
+    """(run folder, newest checkpoint's step) of the runs in a folder, the last written first."""
+    found = []
+    for run in folder.iterdir() if folder.is_dir() else ():
+        if saved := checkpoints(run):
+            found.append((saved[0][1].stat().st_mtime, run, saved[0][0]))
+    return [entry[1:] for entry in sorted(found, reverse=True)]
+
+
 def checkpoint_path(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step lies."""
     return folder / f"checkpoint-{step:08d}.safetensors"

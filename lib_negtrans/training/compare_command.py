@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from ..embeddings import EmbeddingError, read_embedding
 from ..images import ImageError, save_png
 from ..params import TranslationParams
-from .comparison import Candidate, candidates, chosen, compare, grid, pick
+from .comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
 from .errors import TrainingError
 
 if TYPE_CHECKING:
     from ..cli import Reporter
-
-GRID_FILE = "comparison.png"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

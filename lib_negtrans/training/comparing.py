@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..background import BackgroundJob
 from ..embeddings import EmbeddingError
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, save_png
 from ..params import TrainingParams, TranslationParams
-from .checkpoint import checkpoints
-from .comparison import Candidate, candidates, chosen, compare, grid, pick
+from .checkpoint import runs_below
+from .comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
+from .dataset import training_files
 from .errors import TrainingError, sentence
+from .request import read_request
 
 logger = logging.getLogger(__name__)
 
 IDLE, WAITING, WORKING, FINISHED, STOPPED, FAILED = "idle", "waiting", "working", "finished", "stopped", "failed"
-REQUEST_FILE, GRID_FILE = "request.json", "comparison.png"
 
 
 class ComparisonRefused(Exception):
@@ -58,29 +57,16 @@ class ComparisonSnapshot:
         return self.phase in (WAITING, WORKING)
 
 
-class ComparisonRunner:
-    """Translates a render with several checkpoints of a run. Every method may be called from any thread."""
+class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
+    """Translates a render with several checkpoints of a run."""
 
     def __init__(self, workplace: Workplace):
+        super().__init__(ComparisonSnapshot())
         self.workplace = workplace
-        self._lock = threading.RLock()
-        self._state = ComparisonSnapshot()
-        self._stop = False
-        self._thread: threading.Thread | None = None
-
-    def snapshot(self) -> ComparisonSnapshot:
-        """The state of the one under way, or else of the last one."""
-        with self._lock:
-            return self._state
 
     def runs(self) -> list[str]:
         """The names of the runs that have checkpoints, the last written first."""
-        folder = self.workplace.runs_folder
-        found = []
-        for run in folder.iterdir() if folder.is_dir() else ():
-            if saved := checkpoints(run):
-                found.append((saved[0][1].stat().st_mtime, run.name))
-        return [name for _, name in sorted(found, reverse=True)]
+        return [folder.name for folder, _ in runs_below(self.workplace.runs_folder)]
 
     def offered(self, run: str) -> list[str]:
         """What can be compared of a run: "step 50", .., "best". Raises ComparisonRefused."""
@@ -96,24 +82,9 @@ class ComparisonRunner:
             except TrainingError as error:
                 raise ComparisonRefused(str(error)) from error
             picture, params = self._of_run(run)
+            state = ComparisonSnapshot(self._state.number + 1, WAITING, run, 0, len(found) + 1)
             job = (run, found, render or picture, params)
-            self._stop = False
-            self._state = ComparisonSnapshot(self._state.number + 1, WAITING, run, 0, len(found) + 1)
-            self._thread = threading.Thread(target=self._work, args=job, name="negtrans-compare", daemon=True)
-            self._thread.start()
-            return self._state
-
-    def request_stop(self) -> bool:
-        """Stop after the picture under way. False when nothing is under way."""
-        with self._lock:
-            self._stop = True
-            return self._state.busy
-
-    def wait(self, timeout: float | None = None) -> ComparisonSnapshot:
-        """Until it has ended: for tests and scripts."""
-        if self._thread is not None:
-            self._thread.join(timeout)
-        return self.snapshot()
+            return self._begin("negtrans-compare", state, self._work, *job)
 
     def pick(self, run: str, key: str, name: str, overwrite: bool = False) -> list[str]:
         """Make one of them the embedding `name`; sentences about it. Raises ComparisonRefused."""
@@ -137,19 +108,14 @@ class ComparisonRunner:
 
     def _of_run(self, run: str) -> tuple[Path, TrainingParams]:
         """The render that the run's previews show, and its parameters."""
-        from .dataset import training_files
-
         try:
-            request = json.loads((self.workplace.runs_folder / run / REQUEST_FILE).read_text(encoding="utf-8"))
-            known = TrainingParams.options()
-            params = TrainingParams(**{k: v for k, v in request["params"].items() if k in known})
-            picture = request.get("preview_image") or training_files(Path(request["images"]), params.pattern)[0]
+            request = read_request(self.workplace.runs_folder / run)
+            picture = request.preview_image or training_files(request.images, request.params.pattern)[0]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise ComparisonRefused(f"The render of {run} is not there any more: drop one to compare on.") from error
-        return Path(picture), params
+        return picture, request.params
 
     def _work(self, run: str, found: list[Candidate], render: Path, training: TrainingParams) -> None:
-        """The thread: never raises, because nobody would see it."""
         try:
             with self.workplace.turn(f"negtrans-compare-{run}") as host:
                 self._note(phase=WORKING)
@@ -158,7 +124,7 @@ class ComparisonRunner:
                 for label, picture in compare(host, found, render, training.size, params):
                     pictures.append((label, picture))
                     self._note(done=len(pictures))
-                    if self._stop:
+                    if self._stop.is_set():
                         self._note(phase=STOPPED)
                         return
             target = self.workplace.runs_folder / run / GRID_FILE
@@ -171,7 +137,3 @@ class ComparisonRunner:
         except Exception as error:
             logger.exception("comparing %s failed", run)
             self._note(phase=FAILED, error=sentence(error))
-
-    def _note(self, **changes: Any) -> None:
-        with self._lock:
-            self._state = dataclasses.replace(self._state, **changes)

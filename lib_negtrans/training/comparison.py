@@ -14,20 +14,20 @@ from torch import Tensor
 from ..embedding_card import write_card
 from ..embeddings import Embedding, EmbeddingError, read_embedding, validate_name, write_embedding
 from ..hosts.protocol import ModelHost
-from ..images import load_picture, pad_to_multiple, to_pil
-from ..params import TrainingParams, TranslationParams
+from ..images import pad_to_multiple, to_pil
+from ..params import TranslationParams
 from ..pipeline import translate
 from ..sheet import contact_sheet
 from .checkpoint import checkpoints, decode
 from .errors import CheckpointError, TrainingError
-from .keeping import BEST_FOLDER, RUN_FILE
-from .preview import TranslationPreview
-from .resume import fixed_params
+from .keeping import BEST_FOLDER, RECOMMENDED_WEIGHT, RUN_FILE
+from .preview import fitted_render
 from .state import result_of
 
 MAXIMUM = 12  # pictures of a comparison, beside the render
 COLUMNS = 4
 TRIGGER = "negtrans-candidate"
+GRID_FILE = "comparison.png"
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,13 @@ def _embedding(run_folder: Path, payload: dict) -> Embedding:
         dataset = json.loads((run_folder / RUN_FILE).read_text(encoding="utf-8"))["dataset"]
     except (OSError, ValueError, KeyError):
         dataset = {}  # of an older version, or removed: the vectors are whole
-    known = TrainingParams.options()
-    params = {key: value for key, value in identity["params"].items() if key in known}
     metadata = {
         "kind": "negative embedding",
         "version": payload["version"],
         "images": dataset.get("images"),
         "dataset": identity.get("dataset"),
-        "recommended_weight": 1.0,
-        **fixed_params(TrainingParams(**params)),
+        "recommended_weight": RECOMMENDED_WEIGHT,
+        **identity["params"],
     }
     vectors = result_of(payload)
     return Embedding(identity["name"], vectors, payload["step"], payload["model_name"], identity["model"], metadata)
@@ -105,8 +103,7 @@ def compare(
                 f"{candidate.label} has width {candidate.embedding.width}, the model needs {host.embedding_width}: "
                 "choose the model that it was trained on."
             )
-    load_picture(render)  # a complaint comes before the first picture
-    rgb = TranslationPreview(host, render, TrainingParams(size=size), Path()).rgb
+    rgb = fitted_render(render, size)
     height, width = rgb.shape[1:]
     yield "render", to_pil(rgb)
     image = pad_to_multiple(rgb[None]).to(host.device)

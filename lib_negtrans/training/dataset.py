@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..core.inversion import finish
 from ..images import ImageError, Picture, flatten_alpha, iter_image_files, load_picture
 from .buckets import bucket_for, cover
 from .captions import filewords
@@ -175,9 +176,4 @@ def read_folder(
 
 def check_folder(folder: Path, size: int, pattern: str = "", aspect: str = "buckets") -> DatasetReport:
     """The report alone, without a model: what "Check dataset" shows. Raises as `read_folder`."""
-    reading = read_folder(folder, size, pattern, aspect=aspect)
-    while True:
-        try:
-            next(reading)
-        except StopIteration as stop:
-            return stop.value
+    return finish(read_folder(folder, size, pattern, aspect=aspect))

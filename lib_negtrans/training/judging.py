@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from ..hosts.protocol import ModelHost
@@ -14,6 +13,7 @@ from ..params import TrainingParams
 from .captions import Captions
 from .events import Event, Judged, Notice, Validated
 from .state import HistoryRow, Stateful
+from .step import usual_norm
 from .training_data import TrainingData
 from .validation import Validation
 from .verdict import Judge, verdict, verdict_without_validation
@@ -51,8 +51,7 @@ class Judging:
     @cached_property
     def usual_norm(self) -> float:
         """The median norm of the model's token vectors."""
-        with torch.no_grad():
-            return float(self.tokens[0].float().norm(dim=1).median())
+        return usual_norm(self.tokens[0])
 
     def after(self, step: int, history: Sequence[HistoryRow], vectors: Tensor) -> list[Event]:
         """Events after `step` steps with these vectors (n, width); none when it is not the time. May add a best one."""

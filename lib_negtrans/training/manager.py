@@ -13,7 +13,6 @@ What differs between hosts is a `Workplace`; `LocalWorkplace` is one for a model
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import threading
 import time
@@ -22,23 +21,23 @@ from typing import Any
 
 from ..embedding_card import write_card
 from ..embeddings import EmbeddingError, read_embedding, validate_name
-from ..files import write_text_atomic
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, load_picture
 from ..params import ParamError
 from ..preparation.runner import PrepareRunner
 from .captions import load_captions, named_template
-from .checkpoint import checkpoints
+from .checkpoint import checkpoints, runs_below
 from .comparing import ComparisonRunner
-from .dataset import training_files
+from .dataset import listed_files, training_files
 from .errors import TrainingError, sentence
 from .events import Event, Finished, Stopped
 from .lr_schedule import parse_learning_rate
 from .negative import NegativeTraining
 from .preview import TranslationPreview
 from .queue import Queue
-from .request import TrainingRequest
+from .request import REQUEST_FILE, TrainingRequest, read_request, write_request
 from .snapshot import BUSY, FAILED, FINISHED, IDLE, READING, STOPPED, TRAINING, WAITING, TrainingSnapshot
+from .training_data import OTHER_FOLDERS
 from .workplace import LocalWorkplace, Workplace
 
 __all__ = [
@@ -49,7 +48,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-REQUEST_FILE = "request.json"
 EMBEDDING_SUFFIXES = (".pt", ".safetensors", ".bin")
 
 
@@ -123,7 +121,7 @@ class TrainingManager:
                 self._queue.add(request)
                 return self.snapshot()
             folder = self.run_folder(request.name)
-            write_text_atomic(folder / REQUEST_FILE, json.dumps(request.to_dict(), indent=1, ensure_ascii=False))
+            write_request(folder, request)
             self._stop, self._job = False, None
             self._state = TrainingSnapshot(
                 number=self._state.number + 1, phase=WAITING, name=request.name, steps=request.params.steps,
@@ -145,9 +143,7 @@ class TrainingManager:
             if not checkpoints(folder):
                 raise TrainingRefused(f"There is no interrupted run of {name}: start it.")
             try:
-                values = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
-                values["params"] |= changes
-                request = TrainingRequest.from_dict(values, resume=True, overwrite=overwrite)
+                request = read_request(folder, changes, resume=True, overwrite=overwrite)
             except ParamError:
                 raise
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -158,18 +154,14 @@ class TrainingManager:
     def resumable(self) -> list[tuple[str, int, int]]:
         """(name, step, steps) of the runs that can be gone on with, the last written first."""
         found = []
-        runs = self.workplace.runs_folder
-        for folder in runs.iterdir() if runs.is_dir() else ():
-            saved = checkpoints(folder)
-            if not saved or not (folder / REQUEST_FILE).is_file():
-                continue
+        for folder, step in runs_below(self.workplace.runs_folder):
             try:
-                steps = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))["params"]["steps"]
+                steps = read_request(folder).params.steps
             except (OSError, ValueError, KeyError, TypeError):
-                continue
-            if saved[0][0] < steps:
-                found.append((saved[0][1].stat().st_mtime, folder.name, saved[0][0], steps))
-        return [entry[1:] for entry in sorted(found, reverse=True)]
+                continue  # of the command line, or damaged: it cannot be gone on with here
+            if step < steps:
+                found.append((folder.name, step, steps))
+        return found
 
     def request_stop(self) -> bool:
         """Stop after the step under way; what is done is saved. False when nothing is running."""
@@ -210,22 +202,14 @@ class TrainingManager:
             parse_learning_rate(request.params.lr)
             template = named_template(request.params.template, self.workplace.templates_folder)
             load_captions(template)
+            listed_files(request.images, request.params.pattern)
+            request.folders.refuse_missing(request.params)
         except (ParamError, TrainingError) as error:
             raise TrainingRefused(str(error)) from error
         request = dataclasses.replace(request, params=dataclasses.replace(request.params, template=template))
-        folder = request.images
-        if not folder.is_dir():
-            raise TrainingRefused(f"There is no folder {folder}: give the folder with the pictures to train on.")
-        if not training_files(folder, request.params.pattern):
-            which = f"matching {request.params.pattern!r} " if request.params.pattern else ""
-            raise TrainingRefused(
-                f"No pictures {which}were found in {folder}: PNG, JPEG, WebP, BMP, TIFF and GIF are read."
-            )
-        for other in (request.photos, request.validation, request.validation_photos):
+        for other in (getattr(request, kind) for kind in OTHER_FOLDERS):
             if other is not None and not other.is_dir():
                 raise TrainingRefused(f"There is no folder {other}: give a folder with pictures, or leave it empty.")
-        if request.params.objective == "contrastive" and request.photos is None:
-            raise TrainingRefused("The contrastive objective learns from real photos too: give a folder of them.")
         if request.preview_image is not None:
             try:
                 load_picture(request.preview_image)

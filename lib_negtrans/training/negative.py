@@ -70,8 +70,7 @@ class NegativeTraining:
         self.rates = parse_learning_rate(params.lr)
         self.captions = load_captions(params.template)
         self._autocast = autocast_dtype(params.precision, host)
-        if params.objective == "contrastive" and self.folders.photos is None:
-            raise TrainingError("The contrastive objective learns from real photos too: give a folder of them.")
+        self.folders.refuse_missing(params)
         validate_name(name, host.token_vectors)
         if self.out.stem != name or self.out.suffix not in (".pt", ".safetensors"):
             raise TrainingError(

@@ -18,6 +18,16 @@ STEPS = 20  # fewer than a translation's 50: two thirds of the time saved, and t
 LONGEST = 2  # times the training size: a tall render must not need more memory than training does
 
 
+def fitted_render(path: Path, size: int) -> Tensor:
+    """A render (3, H, W) in [0, 1], its short side brought to `size` unless it is very long. Raises ImageError."""
+    rgb = flatten_alpha(load_picture(path))
+    height, width = rgb.shape[1:]
+    scale = min(size / min(height, width), LONGEST * size / max(height, width))
+    target = (max(8, round(height * scale)), max(8, round(width * scale)))
+    resized = torch.nn.functional.interpolate(rgb[None], size=target, mode="bicubic", antialias=True)
+    return resized[0].clamp(0, 1)
+
+
 class TranslationPreview:
     """Call it with (step, {trigger: vectors}); it writes folder/step-00000050.png and gives its path.
 
@@ -36,12 +46,7 @@ class TranslationPreview:
     def rgb(self) -> Tensor:
         """The render (3, H, W) in [0, 1]."""
         if self._rgb is None:
-            rgb = flatten_alpha(load_picture(self.image))
-            height, width = rgb.shape[1:]
-            scale = min(self.size / min(height, width), LONGEST * self.size / max(height, width))
-            target = (max(8, round(height * scale)), max(8, round(width * scale)))
-            resized = torch.nn.functional.interpolate(rgb[None], size=target, mode="bicubic", antialias=True)
-            self._rgb = resized[0].clamp(0, 1)
+            self._rgb = fitted_render(self.image, self.size)
         return self._rgb
 
     def __call__(self, step: int, embeddings: Mapping[str, Tensor]) -> Path:

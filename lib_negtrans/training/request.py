@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import write_text_atomic
 from ..params import TrainingParams
-from .training_data import Folders
+from .training_data import OTHER_FOLDERS, Folders
+
+REQUEST_FILE = "request.json"
 
 
 @dataclass(frozen=True)
@@ -45,10 +50,22 @@ class TrainingRequest:
     @classmethod
     def from_dict(cls, values: dict[str, Any], resume: bool = False, overwrite: bool = False) -> TrainingRequest:
         """The opposite of `to_dict`. Raises ParamError."""
-        known = TrainingParams.options()
-        # a run of another version may name options that are no more
-        params = TrainingParams.from_dict({k: v for k, v in values["params"].items() if k in known})
+        params = TrainingParams.from_stored(values["params"])
         preview = Path(values["preview_image"]) if values.get("preview_image") else None
-        kinds = ("photos", "validation", "validation_photos")
-        others = {kind: Path(values[kind]) for kind in kinds if values.get(kind)}
+        others = {kind: Path(values[kind]) for kind in OTHER_FOLDERS if values.get(kind)}
         return cls(values["name"], Path(values["images"]), params, preview, resume, overwrite, **others)
+
+
+def write_request(run_folder: Path, request: TrainingRequest) -> None:
+    """Into the run's folder, for resuming. Raises OSError."""
+    write_text_atomic(run_folder / REQUEST_FILE, json.dumps(request.to_dict(), indent=1, ensure_ascii=False))
+
+
+def read_request(run_folder: Path, changes: Mapping[str, Any] | None = None, **options: bool) -> TrainingRequest:
+    """What a run was asked for, with changed parameters; options as in `TrainingRequest.from_dict`.
+
+    Raises OSError, ValueError (ParamError too), KeyError or TypeError for a file that is not there or damaged.
+    """
+    values = json.loads((run_folder / REQUEST_FILE).read_text(encoding="utf-8"))
+    values["params"] |= changes or {}
+    return TrainingRequest.from_dict(values, **options)

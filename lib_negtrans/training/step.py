@@ -34,9 +34,9 @@ def initial_vectors(host: ModelHost, text: str, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def usual_norm(host: ModelHost) -> float:
-    """The median L2 norm of the model's token vectors: about .39 in SD1.5."""
-    return float(host.token_table()[0].float().norm(dim=1).median())
+def usual_norm(table: Tensor) -> float:
+    """The median L2 norm of a model's token vectors (n, width): about .39 in SD1.5."""
+    return float(table.float().norm(dim=1).median())
 
 
 class Stepper:
@@ -64,8 +64,6 @@ class Stepper:
         parts = {"optimizer": OptimizerPart(self.optimizer), "renders": source, "scale": self.scale}
         terms = objective_terms(params)
         if "photos" in terms:
-            if photos is None:
-                raise TrainingError("The contrastive objective learns from real photos too: give a folder of them.")
             parts["photos"] = photos
         sources = {"renders": source, "photos": photos}
         self.terms = [(sources[kind], loss, weight) for kind, (loss, weight) in terms.items()]
@@ -73,7 +71,7 @@ class Stepper:
         if self.average is not None:
             parts["average"] = self.average
         self.state = TrainingState(vectors, source.generator, parts | dict(extra_parts or {}))
-        self.token_norm = usual_norm(host) if params.norm_decay else 0.0
+        self.token_norm = usual_norm(host.token_table()[0]) if params.norm_decay else 0.0
         self.model = Model(
             host.predict_noise,
             lambda captions: encode_once(lambda texts: host.encode_prompts(texts, {name: vectors}), captions),

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..hosts.protocol import ModelHost
 from ..params import TrainingParams
+from .errors import DatasetError
 from .events import Event, Notice
 from .latents import Dataset, build_dataset
 
@@ -26,6 +27,11 @@ class Folders:
     validation: Path | None = None
     validation_photos: Path | None = None
 
+    def refuse_missing(self, params: TrainingParams) -> None:
+        """Raises DatasetError when there are no folders of a kind that the parameters need."""
+        if params.objective == "contrastive" and self.photos is None:
+            raise DatasetError("The contrastive objective learns from real photos too: give a folder of them.")
+
     def to_dict(self) -> dict[str, str | None]:
         """Plain data for JSON."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -36,6 +42,9 @@ class Folders:
         """The opposite of `to_dict`; what is missing but the renders is None."""
         names = [f.name for f in dataclasses.fields(cls)]
         return cls(**{name: Path(values[name]) for name in names if values.get(name)})
+
+
+OTHER_FOLDERS = tuple(f.name for f in dataclasses.fields(Folders) if f.name != "renders")
 
 
 @dataclass(frozen=True)

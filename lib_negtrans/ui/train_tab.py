@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from torch import Tensor
 
+from ..core.inversion import finish
 from ..images import ImageError, iter_image_files, to_pil
 from ..params import Option, ParamError, TrainingParams
 from ..training.captions import CHOICES, named_template
@@ -381,17 +383,15 @@ def read_with_thumbnails(
     folder: Path, size: int, pattern: str, aspect: str = "buckets"
 ) -> tuple[DatasetReport, list[Any]]:
     """The report on a folder, and PIL pictures of the first ones as they are trained on. Raises as `read_folder`."""
-    reading = read_folder(folder, size, pattern, aspect=aspect)
     thumbnails: list[Any] = []
-    while True:
-        try:
-            _, _, image = next(reading)
-        except StopIteration as stop:
-            return stop.value, thumbnails
+
+    def keep(read: tuple[int, int, Tensor]) -> None:
         if len(thumbnails) < MAXIMUM_THUMBNAILS:
-            small = to_pil(image)
+            small = to_pil(read[2])
             small.thumbnail((THUMBNAIL, THUMBNAIL))
             thumbnails.append(small)
+
+    return finish(read_folder(folder, size, pattern, aspect=aspect), keep), thumbnails
 
 
 def gallery(state: TrainingSnapshot) -> list[tuple[str, str]]:

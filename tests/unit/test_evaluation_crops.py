@@ -13,10 +13,10 @@ from lib_negtrans.evaluation.crops import (
     centre_box,
     cut,
     cut_mask,
-    find_mask,
     garment_box,
     load_photos,
     load_render,
+    mask_beside,
     render_files,
     same_background,
     spread,
@@ -77,8 +77,8 @@ def test_masks_are_found_by_name_by_alpha_or_are_everything(tmp_path):
     save(tmp_path / "mask_01.png", mask)
     save(tmp_path / "alpha.png", np.dstack([grey, mask]))
     save(tmp_path / "plain.png", grey)
-    assert find_mask(tmp_path / "mh_01.png").name == "mask_01.png"
-    assert find_mask(tmp_path / "mask_01.png") is None
+    assert mask_beside(tmp_path / "mh_01.png").name == "mask_01.png"
+    assert mask_beside(tmp_path / "mask_01.png") is None
     assert [p.name for p in render_files(tmp_path)] == ["alpha.png", "mh_01.png", "plain.png"]
     for name in ("mh_01.png", "alpha.png"):
         render = load_render(tmp_path / name)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.core import guidance
 from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features
-from lib_negtrans.core.inversion import Trajectory
+from lib_negtrans.core.inversion import Trajectory, finish
 from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import translation_steps
@@ -197,14 +197,12 @@ class _Sampling:
         return self._follow(steps, self.total_steps - len(self.schedule), None)
 
     def _follow(self, steps: Generator, offset: int, preview: Callable[[Any], Tensor] | None) -> Any:
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration as stop:
-                return stop.value
+        def on_step(step: Any) -> None:
             if preview is not None:
                 sd_samplers_common.store_latent(preview(step))
             self.sampler.callback_state({"i": offset + step.index})
+
+        return finish(steps, on_step)
 
     def _noised(self) -> Tensor:
         """The init latent with the host's noise on it, as its own img2img mixes it."""

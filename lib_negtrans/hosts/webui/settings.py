@@ -42,26 +42,22 @@ def add_settings() -> None:
             DEFAULTS["negtrans_controlnet_in_inversion"], "ControlNet acts in the inversion too", section=SECTION
         ).info("off: it guides the photograph only, and the render is inverted by the plain model"),
     )
-    shared.opts.add_option(
-        "negtrans_cache_mb",
-        shared.OptionInfo(
-            DEFAULTS["negtrans_cache_mb"],
-            "Memory for earlier inversions (MB)",
-            gr.Slider,
-            {"minimum": 0, "maximum": 16384, "step": 256},
-            section=SECTION,
-        ).info("the same picture is not inverted again for another embedding, CFG scale or seed; 0: always inverted"),
-    )
-    shared.opts.add_option(
-        "negtrans_feature_mb",
-        shared.OptionInfo(
-            DEFAULTS["negtrans_feature_mb"],
-            "Memory for a picture's captured attention (MB)",
-            gr.Slider,
-            {"minimum": 0, "maximum": 16384, "step": 256},
-            section=SECTION,
-        ).info("0: half of what is free, on the GPU first; what does not fit is computed again"),
-    )
+    for name, label, info in (
+        (
+            "negtrans_cache_mb", "Memory for earlier inversions (MB)",
+            "the same picture is not inverted again for another embedding, CFG scale or seed; 0: always inverted",
+        ),
+        (
+            "negtrans_feature_mb", "Memory for a picture's captured attention (MB)",
+            "0: half of what is free, on the GPU first; what does not fit is computed again",
+        ),
+    ):  # fmt: skip
+        shared.opts.add_option(
+            name,
+            shared.OptionInfo(
+                DEFAULTS[name], label, gr.Slider, {"minimum": 0, "maximum": 16384, "step": 256}, section=SECTION
+            ).info(info),
+        )
 
 
 def option(name: str) -> Any:
