@@ -20,18 +20,18 @@ from lib_negtrans.pipeline import translate_latent
 RENDERS = Path(__file__).resolve().parents[1] / "assets" / "renders" / "eval"
 SIZE = (128, 128)
 # steps 1, 11, .., 281: the published grid's top, half its spacing; iterated until nothing moves
-FINE = {"steps": 100, "strength": 0.295, "fixed_point": 5}
+FINE = {"steps": 100, "strength": 0.295, "fixed_point": 5, "step_share": 1.0}
 PRESETS: dict[str, dict] = {
     "fashionr2r": {"preset": "fashionr2r"},
-    "plain inversion": {"fixed_point": 0},
+    "plain inversion": {"fixed_point": 0, "step_share": 1.0},
     "default": {},
     "fast": {"preset": "fast"},
 }
 CURVE: dict[str, dict] = {
-    **{f"ddim, K = {k}": {"fixed_point": k} for k in (0, 1, 2, 3)},
+    **{f"ddim, K = {k}": {"fixed_point": k, "step_share": 1.0} for k in (0, 1, 2, 3)},
     **{
         f"ddim, K = {k}, {count} steps": {"fixed_point": k, "step_share": count / 15}
-        for count in (10, 8, 6, 5)
+        for count in (12, 10, 8, 6, 5)
         for k in (0, 1)
     },
     **{

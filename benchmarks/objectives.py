@@ -31,8 +31,8 @@ from lib_negtrans.evaluation.crops import load_photos, load_render, render_files
 from lib_negtrans.evaluation.features import Lite0, missing_packages  # noqa: E402
 from lib_negtrans.evaluation.run import evaluate  # noqa: E402
 from lib_negtrans.hosts.standalone import default_model_path, load_model  # noqa: E402
-from lib_negtrans.params import TrainingParams  # noqa: E402
 from lib_negtrans.training.negative import NegativeTraining  # noqa: E402
+from lib_negtrans.training.params import TrainingParams  # noqa: E402
 from lib_negtrans.training.training_data import Folders  # noqa: E402
 
 NAME = "neg-objective"

@@ -71,8 +71,8 @@ def pictures(job: dict) -> Path:
 
 
 def ours(job: dict, clock: StepClock, host: Any) -> None:
-    from lib_negtrans.params import TrainingParams
     from lib_negtrans.training.negative import NegativeTraining
+    from lib_negtrans.training.params import TrainingParams
 
     params = TrainingParams(
         steps=1000, vectors=1, size=job["size"], batch_size=job["batch"], accumulation=1, template="name",

@@ -21,7 +21,8 @@ from pydantic import BaseModel, Field
 from . import __version__
 from .embeddings import EmbeddingError, read_embedding
 from .hosts.webui.arguments import NAMES
-from .params import TRANSLATION_PRESETS, ParamError, TrainingParams, TranslationParams
+from .options import ParamError
+from .params import TRANSLATION_PRESETS, TranslationParams
 from .preparation.params import PrepareParams
 from .preparation.prepare import PrepareError
 from .training.captions import CHOICES, named_template
@@ -34,6 +35,7 @@ from .training.manager import (
     TrainingRefused,
     TrainingRequest,
 )
+from .training.params import TrainingParams
 from .training.presets import TRAINING_PRESETS
 from .training.training_data import OTHER_FOLDERS
 

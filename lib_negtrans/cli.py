@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import __version__
-from .params import ParamError
+from .options import ParamError
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_CALL = 0, 1, 2
 EXIT_INTERRUPTED = 130  # as shells report SIGINT

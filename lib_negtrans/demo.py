@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .images import save_png, to_pil
-from .params import TrainingParams
 from .sheet import contact_sheet
+from .training.params import TrainingParams
 
 if TYPE_CHECKING:
     from PIL import Image

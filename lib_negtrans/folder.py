@@ -38,7 +38,8 @@ from .infotext import format_infotext
 from .masks import find_mask, load_mask, mask_file
 from .memory import SENTENCE as OUT_OF_MEMORY
 from .memory import free_memory, is_out_of_memory
-from .params import ParamError, TranslationParams
+from .options import ParamError
+from .params import TranslationParams
 from .pipeline import Forwards, Progress, translate_image
 
 WRITTEN_BEHIND = 2  # finished pictures that may wait for their file

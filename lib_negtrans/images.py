@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from .files import atomic_write
-from .params import ParamError
+from .options import ParamError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MINIMUM_SIDE = 64  # the UNet's lowest level would be empty below this

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import random
 import re
 import signal
@@ -73,7 +72,6 @@ def main() -> int:
     parser.add_argument("options", nargs="*", help="of train-negative, after --")
     args = parser.parse_args()
     args.images = args.images.resolve()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same sums in the same order
     generator, kills, starts = random.Random(args.seed), 0, 0
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = Path(temporary, "whole"), Path(temporary, "killed")

@@ -9,13 +9,15 @@ from typing import Any
 from torch import Tensor
 
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
-from lib_negtrans.params import TRANSLATION_PRESETS, ParamError, TranslationParams, translation_preset
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 
 # What each name changes; presets of params.py are names too. A dict may set prompts: those win over the call's.
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "no-tac": ("no attention control", {"tac_ratio": 0.0}),
     "none": ("no embedding and no prompts: the reconstruction", {"prompt": "", "negative_prompt": ""}),
-    "plain": ("plain DDIM inversion, features recomputed", {"fixed_point": 0, "features": "recomputed"}),
+    "plain": ("plain DDIM inversion over all steps, features recomputed",
+              {"fixed_point": 0, "features": "recomputed", "step_share": 1.0}),
     "noise": ("img2img with the negative: noise instead of inversion, no attention control",
               {"start": "noise", "tac_ratio": 0.0}),
     "noise-tac": ("img2img with the negative and attention control", {"start": "noise"}),

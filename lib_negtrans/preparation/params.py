@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..params import ParamError, _Params, option
+from ..options import ParamError, Params, option
 
 FITS = ("crop", "subject", "pad", "aspect")
 CAPTIONS = ("folders", "files", "none")
 
 
 @dataclass
-class PrepareParams(_Params):
+class PrepareParams(Params):
     """One preparation."""
 
     size: int = option(

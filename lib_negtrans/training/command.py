@@ -16,12 +16,12 @@ from ..embedding_card import write_card
 from ..embeddings import EmbeddingError, read_embedding
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, load_picture
-from ..params import TrainingParams
 from . import events
 from .dataset import training_files
 from .errors import TrainingError, sentence
 from .negative import NegativeTraining
 from .parallel import Workers, joined, local_device
+from .params import TrainingParams
 from .preview import TranslationPreview
 from .training_data import Folders
 

@@ -13,11 +13,12 @@ from ..background import BackgroundJob
 from ..embeddings import EmbeddingError
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, save_png
-from ..params import TrainingParams, TranslationParams
+from ..params import TranslationParams
 from .checkpoint import runs_below
 from .comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
 from .dataset import training_files
 from .errors import TrainingError, sentence
+from .params import TrainingParams
 from .request import read_request
 
 logger = logging.getLogger(__name__)

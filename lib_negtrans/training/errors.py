@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from ..hosts.protocol import HostError
-from ..params import ParamError
+from ..options import ParamError
 
 
 class TrainingError(Exception):

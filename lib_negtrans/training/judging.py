@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ..hosts.protocol import ModelHost
 from ..inspection import nearest_tokens
-from ..params import TrainingParams
 from .captions import Captions
 from .events import Event, Judged, Notice, Validated
+from .params import TrainingParams
 from .state import HistoryRow, Stateful
 from .step import usual_norm
 from .training_data import TrainingData

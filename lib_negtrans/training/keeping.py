@@ -13,10 +13,10 @@ from .. import __version__
 from ..embeddings import Embedding, EmbeddingError, write_embedding
 from ..files import write_text_atomic
 from ..hosts.protocol import ModelHost
-from ..params import TrainingParams
 from .checkpoint import checkpoint_path, save_checkpoint, tensor_sha256
 from .errors import TrainingError
 from .events import Event, Notice, Saved
+from .params import TrainingParams
 from .resume import fixed_params, is_result
 from .state import TrainingState, result_of
 from .training_data import TrainingData

@@ -15,13 +15,13 @@ from torch import Tensor
 from ..files import write_bytes_atomic
 from ..hosts.protocol import ModelHost
 from ..images import ImageError, Picture, flatten_alpha
-from ..params import TrainingParams
 from .buckets import bucket_for, cover
 from .captions import filewords
 from .checkpoint import decode, encode
 from .dataset import BACKGROUNDS, DatasetReport, Entry, examine, listed_files, refuse_empty
 from .errors import CheckpointError, DatasetError
 from .events import Caching, Event, Notice
+from .params import TrainingParams
 
 FACTOR = 8  # pixels to a latent
 SUFFIX = ".latents"  # no ending that a program takes for an embedding: the folder may lie among those

@@ -23,7 +23,7 @@ from ..embedding_card import write_card
 from ..embeddings import EmbeddingError, read_embedding, validate_name
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, load_picture
-from ..params import ParamError
+from ..options import ParamError
 from ..preparation.runner import PrepareRunner
 from .captions import load_captions, named_template
 from .checkpoint import checkpoints, runs_below

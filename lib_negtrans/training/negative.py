@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..embeddings import validate_name
 from ..hosts.protocol import ModelHost
-from ..params import TrainingParams
 from .captions import load_captions
 from .checkpoint import checkpoints, newest_intact, remove_checkpoints
 from .errors import TrainingError, sentence
@@ -24,6 +23,7 @@ from .loss_log import LossLog
 from .lr_schedule import parse_learning_rate
 from .notices import starting_notices
 from .parallel import ALONE, Workers
+from .params import TrainingParams
 from .precision import autocast_dtype
 from .resume import check_resumable, fixed_params, is_result
 from .rows import RowSource

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..params import TrainingParams
 from .captions import Captions
 from .dataset import DatasetReport
 from .events import Notice
+from .params import TrainingParams
 
 
 def starting_notices(

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..params import TrainingParams
+from .params import TrainingParams
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..params import TrainingParams
 from .errors import TrainingError
+from .params import TrainingParams
 
 
 def make_optimizer(params: TrainingParams, vectors: Tensor) -> torch.optim.Optimizer:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..hosts.protocol import ModelHost
 from ..images import flatten_alpha, load_picture, pad_to_multiple, save_png, to_pil
-from ..params import TrainingParams, TranslationParams
+from ..params import TranslationParams
 from ..pipeline import translate
+from .params import TrainingParams
 
 STEPS = 20  # fewer than a translation's 50: two thirds of the time saved, and the look is the same
 LONGEST = 2  # times the training size: a tall render must not need more memory than training does

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text_atomic
-from ..params import TrainingParams
+from .params import TrainingParams
 from .training_data import OTHER_FOLDERS, Folders
 
 REQUEST_FILE = "request.json"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ..embeddings import EmbeddingError, read_embedding
-from ..params import TrainingParams
 from .checkpoint import tensor_sha256
 from .errors import CheckpointError
+from .params import TrainingParams
 
 # what a resumed run may change, because the vectors do not depend on it
 FREE_PARAMS = frozenset(

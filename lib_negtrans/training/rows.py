@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..params import TrainingParams
 from .captions import Captions, vary_tags
 from .latents import Dataset
 from .objective import Rows
 from .parallel import ALONE, Workers
+from .params import TrainingParams
 from .sampler import EpochSampler
 
 

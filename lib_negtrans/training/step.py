@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from ..hosts.protocol import ModelHost
-from ..params import TrainingParams
 from .errors import TrainingError
 from .lr_schedule import LearningRate
 from .objective import Model, encode_once, objective_terms
 from .optimizers import MovingAverage, OptimizerPart, make_optimizer, shorten
 from .parallel import ALONE, Workers
+from .params import TrainingParams
 from .precision import computes_in_half
 from .rows import RowSource
 from .state import HistoryRow, LossScale, Stateful, TrainingState

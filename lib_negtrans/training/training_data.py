@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..hosts.protocol import ModelHost
-from ..params import TrainingParams
 from .errors import DatasetError
 from .events import Event, Notice
 from .latents import Dataset, build_dataset
+from .params import TrainingParams
 
 SMALLEST_SPLIT = 4  # pictures; of fewer none is spared for validation
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ..hosts.protocol import ModelHost
-from ..params import TrainingParams
 from .captions import Captions
 from .latents import Dataset
 from .objective import Model, Rows, encode_once, reconstruct
+from .params import TrainingParams
 from .rows import Row, stack
 
 MAXIMUM_PICTURES = 16  # of a kind: enough for the sign of a gain, cheap beside the steps in between

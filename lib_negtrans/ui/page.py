@@ -16,7 +16,8 @@ from ..folder import Negative
 from ..images import ImageError, Picture, load_picture
 from ..infotext import EMBEDDING_KEY, WEIGHT_KEY, parse_infotext, settings_from_infotext
 from ..masks import mask_from_picture
-from ..params import ParamError, TranslationParams
+from ..options import ParamError
+from ..params import TranslationParams
 from ..training.manager import LocalWorkplace, TrainingManager
 from .embedding_folder import EmbeddingFolder
 from .page_server import picture_url
@@ -199,7 +200,7 @@ class _TranslationTab:
         try:
             if picture is None:
                 raise TranslationRefused("There is no render yet: drop one, or click to choose a file.")
-            params = params_from(dict(zip(self.controls, values, strict=True)))
+            params = TranslationParams.from_given(dict(zip(self.controls, values, strict=True)))
             painted = None if mask is None else _painted(mask)
             if painted is not None:
                 params = replace(params, mask="file")
@@ -258,13 +259,6 @@ class _TranslationTab:
             gr.update(value=max(sides)) if sides else gr.update(),
             message_html(note),
         ]
-
-
-def params_from(values: dict[str, Any]) -> TranslationParams:
-    """The parameters that the controls hold; an emptied number is its default. Raises ParamError."""
-    defaults = TranslationParams()
-    typed = {name: type(getattr(defaults, name))(value) for name, value in values.items() if value is not None}
-    return TranslationParams.from_dict(typed)
 
 
 def _painted(mask: BytesIO) -> Picture:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..params import Option, ParamError
+from ..options import Option, ParamError
 from ..preparation.params import PrepareParams
 from ..preparation.prepare import PrepareError
 from ..preparation.runner import FAILED, FINISHED, IDLE, STOPPED, PrepareRunner, PrepareSnapshot
@@ -80,7 +80,7 @@ class PreparePanel:
         try:
             if not source or not target:
                 raise PrepareError("Name both folders: the one with the pictures, and a new one for the result.")
-            params = params_from(dict(zip(self.fields, values, strict=True)))
+            params = PrepareParams.from_given(dict(zip(self.fields, values, strict=True)))
             self.runner.start(Path(source).expanduser(), Path(target).expanduser(), params, bool(overwrite))
         except (PrepareError, ParamError) as error:
             return self.show(seen, str(error))
@@ -96,20 +96,6 @@ class PreparePanel:
         """Folder and size for the training."""
         state = self.runner.snapshot()
         return [state.target, state.size]
-
-
-def params_from(given: dict[str, Any]) -> PrepareParams:
-    """The parameters that the components hold; an emptied one is its default. Raises ParamError."""
-    defaults, labels = PrepareParams(), PrepareParams.options()
-    values = {}
-    for name, value in given.items():
-        if value is None:
-            continue
-        try:
-            values[name] = type(getattr(defaults, name))(value)
-        except (TypeError, ValueError) as error:
-            raise ParamError(f"{labels[name].label} must be a number, not {value!r}.") from error
-    return PrepareParams.from_dict(values)
 
 
 def prepare_html(state: PrepareSnapshot) -> str:

@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ..core.inversion import finish
 from ..images import ImageError, iter_image_files, to_pil
-from ..params import Option, ParamError, TrainingParams
+from ..options import Option, ParamError
 from ..training.captions import CHOICES, named_template
 from ..training.command import automatic_size
 from ..training.dataset import DatasetReport, read_folder, training_files
 from ..training.errors import TrainingError
 from ..training.manager import FINISHED, TrainingManager, TrainingRefused, TrainingRequest, TrainingSnapshot
+from ..training.params import TrainingParams
 from ..training.presets import TRAINING_PRESETS
 from .compare_panel import ComparePanel
 from .prepare_panel import PreparePanel
@@ -229,7 +230,7 @@ class _Panel:
     def check_dataset(self, folder: str, files: Any, size: Any, pattern: str, aspect: str = "buckets") -> list[Any]:
         """The report on what would be trained on, and some of it as thumbnails."""
         try:
-            size = int(_value("size", size))
+            size = TrainingParams.from_given({"size": size}).size
             with tempfile.TemporaryDirectory() as temporary:
                 pictures = self._pictures(folder, files, Path(temporary))
                 report, thumbnails = read_with_thumbnails(pictures, size, pattern or "", aspect)
@@ -252,7 +253,7 @@ class _Panel:
         """Start, or say in one sentence why not."""
         name = (name or "").strip()
         try:
-            params = params_from(self.fields, values)
+            params = TrainingParams.from_given(dict(zip(self.fields, values, strict=True)))
             named = named_template(params.template, self.manager.workplace.templates_folder)
             if not self.options.typed_folders and params.template not in CHOICES and named == params.template:
                 raise TrainingRefused(f"A template file cannot be named here: use {', '.join(CHOICES)}.")
@@ -293,7 +294,7 @@ class _Panel:
             if not name and not runs:
                 raise TrainingRefused("There is no interrupted run to resume.")
             name = name or next(iter(runs))
-            changes = {"steps": int(_value("steps", steps))} if name not in runs else {}
+            changes = {"steps": TrainingParams.from_given({"steps": steps}).steps} if name not in runs else {}
             self.manager.resume(name, overwrite, **changes)
         except (TrainingRefused, ParamError) as error:
             return [message_html(str(error), good=False), gr.update(), *self.show(seen)]
@@ -336,23 +337,6 @@ def option_component(name: str, option: Option, value: Any) -> Any:
     if option.maximum is not None and option.step is not None and option.maximum <= 100:
         return gr.Slider(option.minimum, option.maximum, step=option.step, **common)
     return gr.Number(precision=0 if isinstance(value, int) else None, **common)
-
-
-def _value(name: str, given: Any) -> Any:
-    """What a component gave, as the parameter's type; nothing given is the default. Raises ParamError."""
-    default = getattr(TrainingParams(), name)
-    if given is None:
-        return default
-    try:
-        return type(default)(given.strip() if isinstance(given, str) else given)
-    except (TypeError, ValueError) as error:
-        raise ParamError(f"{TrainingParams.options()[name].label} must be a number, not {given!r}.") from error
-
-
-def params_from(fields: dict[str, Any], values: Sequence[Any]) -> TrainingParams:
-    """The parameters that the components hold, validated. Raises ParamError."""
-    given = dict(zip(fields, values, strict=True))
-    return TrainingParams.from_dict({name: _value(name, value) for name, value in given.items()})
 
 
 def _preset_fields() -> list[str]:

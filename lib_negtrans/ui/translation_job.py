@@ -29,7 +29,8 @@ from ..images import ImageError, Picture, pad_to_multiple, to_pil, write_png
 from ..infotext import EMBEDDING_KEY, WEIGHT_KEY, format_infotext
 from ..masks import mask_from_picture
 from ..memory import is_out_of_memory
-from ..params import ParamError, TranslationParams
+from ..options import ParamError
+from ..params import TranslationParams
 from ..pipeline import Progress, Translation, translate_image
 from ..training.manager import LocalWorkplace
 from ..trajectory_cache import TrajectoryCache

@@ -12,7 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from lib_negtrans.params import TRANSLATION_PRESETS, Option, ParamError, TranslationParams
+from lib_negtrans.options import Option, ParamError
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.ui.wording import describe_translation
 
 NO_EMBEDDING = "None"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TranslationParams
 from lib_negtrans.variants import inversion_rows
 
 # self-attention layers of SD1 by how many pixels a token stands for (METHOD.md 4)

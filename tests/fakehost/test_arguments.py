@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib_negtrans.hosts.webui import arguments
-from lib_negtrans.params import ParamError
+from lib_negtrans.options import ParamError
 
 FULL = [
     1, "default", "neg-render", 1.2, "a render", "inversion", 2, 64, 0.5, "captured", "ascending",

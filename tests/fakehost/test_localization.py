@@ -12,10 +12,11 @@ import pytest
 pytest.importorskip("gradio", reason="the panels need gradio: install requirements.lock")
 
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
-from lib_negtrans.params import TRANSLATION_PRESETS, TrainingParams, TranslationParams
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training import manager as training
 from lib_negtrans.training.dataset import DatasetReport
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.presets import TRAINING_PRESETS
 from lib_negtrans.ui import training_view, translation_job, translation_view, validation_view
 from lib_negtrans.ui.page import build_page

@@ -11,9 +11,9 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
-from lib_negtrans.params import TrainingParams  # noqa: E402
 from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
 from lib_negtrans.training.manager import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
+from lib_negtrans.training.params import TrainingParams  # noqa: E402
 from lib_negtrans.training.presets import TRAINING_PRESETS  # noqa: E402
 from lib_negtrans.training.verdict import DIVERGING, LEARNING  # noqa: E402
 from lib_negtrans.ui import train_tab  # noqa: E402

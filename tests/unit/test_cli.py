@@ -11,9 +11,10 @@ from PIL import Image
 from lib_negtrans import cli
 from lib_negtrans.folder import Negative, plan, with_negatives
 from lib_negtrans.infotext import parse_pairs
-from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TranslationParams
 
-FAST = ["--steps", "10", "--negative-prompt", "a 3d render"]
+FAST = ["--steps", "10", "--step-share", "1", "--negative-prompt", "a 3d render"]
 
 
 @pytest.fixture

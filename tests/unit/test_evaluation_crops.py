@@ -23,7 +23,7 @@ from lib_negtrans.evaluation.crops import (
 )
 from lib_negtrans.evaluation.reference import PHOTO_FEATURES, load_photo_features
 from lib_negtrans.images import ImageError
-from lib_negtrans.params import ParamError
+from lib_negtrans.options import ParamError
 
 
 def mask_of(height: int, width: int, box: tuple[int, int, int, int]) -> torch.Tensor:

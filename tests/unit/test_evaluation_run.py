@@ -53,7 +53,7 @@ TEXT = "default,no-tac,none:cfg_scale=1:tac_ratio=0"
 
 @pytest.mark.parametrize("region", ["crop", "full"])
 def test_every_configuration_has_its_row_crops_and_cost(calm_tiny_host, renders, region):
-    configurations = parse_configurations(TEXT, {"steps": 10, "negative_prompt": "a 3d render"})
+    configurations = parse_configurations(TEXT, {"steps": 10, "step_share": 1.0, "negative_prompt": "a 3d render"})
     progress, rows = [], []
     result = evaluate(
         calm_tiny_host, renders, PHOTOS, configurations, pool, region=region, size=64, batch=2,
@@ -111,7 +111,7 @@ def test_region_is_checked(shared_tiny_host, renders):
 
 
 def test_table_json_and_sheet(shared_tiny_host, renders):
-    configurations = parse_configurations("no-tac", {"steps": 10, "negative_prompt": "render"})
+    configurations = parse_configurations("no-tac", {"steps": 10, "step_share": 1.0, "negative_prompt": "render"})
     result = evaluate(shared_tiny_host, renders, PHOTOS, configurations, pool, size=64)
     lines = markdown_table(result).split("\n\n")[0].splitlines()
     assert len(lines) == 2 + 3 + 1  # header and rule, three rows, the floor

@@ -15,7 +15,8 @@ from lib_negtrans.claims import Claims, claim_path
 from lib_negtrans.folder import plan, translate_items
 from lib_negtrans.hosts.protocol import HostError
 from lib_negtrans.memory import is_out_of_memory
-from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TranslationParams
 from lib_negtrans.pipeline import Forwards, Translation
 
 PARAMS = TranslationParams(steps=10, negative_prompt="a 3d render")

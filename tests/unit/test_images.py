@@ -18,7 +18,7 @@ from lib_negtrans.images import (
     save_png,
     to_pil,
 )
-from lib_negtrans.params import ParamError
+from lib_negtrans.options import ParamError
 
 
 def gradient(width: int = 80, height: int = 96) -> np.ndarray:

@@ -18,8 +18,9 @@ pytest.importorskip("gradio", reason="the page needs gradio: install requirement
 import httpx
 from fastapi import FastAPI
 
+from lib_negtrans.params import TranslationParams
 from lib_negtrans.ui.embedding_folder import EmbeddingFolder
-from lib_negtrans.ui.page import params_from, read_settings
+from lib_negtrans.ui.page import read_settings
 from lib_negtrans.ui.page_server import LOOPBACK, Guard, PortTaken, free_socket
 from lib_negtrans.ui.picture_input import PictureInput
 
@@ -99,7 +100,7 @@ def test_the_picture_field_gives_the_file_itself():
 
 
 def test_emptied_numbers_are_defaults():
-    params = params_from({"steps": 20.0, "seed": None, "prompt": "", "tac_layers": None})
+    params = TranslationParams.from_given({"steps": 20.0, "seed": None, "prompt": "", "tac_layers": None})
     assert (params.steps, params.seed, params.tac_layers) == (20, 0, 256)
 
 
@@ -129,8 +130,8 @@ def test_the_end_of_the_page_saves_the_training_under_way(monkeypatch, shared_ti
     from PIL import Image
 
     from lib_negtrans import cli
-    from lib_negtrans.params import TrainingParams
     from lib_negtrans.training import manager as training
+    from lib_negtrans.training.params import TrainingParams
     from lib_negtrans.ui import page_server
 
     Image.new("RGB", (64, 64), "red").save(tmp_path / "render.png")

@@ -7,13 +7,9 @@ import dataclasses
 import pytest
 
 from lib_negtrans.infotext import format_infotext, parse_pairs, translation_params_from_fields
-from lib_negtrans.params import (
-    TRANSLATION_PRESETS,
-    ParamError,
-    TrainingParams,
-    TranslationParams,
-    translation_preset,
-)
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
+from lib_negtrans.training.params import TrainingParams
 
 
 @pytest.mark.parametrize("params", [TranslationParams, TrainingParams])

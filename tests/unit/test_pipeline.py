@@ -29,7 +29,7 @@ def hooks(host) -> int:
 
 
 def params(**values) -> TranslationParams:
-    return TranslationParams.from_dict({"steps": 20, "negative_prompt": NEGATIVE, **values})
+    return TranslationParams.from_dict({"steps": 20, "step_share": 1.0, "negative_prompt": NEGATIVE, **values})
 
 
 def test_without_negative_it_reconstructs(host, image):
@@ -52,7 +52,7 @@ def test_forwards_are_counted(host, image):
     calls = []
     handle = host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
     try:
-        for preset, expected in (("default", (24, 29, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
+        for preset, expected in (("default", (21, 23, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
             calls.clear()
             result = translate(host, image, translation_preset(preset, negative_prompt=NEGATIVE))
             assert (result.forwards.inversion, result.forwards.guided, result.forwards.source) == expected

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lib_negtrans.cli import main
-from lib_negtrans.params import ParamError
+from lib_negtrans.options import ParamError
 from lib_negtrans.preparation import prepare as module
 from lib_negtrans.preparation.choice import choose
 from lib_negtrans.preparation.framing import cut, find_subject, frame

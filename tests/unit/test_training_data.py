@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.params import TrainingParams
 from lib_negtrans.training import latents as module
 from lib_negtrans.training.buckets import WIDEST, bucket_for, bucket_sizes
 from lib_negtrans.training.captions import Captions, load_captions, named_template, vary_tags
@@ -19,6 +18,7 @@ from lib_negtrans.training.events import Finished, Notice, StepDone
 from lib_negtrans.training.latents import build_dataset, vae_identity
 from lib_negtrans.training.negative import LATENTS_FOLDER, NegativeTraining
 from lib_negtrans.training.parallel import Workers
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.rows import RowSource
 from lib_negtrans.training.sampler import EpochSampler
 

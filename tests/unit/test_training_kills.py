@@ -21,7 +21,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from lib_negtrans.params import TrainingParams
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.negative import NegativeTraining
 from tests.tiny_model import tiny_host
 

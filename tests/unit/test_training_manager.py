@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from lib_negtrans.embeddings import read_embedding
-from lib_negtrans.params import TrainingParams
 from lib_negtrans.training.manager import (
     FAILED,
     FINISHED,
@@ -22,6 +21,7 @@ from lib_negtrans.training.manager import (
     TrainingRefused,
     TrainingRequest,
 )
+from lib_negtrans.training.params import TrainingParams
 
 PARAMS = TrainingParams(steps=3, vectors=2, accumulation=1, size=64, save_every=2, preview_every=2)
 

@@ -19,13 +19,14 @@ from PIL import Image
 
 from lib_negtrans.embeddings import EmbeddingError, read_embedding
 from lib_negtrans.hosts.protocol import HostError
-from lib_negtrans.params import ParamError, TrainingParams
+from lib_negtrans.options import ParamError
 from lib_negtrans.training import keeping, negative, step
 from lib_negtrans.training.checkpoint import checkpoints, newest_intact
 from lib_negtrans.training.errors import CheckpointError, DatasetError, TrainingError
 from lib_negtrans.training.events import Caching, Finished, Notice, Preview, Saved, Started, StepDone, Stopped
 from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.objective import Model, Rows, reconstruct
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.rows import Row
 from tests.tiny_model import tiny_host
 

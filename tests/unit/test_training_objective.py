@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, timestep_grid
-from lib_negtrans.params import ParamError, TrainingParams
+from lib_negtrans.options import ParamError
 from lib_negtrans.training.objective import (
     LossOptions,
     Model,
@@ -23,6 +23,7 @@ from lib_negtrans.training.objective import (
     snr_weights,
     target,
 )
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.state import FIRST_SCALE, GROWTH_STEPS, LossScale
 from lib_negtrans.training.step import initial_vectors
 from tests.tiny_model import tiny_host

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from lib_negtrans.embeddings import read_embedding
-from lib_negtrans.params import ParamError
+from lib_negtrans.options import ParamError
 from lib_negtrans.training.checkpoint import newest_intact
 from lib_negtrans.training.errors import CheckpointError, TrainingError
 from lib_negtrans.training.events import Notice, StepDone

@@ -18,10 +18,10 @@ from PIL import Image
 
 from lib_negtrans.embeddings import read_embedding
 from lib_negtrans.hosts.standalone import load_model
-from lib_negtrans.params import TrainingParams
 from lib_negtrans.training.events import StepDone
 from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.parallel import ALONE, Workers, joined
+from lib_negtrans.training.params import TrainingParams
 from tests.tiny_model import tiny_host, tiny_networks, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]

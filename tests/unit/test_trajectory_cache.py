@@ -25,7 +25,8 @@ def image():
 
 
 def params(preset="default", **values) -> TranslationParams:
-    return translation_preset(preset, steps=20, **values)
+    whole = {"step_share": 1.0} if preset == "default" else {}
+    return translation_preset(preset, **{"steps": 20, **whole, **values})
 
 
 @pytest.mark.parametrize("preset", ["default", "fast", "fashionr2r"])

@@ -13,7 +13,8 @@ from lib_negtrans.folder import Negative
 from lib_negtrans.hosts.protocol import HostError
 from lib_negtrans.images import Picture
 from lib_negtrans.infotext import EMBEDDING_KEY, format_infotext, parse_infotext, settings_from_infotext
-from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TranslationParams
 from lib_negtrans.pipeline import Progress
 from lib_negtrans.training.manager import LocalWorkplace
 from lib_negtrans.ui import translation_job as job

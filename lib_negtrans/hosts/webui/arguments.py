@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lib_negtrans.params import TRANSLATION_PRESETS, ParamError, TranslationParams
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
 
 TITLE = "Realistic Translation"
 VERSION = 1

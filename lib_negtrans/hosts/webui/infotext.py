@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lib_negtrans.hosts.webui import arguments
-from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TranslationParams
 
 EMBEDDING_KEY = "NegTrans negative embedding"
 WEIGHT_KEY = "NegTrans embedding weight"

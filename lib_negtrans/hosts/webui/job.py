@@ -23,7 +23,8 @@ from lib_negtrans.hosts.webui.keeping import HANDED_OVER, Keeper, out_of_memory_
 from lib_negtrans.hosts.webui.refusal import TranslationRefused, refuse_host, refuse_job
 from lib_negtrans.hosts.webui.settings import MEAN_LATENT_KEY, option
 from lib_negtrans.infotext import translation_fields
-from lib_negtrans.params import ParamError, TranslationParams
+from lib_negtrans.options import ParamError
+from lib_negtrans.params import TranslationParams
 from lib_negtrans.variants import guidance_of
 
 SAMPLER = "DDIM"

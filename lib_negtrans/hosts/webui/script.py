@@ -9,7 +9,7 @@ from modules import processing, scripts
 
 from lib_negtrans.hosts.webui import arguments
 from lib_negtrans.hosts.webui.arguments import TITLE
-from lib_negtrans.params import ParamError
+from lib_negtrans.options import ParamError
 
 # the host's sliders that the panel reads for its summary, and that a preset sets
 HOST_CONTROLS = {

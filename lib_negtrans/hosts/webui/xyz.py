@@ -14,7 +14,8 @@ from modules import script_callbacks, scripts
 from lib_negtrans.hosts.webui import arguments
 from lib_negtrans.hosts.webui.arguments import PANEL_OPTIONS, TITLE, PanelValues
 from lib_negtrans.hosts.webui.registration import register_once
-from lib_negtrans.params import TRANSLATION_PRESETS, Option, TranslationParams
+from lib_negtrans.options import Option
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
 
 PREFIX = "[NegTrans] "
 # options that are the host's own sliders

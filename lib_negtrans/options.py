@@ -1,0 +1,96 @@
+"""How a parameter is described, once for every front end: command line, tab, API, infotext, XYZ grid.
+
+A job's parameters are a dataclass of `option` fields; a field's metadata (`Option`) holds what a front end shows:
+label, help, range, choices, and its infotext key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class ParamError(ValueError):
+    """A parameter is out of range or contradicts another; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a front end shows for a field. minimum and maximum are inclusive."""
+
+    label: str
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] | None = None
+    infotext: str | None = None  # key in the PNG text, beginning with "NegTrans"
+    advanced: bool = False  # behind the panel's "More options"
+    applies: tuple[str, tuple[Any, ...]] | None = None  # (field, values) under which it does anything at all
+
+
+def option(default: Any, label: str, help: str, **limits: Any) -> Any:
+    """A dataclass field with an `Option`."""
+    return field(default=default, metadata={"option": Option(label, help, **limits)})
+
+
+@dataclass
+class Params:
+    """What the parameter models of all jobs have in common."""
+
+    @classmethod
+    def options(cls) -> dict[str, Option]:
+        """Field name -> Option, in order."""
+        return {f.name: f.metadata["option"] for f in dataclasses.fields(cls) if "option" in f.metadata}
+
+    def applies(self, name: str) -> bool:
+        """Whether this option does anything, given the others: a top-k ratio does not without top-k."""
+        condition = self.options()[name].applies
+        return condition is None or getattr(self, condition[0]) in condition[1]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Any:
+        """From plain data, validated. Raises ParamError for unknown names."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ParamError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}.")
+        return cls(**values).validate()
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> Any:
+        """From a file of this or another version, which may name options that are no more. Raises ParamError."""
+        known = cls.options()
+        return cls.from_dict({name: value for name, value in values.items() if name in known})
+
+    @classmethod
+    def from_given(cls, given: dict[str, Any]) -> Any:
+        """From what a page's components hold, validated; an emptied one is its default. Raises ParamError."""
+        values, defaults = {}, cls()
+        for name, value in given.items():
+            if value is None:
+                continue
+            try:
+                values[name] = type(getattr(defaults, name))(value.strip() if isinstance(value, str) else value)
+            except (TypeError, ValueError) as error:
+                raise ParamError(f"{cls.options()[name].label} must be a number, not {value!r}.") from error
+        return cls.from_dict(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return dataclasses.asdict(self)
+
+    def validate(self) -> Any:
+        """Check every range and choice and give self back; raises ParamError."""
+        for name, opt in self.options().items():
+            value = getattr(self, name)
+            if opt.choices is not None and value not in opt.choices:
+                raise ParamError(f"{opt.label} must be one of {', '.join(opt.choices)}, not {value!r}.")
+            if opt.minimum is not None or opt.maximum is not None:
+                low = -math.inf if opt.minimum is None else opt.minimum
+                high = math.inf if opt.maximum is None else opt.maximum
+                if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                    raise ParamError(f"{opt.label} must lie between {low:g} and {high:g}, not {value!r}.")
+        return self
