@@ -77,7 +77,7 @@ def test_infotext_gives_every_option_back():
 
 
 def test_depths_take_the_place_of_layers_and_ratio():
-    params = TranslationParams.from_dict({"tac_depths": "1, 0.5 0"})
+    params = TranslationParams.from_dict({"tac_depths": "1, 0.5 0", "step_share": 1.0})
     assert [params.tac_steps_at(level) for level in range(4)] == [15, 7, 0, 0]
     assert params.tac_steps == 15
     assert TranslationParams(tac_depths="0 0").tac_steps == 0
