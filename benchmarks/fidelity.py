@@ -9,8 +9,9 @@ import torch
 from models import benchmark_host
 from torch import Tensor
 
-from lib_negtrans.core.inversion import Trajectory, finish, inversion_steps
+from lib_negtrans.core.inversion import Trajectory, finish, inversion_steps, planned_iterations
 from lib_negtrans.core.schedule import Schedule
+from lib_negtrans.core.translate import translation_steps
 from lib_negtrans.evaluation.crops import render_files, spread
 from lib_negtrans.hosts.standalone import StandaloneHost
 from lib_negtrans.images import fit_within, flatten_alpha, load_picture, pad_to_multiple
@@ -68,13 +69,21 @@ def trajectory_error(found: Trajectory, fine: Trajectory) -> float:
     return float(torch.stack(errors).mean().sqrt())
 
 
-def exact_inverse(host: StandaloneHost, latent: Tensor, timesteps: tuple[int, ...]) -> Trajectory:
-    """The trajectory that DDIM sampling on this grid goes back along, to about 1e-4 of the latents' deviation."""
-    schedule = Schedule(host.alphas_cumprod, timesteps, host.prediction_type)
+@torch.no_grad()
+def inverted(host: StandaloneHost, latent: Tensor, schedule: Schedule, **options) -> tuple[Trajectory, Tensor]:
+    """An inversion without a prompt, options as in `inversion_steps`, and the latent that sampling makes of its end."""
     context = host.encode_prompts([""])
-    with torch.no_grad():
-        steps = inversion_steps(latent, schedule, lambda z, t: host.predict_noise(z, t, context), fixed_point=5)
-        return finish(steps)
+
+    def predict(z: Tensor, timestep: int, _features: object = None) -> Tensor:
+        return host.predict_noise(z, timestep, context)
+
+    trajectory = finish(inversion_steps(latent, schedule, predict, **options))
+    return trajectory, finish(translation_steps(trajectory.latents[-1], schedule, predict))
+
+
+def exact_inverse(host: StandaloneHost, latent: Tensor, schedule: Schedule) -> Trajectory:
+    """The trajectory that DDIM sampling on this grid goes back along, to about 1e-4 of the latents' deviation."""
+    return inverted(host, latent, schedule, fixed_point=5)[0]
 
 
 def measure(
@@ -91,8 +100,25 @@ def measure(
     return Fidelity(
         forwards.total, decibels(result - fine[0], latent), decibels(back - latent, latent),
         trajectory_error(trajectory, fine[1]),
-        trajectory_error(trajectory, exact_inverse(host, latent, params.timesteps)),
+        trajectory_error(trajectory, exact_inverse(host, latent, trajectory.schedule)),
     )  # fmt: skip
+
+
+def iteration_table(host: StandaloneHost, latents: list[Tensor]) -> None:
+    """Print what iterations are worth at every step, and where they are needed, on all steps of the published grid."""
+    schedule = Schedule.from_strength(host.alphas_cumprod, 50, 0.3, host.prediction_type)
+    plans = {f"{k} at every step": [k] * len(schedule) for k in (0, 1, 2)}
+    plans |= {f"where needed, K = {k}": planned_iterations(schedule, k) for k in (1, 2)}
+    exact = [exact_inverse(host, latent, schedule) for latent in latents]
+    print("\n| iterations | inversion's forwards | round trip, dB | path to exact inverse |")
+    print("|---|---:|---:|---:|", flush=True)
+    for name, plan in plans.items():
+        rows = []
+        for latent, wanted in zip(latents, exact, strict=True):
+            found, back = inverted(host, latent, schedule, iterations=plan, fixed_point=max(plan))
+            rows.append((decibels(back - latent, latent), trajectory_error(found, wanted)))
+        round_trip, path = torch.tensor(rows, dtype=torch.float64).mean(0).tolist()
+        print(f"| {name} | {len(plan) + sum(plan)} | {round_trip:.1f} | {path:.4f} |", flush=True)
 
 
 def fidelity_table(model: str | None, device: str | None, count: int, threads: int, negative: str, curve: bool) -> None:
@@ -119,3 +145,5 @@ def fidelity_table(model: str | None, device: str | None, count: int, threads: i
         forwards, near, back, path, inverse = rows.mean(0).tolist()
         exact = "exact" if back == float("inf") else f"{back:.1f}"
         print(f"| {name} | {forwards:.0f} | {near:.1f} | {exact} | {path:.4f} | {inverse:.4f} |", flush=True)
+    if curve:
+        iteration_table(host, latents)

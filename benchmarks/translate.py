@@ -10,10 +10,11 @@ counts its part. "Above weights" is the peak of memory above what was held when 
 less time and keep the ratios nearly: fast takes 0.4 of them, rounded.
 
 --fidelity N measures on N renders at 128 px (the demonstration model or another real one; --curve with more step
-counts): the result against that of a grid of 29 steps up to the same timestep, exactly inverted, as 20 log10(6 std /
-RMSE) of the latents; the round trip (same prompt, CFG 1, no attention control) against the picture's own latent in the
-same measure; the RMSE of the source trajectory to the fine grid's at the timesteps that both have, and to the exact
-inverse of DDIM sampling on the configuration's own grid, which is what an inversion is to find.
+counts, and with the inversion's iterations spread otherwise): the result against that of a grid of 29 steps up to the
+same timestep, exactly inverted, as 20 log10(6 std / RMSE) of the latents; the round trip (same prompt, CFG 1, no
+attention control) against the picture's own latent in the same measure; the RMSE of the source trajectory to the fine
+grid's at the timesteps that both have, and to the exact inverse of DDIM sampling on the configuration's own grid, which
+is what an inversion is to find.
 """
 
 from __future__ import annotations
