@@ -244,11 +244,12 @@ _PUBLISHED: dict[str, Any] = {
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("The published method with its inversion corrected, and the render's colours taken back.", {}),
     "fast": (
-        "A third of the default's UNet calls: two fifths of the steps, and only what changes is integrated over them.",
+        "Two fifths of the default's UNet calls: half of its steps, and only what changes is integrated over them.",
         {"solver": "difference", "step_share": 0.4},
     ),
     "faithful": (
-        "The published method with its errors corrected and nothing else: exact inversion, no colour taken back.",
+        "The published method with its errors corrected and nothing else: all steps, exact inversion, no colour taken "
+        "back.",
         {**_PUBLISHED, "fixed_point": 1, "features": "auto", "order": "ascending"},
     ),
     "texture": (
