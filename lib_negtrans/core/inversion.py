@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from heapq import heappush, heapreplace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -64,17 +65,18 @@ def planned_iterations(schedule: Schedule, fixed_point: int) -> list[int]:
     are within TOLERANCE: 8 to that second step and 1 elsewhere come nearer to the exact inverse than 2 at each of the
     15 (`benchmarks/translate.py --fidelity`).
     """
-    positions = range(1, len(schedule) + 1)
-    factors = [schedule.noise_factor(position - 1, position) for position in positions]
-    levels = [schedule.scales(position)[1] for position in range(len(schedule) + 1)]
-    errors = [f * (1 - below / s) ** 2 for f, below, s in zip(factors, levels, levels[1:], strict=False)]
+    errors = []  # a heap of (-error, step, what an iteration leaves of it): the worst first
+    for step in range(len(schedule)):
+        factor = schedule.noise_factor(step, step + 1)
+        below, s = schedule.scales(step)[1], schedule.scales(step + 1)[1]
+        heappush(errors, (-factor * (1 - below / s) ** 2, step, factor / s))
     planned = [0] * len(schedule)
     for _ in range(fixed_point * len(schedule)):
-        worst = errors.index(max(errors))
-        if errors[worst] <= TOLERANCE / 4 ** (fixed_point - 1):
+        error, worst, left = errors[0]
+        if -error <= TOLERANCE / 4 ** (fixed_point - 1):
             break
         planned[worst] += 1
-        errors[worst] *= factors[worst] / levels[worst + 1]
+        heapreplace(errors, (error * left, worst, left))
     return planned
 
 

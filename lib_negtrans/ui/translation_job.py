@@ -216,12 +216,13 @@ class TranslationRunner:
         began = last_preview = time.perf_counter()
         cost = FIRST_PREVIEW
         known = None  # what the cache had, and took no time
+        rows = _rows(params)
         while not self._state.stopping:
             try:
                 progress = next(steps)
             except StopIteration as stop:
                 return stop.value
-            done = _work_done(params, progress)
+            done = _work_done(rows, progress)
             if known is None:
                 known = done if progress.index else 0.0
             now = time.perf_counter()
@@ -248,11 +249,13 @@ class TranslationRunner:
             del pictures[old]
 
 
-def _work_done(params: TranslationParams, progress: Progress) -> float:
-    """The share of the whole after a step, by rows that the UNet evaluates."""
-    inversion = inversion_rows(params)
-    guided = [2 if params.cfg_scale != 1 else 1] * (progress.total - len(inversion))
-    rows = inversion + guided
+def _rows(params: TranslationParams) -> list[int]:
+    """The rows that the UNet evaluates in each step of both phases."""
+    return inversion_rows(params) + [2 if params.cfg_scale != 1 else 1] * len(params.timesteps)
+
+
+def _work_done(rows: list[int], progress: Progress) -> float:
+    """The share of the whole after a step."""
     return sum(rows[: progress.index + 1]) / sum(rows)
 
 

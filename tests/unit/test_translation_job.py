@@ -144,11 +144,11 @@ def test_pictures_of_old_translations_are_let_go(workplace):
 @pytest.mark.parametrize("values", [{}, {"start": "noise", "tac_ratio": 0.0}, {"cfg_scale": 1.0, "fixed_point": 0}])
 def test_the_shares_of_all_steps_make_one(values):
     params = TranslationParams(**values)
-    down = 15
-    up = 0 if params.start == "noise" else 15
+    down = len(params.timesteps)
+    up = 0 if params.start == "noise" else down
     steps = [Progress("inversion", i, up + down, 0) for i in range(up)]
     steps += [Progress("translation", up + i, up + down, 0) for i in range(down)]
-    shares = [job._work_done(params, step) for step in steps]
+    shares = [job._work_done(job._rows(params), step) for step in steps]
     assert shares == sorted(shares) and shares[0] > 0 and shares[-1] == pytest.approx(1)
 
 
