@@ -32,7 +32,7 @@ class TranslationParams(Params):
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans strength",
     )  # fmt: skip
     steps: int = option(
-        50, "Steps", "Grid points over the whole schedule; strength x steps of them are taken.",
+        50, "Steps", "Grid points over the whole schedule; strength x steps of them are used, and step share of those taken.",
         minimum=1, maximum=999, step=1, infotext="NegTrans steps",
     )  # fmt: skip
     cfg_scale: float = option(
@@ -49,8 +49,8 @@ class TranslationParams(Params):
     )  # fmt: skip
     fixed_point: int = option(
         1, "Fixed-point iterations",
-        "Extra UNet calls that make the inversion exact: up to this many a step, spent where they are needed; 0 is "
-        "plain inversion.",
+        "Extra UNet calls that make the inversion exact: up to this many times its steps, spent where they are needed; "
+        "0 is plain inversion.",
         minimum=0, maximum=10, step=1, infotext="NegTrans fixed point", applies=("solver", ("ddim",)),
     )  # fmt: skip
     start: str = option(
@@ -127,7 +127,7 @@ class TranslationParams(Params):
         0.8, "Step share",
         "Share of the grid's steps that are taken, spread evenly over the noise: 0.8 differs little from 1, which "
         "takes all; 0.4 suits the solver difference.",
-        minimum=0.01, maximum=1.0, step=0.05, infotext="NegTrans step share", advanced=True,
+        minimum=0.01, maximum=1.0, step=0.01, infotext="NegTrans step share", advanced=True,
     )  # fmt: skip
     order: str = option(
         "ascending", "Inversion order", "Ascending is right; published repeats the released code.",

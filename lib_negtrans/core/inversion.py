@@ -62,8 +62,8 @@ def planned_iterations(schedule: Schedule, fixed_point: int) -> list[int]:
     iteration leaves q = f/s of an error, f being the step's factor of the noise prediction. On the published grid the
     second step (t = 1 to 21) has q = .71 and all others .3 and less; what their first evaluation is off, read at the
     noise of the step before, is about f (1 - s_p/s)^2. So each iteration goes to the step that is most off, until all
-    are within TOLERANCE: 8 to that second step and 1 elsewhere come nearer to the exact inverse than 2 at each of the
-    15 (`benchmarks/translate.py --fidelity`).
+    are within TOLERANCE: 8 to that second step and 1 to the third come nearer to the exact inverse than 2 at each of
+    the 15 (`benchmarks/translate.py --fidelity --curve`).
     """
     errors = []  # a heap of (-error, step, what an iteration leaves of it): the worst first
     for step in range(len(schedule)):
@@ -110,7 +110,7 @@ def inversion_steps(
         raise ValueError(f"fixed_point must be 0 or more, not {fixed_point}.")
     total = len(schedule)
     if order == "published":
-        if fixed_point or capture is not None:
+        if fixed_point or iterations or capture is not None:
             raise ValueError("the published order has no fixed-point iterations and captures nothing.")
         positions = range(total, 0, -1)
     elif order == "ascending":

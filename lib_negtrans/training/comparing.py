@@ -13,6 +13,7 @@ from ..background import BackgroundJob
 from ..embeddings import EmbeddingError
 from ..hosts.protocol import HostError, ModelHost
 from ..images import ImageError, save_png
+from ..options import ParamError
 from ..params import TranslationParams
 from .checkpoint import runs_below
 from .comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
@@ -112,6 +113,8 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         try:
             request = read_request(self.workplace.runs_folder / run)
             picture = request.preview_image or training_files(request.images, request.params.pattern)[0]
+        except ParamError as error:  # of a run that another version made
+            raise ComparisonRefused(str(error)) from error
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise ComparisonRefused(f"The render of {run} is not there any more: drop one to compare on.") from error
         return picture, request.params

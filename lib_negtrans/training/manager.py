@@ -158,7 +158,7 @@ class TrainingManager:
             try:
                 steps = read_request(folder).params.steps
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # of the command line, or damaged: it cannot be gone on with here
+                continue  # of the command line, of another version or damaged: it cannot be gone on with here
             if step < steps:
                 found.append((folder.name, step, steps))
         return found

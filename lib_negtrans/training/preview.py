@@ -15,7 +15,7 @@ from ..params import TranslationParams
 from ..pipeline import translate
 from .params import TrainingParams
 
-STEPS = 20  # fewer than a translation's 50: two thirds of the time saved, and the look is the same
+STEPS = 20  # fewer than a translation's 50: more than half of the time saved, and the look is the same
 LONGEST = 2  # times the training size: a tall render must not need more memory than training does
 
 

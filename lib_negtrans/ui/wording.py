@@ -24,12 +24,13 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
         return f"This cannot work: {error}"
     timesteps = params.timesteps
     used, tac_steps = len(timesteps), params.tac_steps
-    extra = sum(inversion_rows(params)) - used
+    rows_up = sum(inversion_rows(params))
+    extra = rows_up - used if params.solver == "ddim" and params.fixed_point else 0
     sentences = []
     if params.start == "inversion":
         sentences.append(
             f"Inverts the picture over {used} of {params.steps} steps, to noise level {timesteps[-1]} of 1000"
-            + (f", made exact by {extra} more" if extra else "")
+            + (f", made exact by {extra} more evaluations" if extra else "")
             + "; the seed changes nothing."
         )
     else:
@@ -46,7 +47,7 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
         sentences.append("Attention control is off: texture may change.")
     source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
     rows = 3 if params.guidance != "cfg" and params.prompt.strip() else 2
-    calls = used * rows + sum(inversion_rows(params)) + source_calls
+    calls = used * rows + rows_up + source_calls
     sentences.append(f"About {calls} model evaluations.")
     if params.colour != "off" and params.colour_strength:
         sentences.append("Colour and tone are taken back from the render.")

@@ -7,7 +7,7 @@ import html
 import pytest
 
 from lib_negtrans.hosts.webui import arguments
-from lib_negtrans.params import TranslationParams
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.ui.wording import controlled_layers, describe_translation
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
@@ -64,6 +64,12 @@ def test_layer_counts_are_those_of_the_method():
         ({}, "Inverts the picture over 12 of 50 steps, to noise level 281 of 1000"),
         ({}, "In the first 10, 10 of 16"),
         ({}, "About 45 model evaluations"),
+        ({}, "level 281 of 1000, made exact by 9 more evaluations; the seed"),
+        ({"solver": "difference", "step_share": 0.4}, "over 6 of 50 steps, to noise level 281 of 1000; the seed"),
+        (
+            TRANSLATION_PRESETS["fashionr2r"][1] | {"source_prompt": "a render"},
+            "over 15 of 50 steps, to noise level 281 of 1000; the seed",
+        ),
         ({"start": "noise"}, "Adds noise of the seed"),
         ({"tac_ratio": 0.0}, "Attention control is off"),
         ({"tac_blend": 0.0}, "Attention control is off"),
@@ -111,7 +117,6 @@ def test_what_does_nothing_is_hidden_until_its_guidance_is_chosen(fake_host):
 
 
 def test_every_preset_is_explained_in_the_panel():
-    from lib_negtrans.params import TRANSLATION_PRESETS
     from lib_negtrans.ui.translation_panel import preset_sentence
 
     for name, (sentence, _values) in TRANSLATION_PRESETS.items():

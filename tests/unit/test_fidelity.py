@@ -32,7 +32,11 @@ def latents(host):
 @pytest.fixture(scope="module")
 def fine(host, latents):
     """29 steps to the same timestep 281, exactly inverted: the result and the trajectory."""
-    return run(host, latents, TranslationParams(steps=100, strength=0.295, fixed_point=5, negative_prompt=NEGATIVE))
+    return run(
+        host,
+        latents,
+        TranslationParams(steps=100, strength=0.295, fixed_point=5, step_share=1.0, negative_prompt=NEGATIVE),
+    )
 
 
 def run(host, latents, params):
@@ -55,7 +59,7 @@ def test_captured_and_recomputed_features_are_one(host, latents):
 def test_fast_keeps_forty_decibels_and_a_better_round_trip_than_plain_inversion(host, latents, fine):
     assert decibels(run(host, latents, preset("fast"))[0] - fine[0], latents) > 40
     round_trip = {"cfg_scale": 1.0, "tac_ratio": 0.0}
-    plain = run(host, latents, TranslationParams(fixed_point=0, **round_trip))[0] - latents
+    plain = run(host, latents, TranslationParams(fixed_point=0, step_share=1.0, **round_trip))[0] - latents
     fast = run(host, latents, translation_preset("fast", **round_trip))[0] - latents
     assert fast.abs().max() < plain.abs().max() / 100
 

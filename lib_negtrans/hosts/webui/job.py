@@ -63,7 +63,7 @@ class TranslationJob:
         """Parameters and embedding, checked against the checkpoint that is loaded by now, and into the infotext."""
         p = self.p
         values, params = self.check()
-        refuse_job(p, params.start == "inversion" or params.tac_steps > 0)
+        refuse_job(p, params.inverts)
         params, stood_down = self._stand_down(params)
         fields = {
             "Script": TITLE,
@@ -185,7 +185,8 @@ def with_trigger(trigger: str, prompt: str) -> str:
 def _grid(p: Any) -> tuple[int, float]:
     """Grid points and strength from the host's sliders.
 
-    With "do exactly the amount of steps the slider specifies" in the settings, the slider's steps are those taken.
+    With "do exactly the amount of steps the slider specifies" in the settings, these are the slider's
+    steps; step share says how many of them are taken.
     """
     strength = p.denoising_strength
     if not shared.opts.img2img_fix_steps or not strength:
