@@ -2,8 +2,9 @@
 
     python benchmarks/roundtrip.py [--model PATH] [--renders DIR] [--count 20] [--size 256]
 
-Prints a Markdown table over the fixed-point iterations K (up to K times the steps, where they are needed). Latent PSNR: 20 log10(6 std / RMSE), std of the latents, the
-range of about 6 deviations taken as peak. Image: PSNR to the render, beside the VAE's own round trip.
+Prints a Markdown table over the fixed-point iterations K (up to K times the steps, where they are needed), on all steps
+of the grid. Latent PSNR: 20 log10(6 std / RMSE), std of the latents, the range of about 6 deviations taken as peak.
+Image: PSNR to the render, beside the VAE's own round trip.
 """
 
 from __future__ import annotations

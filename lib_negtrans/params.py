@@ -32,7 +32,8 @@ class TranslationParams(Params):
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans strength",
     )  # fmt: skip
     steps: int = option(
-        50, "Steps", "Grid points over the whole schedule; strength x steps of them are used, and step share of those taken.",
+        50, "Steps",
+        "Grid points over the whole schedule; strength x steps of them are used, and step share of those taken.",
         minimum=1, maximum=999, step=1, infotext="NegTrans steps",
     )  # fmt: skip
     cfg_scale: float = option(
