@@ -7,7 +7,7 @@ own CFG denoiser with the same core (hosts/webui.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -244,6 +244,20 @@ def _progress(step: InversionStep | TranslationStep, phase: str, offset: int, to
     return Progress(phase, offset + step.index, total, step.timestep, getattr(step, "clean", None))
 
 
+def _with_room(through_vae: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """through_vae, whose peak is the largest of all, with nothing beside it that was freed before, or after."""
+
+    def run(given: Tensor) -> Tensor:
+        if given.device.type == "cpu":
+            trim_memory()
+        done = through_vae(given)
+        if given.device.type == "cpu":
+            trim_memory()
+        return done
+
+    return run
+
+
 @torch.no_grad()
 def translate_image(
     host: ModelHost,
@@ -259,14 +273,13 @@ def translate_image(
     mask (B or 1, 1, H, W) in [0, 1], 1 the garment: what colours, attention control and background go by.
     """
     began = time.perf_counter()
-    source = host.encode_image(image) if cache is None else cache.encoded(host, image)
+    source = _with_room(host.encode_image if cache is None else partial(cache.encoded, host))(image)
     latent, trajectory, forwards = yield from translate_latent(
         host, source, params, embeddings, cache, feature_budget, mask
     )
-    decode_source = None if cache is None else partial(cache.decoded, host)
-    if latent.device.type == "cpu":
-        trim_memory()  # the decoder's peak comes now
-    decoded = finished_picture(params, latent, source, image, mask, host.decode_latent, decode_source)
+    decode = _with_room(host.decode_latent)
+    decode_source = None if cache is None else _with_room(partial(cache.decoded, host))
+    decoded = finished_picture(params, latent, source, image, mask, decode, decode_source)
     if not torch.isfinite(decoded).all():
         raise HostError("the VAE gave NaN: use --dtype float32 (in the webui --no-half-vae).")
     return Translation(decoded, latent, source, trajectory, forwards, time.perf_counter() - began)
