@@ -205,6 +205,8 @@ def translate_latent(
             if key is not None:
                 cache.put(key, trajectory)
         features_kept = str(trajectory.features) if params.captures else ""
+        if latent.device.type == "cpu":
+            trim_memory()  # guided calls have more rows: what single ones have freed does not fit them
         noise = None
         if params.start == "inversion":
             start = trajectory.latents[-1]
