@@ -129,9 +129,7 @@ class StandaloneHost:
         # nn.Module's own `to`: diffusers' warns of modules to keep in float32, of which SD1 has none
         self.unet = nn.Module.to(networks.unet, self.device, self.dtype).eval().requires_grad_(False)
         self.vae = nn.Module.to(networks.vae, self.device, self.dtype).eval().requires_grad_(False)
-        if (
-            self.device.type == "cpu"
-        ):  # at 512x512 a fifth faster and 150 MB less at the peak; not so the UNet
+        if self.device.type == "cpu":  # at 512x512 a fifth faster and 150 MB less at the peak; not so the UNet
             self.vae.to(memory_format=torch.channels_last)
         for module in self.vae.modules():
             if isinstance(module, nn.SiLU):  # 70 MB less at the decoder's peak at 512x512; the same numbers
@@ -196,7 +194,8 @@ class StandaloneHost:
         if self.vae.dtype in (torch.float16, torch.bfloat16) and not torch.isfinite(out).all():
             self.vae.float()
             out = in_pieces(run, value.to(self.device, torch.float32), cell_in, cell_out)
-        return out
+        # a latent that kept the VAE's channels-last strides makes the UNet slower, and its gradients NaN (torch 2.13)
+        return out.contiguous()
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None) -> Tensor:
         """Prompts -> context (B, 77*k, width); see ModelHost. Weights and chunks follow the webui (hosts/prompts.py).

@@ -408,3 +408,13 @@ def test_threads_do_not_get_each_others_vectors(shared_tiny_host, monkeypatch):
         jobs = {name: pool.submit(host.encode_prompts, [name], {name: v}) for name, v in vectors.items()}
     for name, job in jobs.items():
         torch.testing.assert_close(job.result(), expected[name])
+
+
+def test_the_vaes_layout_stays_inside_it(shared_tiny_host):
+    """The UNet of SD1.5's size, given a channels-last latent, had NaN gradients with torch 2.13 on the CPU."""
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for result in (
+        *shared_tiny_host.encode_image_distribution(image),
+        shared_tiny_host.decode_latent(torch.rand(2, 4, 8, 8)),
+    ):
+        assert result.is_contiguous() and result.stride() == torch.empty(result.shape).stride()
