@@ -271,6 +271,7 @@ def apply_emphasis(z: Tensor, multipliers: Tensor) -> Tensor:
     """
     multipliers = multipliers.to(z)
     weighted = z * multipliers[..., None]
-    rescaled = weighted * (z.mean((1, 2), keepdim=True) / weighted.mean((1, 2), keepdim=True))
     plain = (multipliers == 1).all(1)[:, None, None]
-    return torch.where(plain, z, rescaled)
+    # a mean of 0 would make the gradients NaN also of rows that are not taken from here
+    mean = torch.where(plain, 1.0, weighted.mean((1, 2), keepdim=True))
+    return torch.where(plain, z, weighted * (z.mean((1, 2), keepdim=True) / mean))

@@ -192,3 +192,10 @@ def test_what_only_looks_like_it_is_read(tokenizer, prompt):
 def test_a_weight_that_is_no_number_is_refused(tokenizer):
     with pytest.raises(PromptError, match=r"'1\.2\.3' is not a weight"):
         tokenizer.chunks("(a:1.2.3)")
+
+
+def test_emphasis_has_gradients_where_the_mean_is_nothing():
+    """As at chance in a text encoder whose last normalisation has no bias; no row here has weights."""
+    z = torch.tensor([1.0, -1.0]).repeat(1, 77, 4).requires_grad_()
+    apply_emphasis(z, torch.ones(1, 77)).sum().backward()
+    assert torch.equal(z.grad, torch.ones_like(z))
