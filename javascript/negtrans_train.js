@@ -25,6 +25,7 @@
 
     let asked = 0;
     let wasBusy = false;
+    let picked = "";
 
     // the host's Textual Inversion cards are made when the page is loaded: a new embedding needs its refresh button
     function refreshCards() {
@@ -58,6 +59,11 @@
             const busy = Boolean(panel) && panel.dataset.busy === "1";
             if (wasBusy && !busy && panel && panel.dataset.phase === "finished") refreshCards();
             wasBusy = busy;
+            const choice = root().querySelector("#negtrans_train_compare_message [data-picked]");
+            if (choice && choice.dataset.picked !== picked) {
+                picked = choice.dataset.picked;
+                refreshCards();
+            }
             const now = Date.now();
             const preparing = root().querySelector("[data-prepare='working'], [data-compare='working']");
             if (now - asked < (busy || preparing || !panel ? BUSY_MS : IDLE_MS)) return;

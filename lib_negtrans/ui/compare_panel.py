@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,8 @@ class ComparePanel:
             lines = self.runner.pick(run or "", choice, (name or "").strip(), bool(overwrite))
         except ComparisonRefused as error:
             return _line(str(error), good=False)
-        return "".join(_line(line) for line in lines)
+        # the page's script has the host make its cards again for each new value
+        return f"<div data-picked='{time.time_ns()}'>{''.join(_line(line) for line in lines)}</div>"
 
 
 def comparison_html(state: ComparisonSnapshot) -> str:

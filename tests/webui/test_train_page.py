@@ -206,6 +206,8 @@ def test_compare_pick_and_name(page, webui):
     page.wait_for_selector('#negtrans_train_compare_message:has-text("holds the vectors of step 2")')
     page.wait_for_selector('#negtrans_train_compare_message:has-text("neg-picked is loaded")')
     assert (webui.data / "embeddings" / "neg-picked.pt").is_file()
+    card = '#img2img_textual_inversion_cards .card[data-name="neg-picked"]'
+    page.wait_for_selector(card, state="attached")  # without anybody pressing the host's refresh button
 
 
 def test_the_card_is_there_without_a_restart(page):
