@@ -30,8 +30,8 @@ Order = Literal["ascending", "published"]
 class Trajectory:
     """What an inversion leaves: latents[k] belongs to position k (0 clean .. n noisiest), each (B, 4, h, w).
 
-    features[k], when captured, are Q and K of the last evaluation at position k; position 0 has none. outputs[k] is the
-    UNet's output there: for the ascending order's fixed point up to its residual, for the second order exactly.
+    features[k], when captured, are those of the last evaluation at position k; position 0 has none. outputs[k] is the
+    UNet's output there: exactly for the second order, up to the residual for an iterated step; others have none.
     """
 
     schedule: Schedule
@@ -97,7 +97,7 @@ def inversion_steps(
     """Invert a clean latent (B, 4, h, w) to the grid's noisiest position; the generator returns the Trajectory.
 
     predict is called once a step and once more for each iteration of `planned_iterations`, or of `iterations`, a number
-    for each step. capture: an active control that records Q and K at each step's last evaluation, for the
+    for each step. capture: an active control that records each step's last evaluation, for the
     `capture_steps` noisiest positions (all by default), within the memory budget. order "published" runs the timesteps
     descending, one evaluation each, as the released FashionR2R code does (only its preset wants that): the end latent
     is nearly the same, the source latents in between are too clean.
@@ -142,7 +142,7 @@ def inversion_steps(
             estimate = schedule.move(origin, epsilon, position - 1, position)
             if mixing:
                 former, estimate = (read, estimate), estimate if former is None else _mixed(read, estimate, former)
-        if fixed_point:
+        if iterations[position - 1]:
             trajectory.outputs[position] = output
         trajectory.latents.append(estimate)
         yield InversionStep(index, total, timestep, estimate)
@@ -172,7 +172,7 @@ def second_order_steps(
     """Integrate a clean latent (B, 4, h, w) up the grid in second order; the generator returns the Trajectory.
 
     predict is called once at every position, 0 and the noisiest included, each time with the position's own latent and
-    timestep: its outputs and its captured Q and K are exactly those of a source branch. Arguments as `inversion_steps`.
+    timestep: its outputs and its captured features are exactly a source branch's. Arguments as `inversion_steps`.
     """
     total = len(schedule)
     first_captured = 1 if capture_steps is None else total - capture_steps + 1
