@@ -68,8 +68,9 @@ class Peer:
             sys.exit(f"--peer {folder} is no usable clone of Style3D/FashionR2R: {error}")
         finally:
             sys.path.remove(str(folder))
+        host.vae.to(memory_format=torch.contiguous_format)  # as diffusers loads it, and its activations
         for module in host.vae.modules():
-            if isinstance(module, torch.nn.SiLU):  # as diffusers loads them
+            if isinstance(module, torch.nn.SiLU):
                 module.inplace = False
         object.__setattr__(host.unet, "in_channels", host.unet.config.in_channels)
         scheduler = DDIMScheduler(

@@ -194,7 +194,7 @@ class TranslationParams(Params):
 
     @property
     def captures(self) -> bool:
-        """Whether the inversion records queries and keys."""
+        """Whether the inversion records what queries and keys are made of."""
         return self.features_from == "captured" and self.tac_steps > 0
 
     @property

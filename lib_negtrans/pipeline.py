@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from .core import guidance
-from .core.attention import AttentionControl, Features
+from .core.attention import AttentionControl
 from .core.features import FeatureBudget
 from .core.inversion import InversionStep, Trajectory, finish
 from .core.schedule import Schedule
 from .core.sharing import shared_prefix
-from .core.translate import TranslationStep, translation_steps
+from .core.translate import Source, TranslationStep, translation_steps
 from .hosts.protocol import HostError, ModelHost
 from .memory import trim_memory
 from .params import TranslationParams
@@ -49,16 +49,17 @@ class Progress:
 class Forwards:
     """UNet sample-forwards, in rows, each counted whole: of the inversion, of guided calls, of source calls.
 
-    pairs, controlled: two for each row of guided calls that took its prompt-free part over from another prompt's,
-    without and with queries and keys replaced; `whole` counts what those, and source calls that end early, really cost.
+    pairs: two for each row of guided calls that took its prompt-free part over from another prompt's. beside: source
+    rows that ran in a guided call, to its end. `whole` counts what the pairs, and source calls that end early, really
+    cost.
     """
 
     inversion: int = 0
     guided: int = 0
     source: int = 0
     pairs: int = 0
-    controlled: int = 0
-    features: str = ""  # where captured Q and K were kept, in words
+    beside: int = 0
+    features: str = ""  # where captured features were kept, in words
     cached: bool = False  # the inversion was there already
 
     @property
@@ -68,8 +69,8 @@ class Forwards:
 
     def whole(self, costs: CallCosts) -> float:
         """The same work as a number of whole sample-forwards, by FLOPs."""
-        saved = self.pairs * (2 - costs.guided) + self.controlled * (2 - costs.controlled)
-        return self.total - saved / 2 - self.source * (1 - costs.source)
+        shared = self.pairs / 2 * (2 - costs.guided)
+        return self.total - shared - (self.source - self.beside) * (1 - costs.source)
 
     def __str__(self) -> str:
         inversion = "inversion from the cache" if self.cached else f"{self.inversion} inversion"
@@ -124,7 +125,7 @@ def translate_latent(
     """Invert and translate clean latents (B, 4, h, w), float32; returns the final latent, the trajectory and the cost.
 
     embeddings: trigger word -> vectors (n, width) for the prompts. cache: takes the inversion of the same latents under
-    the same conditions from there, or puts it there. feature_budget: memory for captured Q and K; by default the
+    the same conditions from there, or puts it there. feature_budget: memory for captured features; by default the
     host's, or what is free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it
     alone, or what lies outside is kept. Raises ParamError for bad parameters (before the first step), HostError for
     NaN.
@@ -137,15 +138,21 @@ def translate_latent(
     control = AttentionControl(tac.layers, controlled_region(params, mask, tuple(latent.shape[-2:])))
     guide = guidance_of(params)
     conditioning = encode_conditioning(host, params, embeddings or {})
-    counts = dict.fromkeys(("inversion", "guided", "source", "pairs", "controlled"), 0)
+    counts = dict.fromkeys(("inversion", "guided", "source", "pairs", "beside"), 0)
 
-    def evaluate(kind: str, z: Tensor, timestep: int, *contexts: Tensor) -> list[Tensor]:
+    def evaluate(kind: str, z: Tensor, timestep: int, *contexts: Tensor, beside: Tensor | None = None) -> list[Tensor]:
+        """beside: a source's latents, run in the same call before the others."""
         counts[kind] += batch * len(contexts)
+        latents = [z] * len(contexts)
+        if beside is not None:
+            counts["source"] += batch
+            counts["beside"] += batch
+            latents, contexts = [beside, *latents], (conditioning.source, *contexts)
         context = torch.cat([c.expand(batch, -1, -1) for c in contexts])
-        output = host.predict_noise(torch.cat([z] * len(contexts)), timestep, context)
+        output = host.predict_noise(torch.cat(latents), timestep, context)
         if not torch.isfinite(output).all():
             raise HostError(f"the model gave NaN at timestep {timestep}: use --dtype float32 (in the webui --no-half).")
-        return list(output.chunk(len(contexts)))
+        return list(output.chunk(len(contexts)))[beside is not None :]
 
     def predict_inversion(z: Tensor, timestep: int) -> Tensor:
         if conditioning.unconditional is None:
@@ -159,12 +166,14 @@ def translate_latent(
     # under TAC the two branches differ even for equal prompts, unless it controls both
     same_prompts = torch.equal(conditioning.cond, conditioning.negative)
 
-    def predict_guided(z: Tensor, timestep: int, features: Features | None, known: Tensor | None = None) -> Tensor:
+    def predict_guided(z: Tensor, timestep: int, source: Source, known: Tensor | None = None) -> Tensor:
         """known: the conditional rows' output, where it is that of the inversion."""
+        beside = source if isinstance(source, Tensor) else None
+        features = None if beside is not None else source
         step = len(schedule) - 1 - schedule.timesteps.index(timestep)
         contexts, rows = {}, []
         # rows whose result cannot matter are not computed
-        if params.cfg_scale != 1 and not (same_prompts and (features is None or tac.both_halves)):
+        if params.cfg_scale != 1 and not (same_prompts and (source is None or tac.both_halves)):
             contexts["negative"] = conditioning.negative
             rows += range(batch) if tac.both_halves else [-1] * batch
         if params.cfg_scale != 1 and conditioning.empty is not None:
@@ -176,11 +185,13 @@ def translate_latent(
         elif not contexts:
             return known
         # each further prompt shares the first one's prompt-free part: worth what a pair's sharing is
-        shares = "pairs" if features is None or tac.blend < 1 else "controlled"
-        counts[shares] += 2 * batch * (len(contexts) - 1)
-        injection = nullcontext() if features is None else control.inject(features, rows, tac.strengths(step))
-        with shared_prefix(host.unet, len(contexts)), injection:
-            found = dict(zip(contexts, evaluate("guided", z, timestep, *contexts.values()), strict=True))
+        counts["pairs"] += 2 * batch * (len(contexts) - 1)
+        apart = 0 if beside is None else batch
+        rows = [-1] * apart + rows
+        injection = nullcontext() if source is None else control.inject(features, rows, tac.strengths(step))
+        with shared_prefix(host.unet, len(contexts), apart), injection:
+            outputs = evaluate("guided", z, timestep, *contexts.values(), beside=beside)
+        found = dict(zip(contexts, outputs, strict=True))
         cond = found.pop("cond") if known is None else known
         if not found:
             return cond
@@ -217,7 +228,7 @@ def translate_latent(
         steps = translation_steps(
             start, schedule, predict_guided,
             trajectory=trajectory, tac_steps=tac_steps, features_from=params.features_from,
-            control=control, predict_source=predict_source,
+            control=control, predict_source=predict_source, source_beside=True,
             source_is_cond=params.source_prompt == params.prompt
             and not tac.both_halves and conditioning.empty is None,
             predict_first=predict_guided if first_known else None, solver=params.solver,

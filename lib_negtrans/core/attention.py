@@ -1,8 +1,9 @@
 """Texture-preserving attention control (TAC): which layers, and the hooks that capture and inject Q and K.
 
 In the shallow self-attention layers the generated branch uses the source branch's queries and keys and its own values:
-softmax(Q_src K_src^T / sqrt(d)) V_gen (FashionR2R, arXiv 2410.14429). Forward hooks on `attn1.to_q` and `attn1.to_k` do
-that for ldm, Forge and diffusers modules alike and leave the attention implementation to the host.
+softmax(Q_src K_src^T / sqrt(d)) V_gen (FashionR2R, arXiv 2410.14429). Hooks before `attn1.to_q` and `attn1.to_k` do
+that for ldm, Forge and diffusers modules alike and leave the attention implementation to the host. They hand over what
+the source branch gave these projections: the same queries and keys come out, and one tensor is kept for both.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-# Q and K of one UNet call by layer name: each (S, tokens, channels), S = number of distinct sources.
+# What one UNet call gave each controlled layer's to_q and to_k, by layer name: each (S, tokens, channels), S = number
+# of distinct sources. One tensor, twice, unless something comes between the two (a hypernetwork of the webui does).
 Features = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -103,12 +105,6 @@ def shallow_layers(unet: nn.Module, latent_size: tuple[int, int], flag: int) -> 
     ]
 
 
-def _kept_rows(rows: Sequence[int]) -> list[int]:
-    """The batch rows whose own projection is computed: a replaced row's would be thrown away."""
-    kept = [i for i, row in enumerate(rows) if row < 0]
-    return kept or [0]  # never an empty batch: quantised linear layers of some hosts do not take one
-
-
 def _index(rows: list[int]) -> slice | list[int]:
     """A slice where the rows are consecutive: indexing with a list makes the GPU wait for a copy."""
     return slice(rows[0], rows[-1] + 1) if rows == list(range(rows[0], rows[-1] + 1)) else rows
@@ -117,8 +113,8 @@ def _index(rows: list[int]) -> slice | list[int]:
 class AttentionControl:
     """Owns the hooks on the chosen layers while its context is open; afterwards no hook is left, whatever happened.
 
-    Between calls it does nothing. `with control.capture() as features:` records Q and K of the UNet call inside;
-    `with control.inject(features, rows):` replaces those of the rows named.
+    Between calls it does nothing. `with control.capture() as features:` records what Q and K of the UNet call inside
+    are made of; `with control.inject(features, rows):` makes those of the rows named of that.
     region (1 or S, 1, h, w) in [0, 1] at the latent's size: only its tokens take the source's Q and K, by this share;
     the others ask and answer for themselves, so what lies outside is free. It costs a multiplication, nothing N x N.
     """
@@ -129,9 +125,10 @@ class AttentionControl:
         self._region_tokens: dict[str, Tensor] = {}
         self._handles: list = []
         self._capturing: dict[str, list[Tensor | None]] | None = None
+        self._former: Tensor | None = None  # what the projection before this one was given
         self._stop_early = False
         self._captured_rows: slice | None = None
-        self._injecting: tuple[Features, Sequence[int]] | None = None
+        self._injecting: tuple[Features | None, Sequence[int]] | None = None
         self._strengths: Mapping[str, float] = {}
 
     def __enter__(self) -> AttentionControl:
@@ -140,8 +137,7 @@ class AttentionControl:
         try:
             for layer in self.layers:
                 for which, projection in enumerate((layer.module.to_q, layer.module.to_k)):
-                    self._handles.append(projection.register_forward_pre_hook(self._pre_hook(layer.name)))
-                    self._handles.append(projection.register_forward_hook(self._hook(layer.name, which)))
+                    self._handles.append(projection.register_forward_pre_hook(self._hook(layer.name, which)))
         except BaseException:
             self.__exit__()
             raise
@@ -151,78 +147,67 @@ class AttentionControl:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._capturing = self._injecting = None
+        self._capturing = self._injecting = self._former = None
         self._strengths = {}
 
-    def _pre_hook(self, name: str):
-        def pre_hook(_module: nn.Module, args: tuple) -> tuple | None:
-            if self._capturing is not None or self._injecting is None or not self._strength(name):
-                return None
-            rows = self._injecting[1]
-            if len(rows) != args[0].shape[0]:
-                raise AttentionShapeError(
-                    f"layer {name} was called with {args[0].shape[0]} rows, {len(rows)} were announced."
-                )
-            if self._strength(name) < 1 or self.region is not None:
-                return None  # each row's own projection is a part of the blend
-            kept = _kept_rows(rows)
-            return None if len(kept) == len(rows) else (args[0][_index(kept)], *args[1:])
-
-        return pre_hook
-
     def _hook(self, name: str, which: int):
-        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> Tensor | None:
+        def hook(_module: nn.Module, args: tuple) -> tuple | None:
             if self._capturing is not None:
-                self._record(name, which, output)
-                return None
-            if self._injecting is not None and self._strength(name):
-                return self._replaced(name, which, output)
+                self._record(name, which, args[0])
+            elif self._injecting is not None and self._strength(name):
+                return (self._replaced(name, which, args[0]), *args[1:])
             return None
 
         return hook
 
-    def _record(self, name: str, which: int, output: Tensor) -> None:
-        rows = output if self._captured_rows is None else output[self._captured_rows]
+    def _record(self, name: str, which: int, given: Tensor) -> None:
         pair = self._capturing.setdefault(name, [None, None])
-        pair[which] = rows.detach().clone()  # some attention implementations scale q or k in place
+        if given is self._former and pair[1 - which] is not None:
+            pair[which] = pair[1 - which]
+        else:
+            rows = given if self._captured_rows is None else given[self._captured_rows]
+            pair[which] = rows.detach().clone()  # not the caller's tensor, whose memory it may use again
+        self._former = given
         if self._stop_early and len(self._capturing) == len(self.layers) and None not in pair:
             raise _CaptureComplete
 
     def _strength(self, name: str) -> float:
         return self._strengths.get(name, 1.0)
 
-    def _replaced(self, name: str, which: int, output: Tensor) -> Tensor:
-        """The projection's whole batch, from the kept rows' output (where it blends, all rows') and the source's."""
+    def _replaced(self, name: str, which: int, given: Tensor) -> Tensor:
+        """What a projection is given instead: the source's rows in place of those named, or a blend of the two.
+
+        The projections are linear, so that blending what they are given blends queries and keys.
+        """
         features, rows = self._injecting
-        source = features[name][which]
-        if source.shape[1:] != output.shape[1:]:
+        if len(rows) != given.shape[0]:
+            raise AttentionShapeError(f"layer {name} was called with {len(given)} rows, {len(rows)} were announced.")
+        sources = given if features is None else features[name][which]
+        if sources.shape[1:] != given.shape[1:]:
             raise AttentionShapeError(
-                f"layer {name} has {tuple(output.shape[1:])} here but {tuple(source.shape[1:])} in the source: "
+                f"layer {name} has {tuple(given.shape[1:])} here but {tuple(sources.shape[1:])} in the source: "
                 "turn off whatever changes the token count (token merging, Hypertile)."
             )
         targets = [i for i, row in enumerate(rows) if row >= 0]
         if not targets:
-            return output
-        theirs = source[_index([rows[i] for i in targets])].to(output)
+            return given
+        named = [rows[i] for i in targets]
+        theirs = sources[_index(named)].to(given)
         strength = self._strength(name)
         if self.region is not None:
-            strength = strength * self._share(name, [rows[i] for i in targets], output)
+            strength = strength * self._share(name, named, given)
         if self.region is not None or strength < 1:
-            result = output.clone()
-            result[_index(targets)] = (1 - strength) * output[_index(targets)] + strength * theirs
-            return result
-        result = output.new_empty((len(rows), *output.shape[1:]))
+            theirs = (1 - strength) * given[_index(targets)] + strength * theirs
+        result = given.clone()
         result[_index(targets)] = theirs
-        if len(targets) < len(rows):
-            result[_index(_kept_rows(rows))] = output
         return result
 
-    def _share(self, name: str, sources: list[int], output: Tensor) -> Tensor:
+    def _share(self, name: str, sources: list[int], given: Tensor) -> Tensor:
         """The region's share of each of a layer's tokens: (targets, tokens, 1)."""
         if name not in self._region_tokens:
             scale = 2 ** next(layer.level for layer in self.layers if layer.name == name)
             size = [math.ceil(side / scale) for side in self.region.shape[-2:]]
-            self._region_tokens[name] = adaptive_avg_pool2d(self.region, size).flatten(2).transpose(1, 2).to(output)
+            self._region_tokens[name] = adaptive_avg_pool2d(self.region, size).flatten(2).transpose(1, 2).to(given)
         tokens = self._region_tokens[name]
         return tokens if len(tokens) == 1 else tokens[_index(sources)]
 
@@ -234,7 +219,7 @@ class AttentionControl:
 
     @contextmanager
     def capture(self, rows: slice | None = None, stop_early: bool = False) -> Generator[Features, None, None]:
-        """Record Q and K of the one UNet call inside, for the batch rows of a slice (all by default).
+        """Record what the one UNet call inside makes Q and K of, for the batch rows of a slice (all by default).
 
         With stop_early the call is cut off after the last chosen layer: its result is lost, the block ends quietly.
         The mapping is filled when the block ends. Raises RuntimeError when the hooks are not active or already in use.
@@ -247,23 +232,29 @@ class AttentionControl:
         except _CaptureComplete:
             pass  # what was wanted has been captured
         finally:
-            captured, self._capturing, self._stop_early, self._captured_rows = self._capturing or {}, None, False, None
+            captured, self._capturing = self._capturing or {}, None
+            self._stop_early, self._captured_rows, self._former = False, None, None
             features.update({name: (q, k) for name, (q, k) in captured.items()})
 
     @contextmanager
     def inject(
-        self, features: Features, rows: Sequence[int], strengths: Mapping[str, float] | None = None
+        self, features: Features | None, rows: Sequence[int], strengths: Mapping[str, float] | None = None
     ) -> Generator[None, None, None]:
         """Replace Q and K in the UNet call inside: rows[i] is batch row i's source index, or -1 to leave it alone.
 
+        features None: the sources run in the same call, as its first rows, which rows[i] then names.
         strengths: layer name -> l in [0, 1], 1 where not named: Q and K become (1 - l) own + l source's, and a layer at
-        0 is not touched at all. Replaced rows' own Q and K are not computed (2 % of an SD1.5 row at flag 256).
+        0 is not touched at all. Replaced rows' own Q and K are not computed.
         Raises AttentionShapeError (from the call) when the batch or the token count is another, RuntimeError when the
-        hooks are not active or already in use, ValueError when a layer's features are missing.
+        hooks are not active or already in use, ValueError when a layer's features are missing or a row that is to be a
+        source is itself replaced.
         """
         self._check_ready()
         wanted = strengths or {}
-        missing = [layer.name for layer in self.layers if wanted.get(layer.name, 1.0) and layer.name not in features]
+        if features is None and any(row >= 0 and rows[row] >= 0 for row in rows):
+            raise ValueError("a row whose queries and keys are replaced cannot be another one's source.")
+        given = {layer.name for layer in self.layers} if features is None else features
+        missing = [layer.name for layer in self.layers if wanted.get(layer.name, 1.0) and layer.name not in given]
         if missing:
             raise ValueError(f"the captured features lack the layers {', '.join(missing)}.")
         self._injecting, self._strengths = (features, list(rows)), wanted

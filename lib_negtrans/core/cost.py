@@ -20,17 +20,15 @@ from .sharing import shared_prefix
 class CallCosts:
     """Sample-forwards, per latent, of each kind of UNet call other than the plain one with one prompt, which is 1.
 
-    source: cut off after the last controlled layer. guided: two prompts. controlled: two prompts, with the source's Q
-    and K injected into one of them.
+    source: cut off after the last controlled layer. guided: two prompts, under control of the source or not.
     """
 
     source: float
     guided: float
-    controlled: float
 
-    def total(self, inversion: int, guided: int, controlled: int, source: int) -> float:
+    def total(self, inversion: int, guided: int, source: int) -> float:
         """Sample-forwards of a job with these numbers of calls; an inversion call has one prompt."""
-        return inversion + guided * self.guided + controlled * self.controlled + source * self.source
+        return inversion + guided * self.guided + source * self.source
 
 
 def call_costs(
@@ -39,7 +37,7 @@ def call_costs(
     """Count the FLOPs of each kind of call for a latent (height, width) and a context (tokens, width).
 
     control must not be active: its hooks are put and removed here. The UNet is called as (latent, timestep, context),
-    which ldm and diffusers both take. SD1.5 at 64x64, flag 256: source .955, guided 1.981, controlled 1.960.
+    which ldm and diffusers both take. SD1.5 at 64x64, flag 256: source .954, guided 1.981.
     """
     tensors = {**dict(unet.named_parameters()), **dict(unet.named_buffers())}
     weights = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
@@ -57,11 +55,9 @@ def call_costs(
     with torch.no_grad(), control:
         with counted() as whole:
             call(1)
-        with counted() as source, control.capture(stop_early=True) as features:
+        with counted() as source, control.capture(stop_early=True):
             call(1)
         with counted() as guided, shared_prefix(unet, 2):
             call(2)
-        with counted() as controlled, shared_prefix(unet, 2), control.inject(features, [-1, 0]):
-            call(2)
     unit = whole.get_total_flops()
-    return CallCosts(*(counter.get_total_flops() / unit for counter in (source, guided, controlled)))
+    return CallCosts(*(counter.get_total_flops() / unit for counter in (source, guided)))

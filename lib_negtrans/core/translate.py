@@ -17,10 +17,12 @@ from .attention import AttentionControl, Features
 from .inversion import Predict, Trajectory
 from .schedule import Schedule
 
-# (latent, timestep, features to inject into the conditional rows or None) -> guided model output
-PredictGuided = Callable[[Tensor, int, "Features | None"], Tensor]
+# what a guided prediction is under control of: captured features, the source's latent to be run beside it, or nothing
+Source = Features | Tensor | None
+# (latent, timestep, source for the conditional rows) -> guided model output
+PredictGuided = Callable[[Tensor, int, Source], Tensor]
 # the same, with the raw output of the conditional rows as a fourth argument
-PredictFirst = Callable[[Tensor, int, "Features | None", Tensor], Tensor]
+PredictFirst = Callable[[Tensor, int, Source, Tensor], Tensor]
 # (latent, position) -> latent
 Blend = Callable[[Tensor, int], Tensor]
 FeatureSource = Literal["captured", "recomputed"]
@@ -55,6 +57,7 @@ def translation_steps(
     features_from: FeatureSource = "captured",
     control: AttentionControl | None = None,
     predict_source: Predict | None = None,
+    source_beside: bool = False,
     source_is_cond: bool = False,
     predict_first: PredictFirst | None = None,
     solver: Solver = "ddim",
@@ -67,6 +70,7 @@ def translation_steps(
     tac_steps: how many first steps get source features. "captured" takes them from the trajectory, except those that
     its memory budget dropped; "recomputed" runs predict_source on the stored latent (needs control), and ends that
     forward after the last controlled layer.
+    source_beside: "recomputed" hands that latent to predict_guided instead, which runs it in its own call.
     source_is_cond: source prompt and prompt are the same, so that the first step from the trajectory's own end needs
     no injection: both branches are one. predict_first: asked instead of predict_guided at such a step when the
     trajectory holds the source's output there, which is the conditional one.
@@ -74,7 +78,7 @@ def translation_steps(
     z_src' + phi(z - z_src, e - e_src): no error of the source's path gets into the picture, and where e = e_src the
     source comes back exactly (PnP Inversion, arXiv 2310.01506, and FlowEdit, arXiv 2412.08629, do so in other forms).
     It needs the trajectory's outputs. per_image: the trajectory's S sources to the B latents, where S is not B.
-    release_features: captured Q and K are forgotten as soon as their step is done.
+    release_features: captured features are forgotten as soon as their step is done.
     blend: puts what is kept of the source into the latent reached at a position.
     Raises ValueError when features are asked for and cannot be had.
     """
@@ -99,8 +103,11 @@ def translation_steps(
             elif control is None or predict_source is None:
                 raise ValueError(f"the trajectory holds no captured features for timestep {timestep}.")
             elif control.layers and not same_branch:
-                with control.capture(stop_early=True) as features:
-                    predict_source(trajectory.latents[position], timestep)
+                if source_beside and features_from == "recomputed":
+                    features = trajectory.latents[position]
+                else:
+                    with control.capture(stop_early=True) as features:
+                        predict_source(trajectory.latents[position], timestep)
         if same_branch and predict_first is not None and position in trajectory.outputs:
             output = predict_first(latent, timestep, features, trajectory.outputs[position])
         else:

@@ -122,7 +122,7 @@ class StandaloneHost:
         self.path = path
         self.checkpoint_name = path.stem if path else "in-memory"
         self.clip_skip = clip_skip
-        self.feature_budget: FeatureBudget | None = None  # memory for captured Q and K; None: what is free
+        self.feature_budget: FeatureBudget | None = None  # memory for captured features; None: what is free
         self.scaling_factor = networks.scaling_factor
         self.alphas_cumprod = networks.alphas_cumprod
         self.prediction_type = networks.prediction_type

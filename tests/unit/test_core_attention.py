@@ -222,15 +222,15 @@ def assert_same_features(a, b, exactly=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0 if exactly else 1e-5)
 
 
-def test_capture_is_what_the_projections_gave(unet):
+def test_capture_is_what_the_projections_were_given_once(unet):
     seen = {}
 
     def keep(name, which):
-        return lambda _module, _args, output: seen.__setitem__((name, which), output)
+        return lambda _module, args: seen.__setitem__((name, which), args[0].clone())
 
     layers = shallow_layers(unet, SIZE, 256)
     handles = [
-        getattr(layer.module, which).register_forward_hook(keep(layer.name, which))
+        getattr(layer.module, which).register_forward_pre_hook(keep(layer.name, which))
         for layer in layers
         for which in ("to_q", "to_k")
     ]
@@ -239,11 +239,26 @@ def test_capture_is_what_the_projections_gave(unet):
     finally:
         for handle in handles:
             handle.remove()
-    assert {name: (seen[name, "to_q"].shape, seen[name, "to_k"].shape) for name in SHALLOW} == {
-        name: (q.shape, k.shape) for name, (q, k) in features.items()
-    }
-    for name, (q, k) in features.items():
-        assert torch.equal(q, seen[name, "to_q"]) and torch.equal(k, seen[name, "to_k"]) and not torch.equal(q, k)
+    assert list(features) == SHALLOW
+    for name, (for_q, for_k) in features.items():
+        assert torch.equal(for_q, seen[name, "to_q"]) and torch.equal(for_k, seen[name, "to_k"])
+        assert for_k is for_q, "one tensor serves both"
+
+
+def test_what_comes_between_the_two_projections_is_captured_and_injected(unet):
+    """As a hypernetwork does: to_k is given another tensor than to_q."""
+    layers = shallow_layers(unet, SIZE, 256)
+    latent, ctx = drawn(2, 4, *SIZE), context(2)
+    handles = [layer.module.to_k.register_forward_pre_hook(lambda _m, args: (0.5 * args[0],)) for layer in layers]
+    try:
+        features = captured(unet, latent[:1], ctx[:1])
+        assert all(torch.equal(for_k, 0.5 * for_q) for for_q, for_k in features.values())
+        plain = call(unet, latent[:1].repeat(2, 1, 1, 1), 281, ctx[:1].repeat(2, 1, 1))
+        own = inject(unet, latent[:1].repeat(2, 1, 1, 1), ctx[:1].repeat(2, 1, 1), features, [-1, 0])
+        torch.testing.assert_close(own, plain, rtol=0, atol=1e-5)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @pytest.mark.parametrize("flag", [64, 256, 1024, 4096])
@@ -258,15 +273,15 @@ def test_capture_of_some_rows(unet):
     assert_same_features(part, {name: (q[1:], k[1:]) for name, (q, k) in whole.items()})
 
 
-def test_capture_survives_attention_that_scales_in_place(unet):
+def test_capture_survives_a_host_that_uses_the_memory_again(unet):
     layer = shallow_layers(unet, SIZE, 64)[0]
     plain = captured(unet, drawn(1, 4, *SIZE), context(1))
     with active_control(unet) as control:
-        # put after ours: what an attention implementation does with q afterwards
-        scaler = layer.module.to_q.register_forward_hook(lambda _module, _args, output: output.mul_(2.0))
+        # after both projections of what they were given
+        spoiler = layer.module.to_v.register_forward_hook(lambda _module, args, _output: args[0].mul_(2.0))
         with control.capture() as features:
             call(unet, drawn(1, 4, *SIZE), 281, context(1))
-        scaler.remove()
+        spoiler.remove()
     assert torch.equal(features["IN01"][0], plain["IN01"][0])
 
 
@@ -309,31 +324,36 @@ def test_every_order_of_rows(unet):
             torch.testing.assert_close(together[row : row + 1], singly[row, source], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [[-1, 0], [-1, -1, 0], [-1, -1, -1, -1, 0, 1], [-1, -1, 1, 0, -1, 1]])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+@pytest.mark.parametrize("with_region", [False, True])
+def test_sources_may_run_in_the_same_call(unet, rows, strength, with_region):
+    batch = len(rows)
+    latent, ctx = drawn(batch, 4, *SIZE), context(batch)
+    features = captured(unet, latent[:2], ctx[:2])
+    region = (drawn(2, 1, *SIZE, seed=7) > 0).float() if with_region else None
+    strengths = {layer.name: strength for layer in shallow_layers(unet, SIZE, 256)}
+    with AttentionControl(shallow_layers(unet, SIZE, 256), region) as control:
+        with control.inject(features, rows, strengths):
+            apart = call(unet, latent, 281, ctx)
+        with control.inject(None, rows, strengths):
+            beside = call(unet, latent, 281, ctx)
+    torch.testing.assert_close(beside, apart, rtol=0, atol=1e-5)
+    assert (beside - call(unet, latent, 281, ctx))[-1].abs().max() > 0.01
+
+
 def test_injection_is_attention_with_the_sources_q_and_k_and_ones_own_v(unet):
     """softmax(Q_src K_src^T / sqrt(d)) V_gen, written out for one layer."""
     layer = shallow_layers(unet, SIZE, 64)[0]
-    x, heads = drawn(1, 256, 32), 4
-    source = {layer.name: (drawn(1, 256, 32, seed=1), drawn(1, 256, 32, seed=2))}
-    with AttentionControl([layer]) as control, control.inject(source, [0]):
+    x, source, heads = drawn(1, 256, 32), drawn(1, 256, 32, seed=1), 4
+    with AttentionControl([layer]) as control, control.inject({layer.name: (source, source)}, [0]):
         ours = layer.module(x)
-    q, k, v = (t.reshape(1, 256, heads, 8).transpose(1, 2) for t in (*source[layer.name], layer.module.to_v(x)))
+    given = (layer.module.to_q(source), layer.module.to_k(source), layer.module.to_v(x))
+    q, k, v = (t.reshape(1, 256, heads, 8).transpose(1, 2) for t in given)
     attended = (q @ k.transpose(-1, -2) / 8**0.5).softmax(-1) @ v
     torch.testing.assert_close(
         ours, layer.module.to_out[0](attended.transpose(1, 2).reshape(1, 256, 32)), rtol=0, atol=1e-5
     )
-
-
-def test_replaced_rows_are_not_projected(unet):
-    layer = shallow_layers(unet, SIZE, 64)[0]
-    projected = []
-    features = captured(unet, drawn(1, 4, *SIZE), context(1))
-    with active_control(unet) as control:
-        # put after ours, so that it sees what is left of the batch
-        handle = layer.module.to_q.register_forward_pre_hook(lambda _m, args: projected.append(args[0].shape[0]))
-        with control.inject(features, [-1, 0]):
-            call(unet, drawn(2, 4, *SIZE), 281, context(2))
-        handle.remove()
-    assert projected == [1]
 
 
 def test_half_precision_features_are_cast(unet):
@@ -404,19 +424,21 @@ def test_strength_one_is_replacement_and_strength_zero_no_control(unet):
 
 def test_a_blend_is_between_ones_own_and_the_sources_projections(unet):
     layer = shallow_layers(unet, SIZE, 64)[0]
-    x, source = drawn(2, 256, 32), {layer.name: (drawn(1, 256, 32, seed=1), drawn(1, 256, 32, seed=2))}
-    own, seen = (layer.module.to_q(x), layer.module.to_k(x)), {}
-    with AttentionControl([layer]) as control, control.inject(source, [-1, 0], {layer.name: 0.25}):
-        handles = [  # put after ours, so that they see what is handed on
+    x, source = drawn(2, 256, 32), drawn(1, 256, 32, seed=1)
+    projections, seen = (layer.module.to_q, layer.module.to_k), {}
+    own, theirs = ([projection(given) for projection in projections] for given in (x, source))
+    features = {layer.name: (source, source)}
+    with AttentionControl([layer]) as control, control.inject(features, [-1, 0], {layer.name: 0.25}):
+        handles = [
             projection.register_forward_hook(lambda _m, _a, output, i=i: seen.__setitem__(i, output))
-            for i, projection in enumerate((layer.module.to_q, layer.module.to_k))
+            for i, projection in enumerate(projections)
         ]
         layer.module(x)
         for handle in handles:
             handle.remove()
     for i in (0, 1):
         torch.testing.assert_close(seen[i][0], own[i][0])
-        torch.testing.assert_close(seen[i][1], 0.75 * own[i][1] + 0.25 * source[layer.name][i][0])
+        torch.testing.assert_close(seen[i][1], 0.75 * own[i][1] + 0.25 * theirs[i][0])
 
 
 def test_blending_ones_own_features_changes_nothing(unet):
@@ -479,6 +501,20 @@ def test_shared_prefix_changes_nothing_and_computes_one_copy(unet):
         shared = call(unet, batch, 281, ctx)
         handle.remove()
     assert rows == [2]
+    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5)
+    assert_clean(unet)
+
+
+def test_shared_prefix_leaves_the_rows_apart_alone(unet):
+    latent, ctx = drawn(3, 4, *SIZE), context(5)
+    batch = torch.cat([latent, latent[1:]])  # one row of its own, two copies of two
+    plain, rows = call(unet, batch, 281, ctx), []
+    first = unet.conv_in if hasattr(unet, "conv_in") else unet.input_blocks[0][0]
+    with shared_prefix(unet, 2, apart=1):
+        handle = first.register_forward_hook(lambda _m, args, _o: rows.append(args[0].shape[0]))
+        shared = call(unet, batch, 281, ctx)
+        handle.remove()
+    assert rows == [3]
     torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5)
     assert_clean(unet)
 

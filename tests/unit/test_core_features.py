@@ -1,4 +1,4 @@
-"""Captured queries and keys within a memory budget."""
+"""Captured features within a memory budget."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def test_without_a_budget_everything_stays():
         store[position] = captured(position)
     assert sorted(store) == [3, 4] and equal(store[3], captured(3)) and not store.dropped
     assert store.device_bytes == 2 * features_bytes(captured()) and store.host_bytes == 0
+
+
+def test_a_tensor_that_stands_twice_is_kept_once():
+    tensor = torch.randn(1, 64, 2)
+    store = FeatureStore(FeatureBudget(device=MEGABYTE, host=0, half=True))
+    store[1] = {"IN01": (tensor, tensor)}
+    first, second = store[1]["IN01"]
+    assert first is second and first.dtype == torch.float16 and store.device_bytes == 64 * 2 * 2
 
 
 def test_what_does_not_fit_is_dropped():

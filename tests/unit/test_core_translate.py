@@ -113,6 +113,21 @@ def test_recomputed_features_come_from_the_stored_latents(source_is_cond, moved,
         assert torch.equal(q, expected["OUT11"][0]) and torch.equal(k, expected["OUT11"][1])
 
 
+def test_a_source_beside_is_handed_over_as_its_stored_latent():
+    log, trajectory = [], Trajectory(SCHEDULE, [drawn(1, 4, *SIZE, seed=k) for k in range(16)])
+    with AttentionControl(shallow_layers(diffusers_unet(), SIZE, 256)) as control:
+        source = CountingSource(diffusers_unet())
+        steps = translation_steps(
+            trajectory.latents[-1], SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13,
+            features_from="recomputed", control=control, predict_source=source, source_is_cond=True,
+            source_beside=True,
+        )  # fmt: skip
+        finish(steps)
+    assert not source.calls
+    wanted = [None, *(trajectory.latents[15 - index] for index in range(1, 13)), None, None]
+    assert len(log) == 15 and all(given is latent for (_, given), latent in zip(log, wanted, strict=True))
+
+
 def test_no_layer_needs_no_source():
     source, log = CountingSource(diffusers_unet()), []
     trajectory = Trajectory(SCHEDULE, [drawn(1, 4, *SIZE, seed=k) for k in range(16)])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lib_negtrans import pipeline
+from lib_negtrans.core.attention import AttentionControl, shallow_layers
+from lib_negtrans.core.cost import call_costs
 from lib_negtrans.core.inversion import finish
 from lib_negtrans.hosts.protocol import HostError
-from lib_negtrans.params import TranslationParams, translation_preset
+from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 from lib_negtrans.pipeline import translate, translate_image, translate_latent
 from tests.tiny_model import tiny_host
 
@@ -33,7 +36,7 @@ def params(**values) -> TranslationParams:
 
 
 def test_without_negative_it_reconstructs(host, image):
-    result = translate(host, image, params(negative_prompt="", fixed_point=3, tac_ratio=0))
+    result = translate(host, image, params(negative_prompt="", fixed_point=6, tac_ratio=0))
     rms = (result.latent - result.source_latent).square().mean().sqrt() / result.source_latent.std()
     assert rms < 0.01
     # equal prompts cancel in the guidance: one row a step, and the first step's is known from the inversion
@@ -52,13 +55,30 @@ def test_forwards_are_counted(host, image):
     calls = []
     handle = host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
     try:
-        for preset, expected in (("default", (21, 23, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
+        for preset, expected in (("default", (21, 24, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
             calls.clear()
             result = translate(host, image, translation_preset(preset, negative_prompt=NEGATIVE))
             assert (result.forwards.inversion, result.forwards.guided, result.forwards.source) == expected
             assert result.forwards.total == sum(calls)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("more", [{}, {"tac_halves": "both"}, {"prompt": "a photo", "guidance": "perp"}])
+def test_a_source_beside_the_guided_rows_is_a_source_of_its_own(image, monkeypatch, more):
+    host = tiny_host(dtype=torch.float64)
+    host.unet.conv_out.weight.data.mul_(0.1)  # a random UNet amplifies rounding
+    values = {**TRANSLATION_PRESETS["fashionr2r"][1], **more}
+    images = torch.cat([image, image.flip(-1)]).double()
+    beside = translate(host, images, params(**values))
+    steps = pipeline.translation_steps
+    monkeypatch.setattr(pipeline, "translation_steps", lambda *a, **k: steps(*a, **k | {"source_beside": False}))
+    alone = translate(host, images, params(**values))
+    torch.testing.assert_close(beside.latent, alone.latent, rtol=0, atol=1e-4)
+    assert beside.forwards.source == beside.forwards.beside == alone.forwards.source > 0 == alone.forwards.beside
+    assert beside.forwards.total == alone.forwards.total
+    costs = call_costs(host.unet, AttentionControl(shallow_layers(host.unet, (8, 8), 256)), (8, 8), (77, 64))
+    assert beside.forwards.whole(costs) > alone.forwards.whole(costs)
 
 
 def test_captured_and_recomputed_features_agree_better_the_better_the_inversion(host, image):
@@ -152,14 +172,20 @@ def test_guidance_is_cfg_in_its_limit_and_something_else_otherwise(host, image, 
 
 
 @pytest.mark.parametrize(("prompt", "rows"), [("", 2), ("a photo", 3)])
-def test_the_empty_prompt_has_a_row_only_where_it_is_not_the_prompt(host, image, prompt, rows):
+@pytest.mark.parametrize("iterations", [1, 6])
+def test_the_empty_prompt_has_a_row_only_where_it_is_not_the_prompt(host, image, prompt, rows, iterations):
     steps = 6
-    known = prompt == ""  # where the source prompt is the same, the inversion knows the first step's conditional row
+    # where the source prompt is the same, an inversion whose last step was iterated knows the first conditional row
+    known = prompt == "" and iterations == 6
+
+    def guided(**values) -> int:
+        values = params(prompt=prompt, fixed_point=iterations, **values)
+        return translate(host, image, values).forwards.guided
+
     for kind in ("perp", "topk", "salience", "sega"):
-        assert translate(host, image, params(prompt=prompt, guidance=kind)).forwards.guided == rows * steps - known
-    assert translate(host, image, params(prompt=prompt)).forwards.guided == 2 * steps - known
-    alone = translate(host, image, params(prompt=prompt, guidance="perp", cfg_scale=1.0))
-    assert alone.forwards.guided == steps - known
+        assert guided(guidance=kind) == rows * steps - known
+    assert guided() == 2 * steps - known
+    assert guided(guidance="perp", cfg_scale=1.0) == steps - known
 
 
 @pytest.mark.parametrize("features", ["captured", "recomputed"])

@@ -92,6 +92,6 @@ def put(key: Hashable | None, trajectory: Trajectory | None, unet: nn.Module) ->
 
 
 def feature_budget(device: torch.device) -> FeatureBudget:
-    """Memory for captured queries and keys: the setting's, or what is free."""
+    """Memory for captured features: the setting's, or what is free."""
     megabytes = option("negtrans_feature_mb")
     return FeatureBudget.of(megabytes, device) if megabytes else FeatureBudget.automatic(device)
