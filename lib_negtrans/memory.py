@@ -27,11 +27,12 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def trim_memory() -> None:
-    """Give main memory that was freed back to the system where the C library keeps it for itself (glibc).
+def trim_memory(device: torch.device) -> None:
+    """Give main memory that was freed back to the system where it is the device's and the C library keeps it (glibc).
 
     It keeps a gigabyte of captured attention, in blocks too small for the VAE's tensors to fill the holes.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    on_glibc = device.type == "cpu" and sys.platform == "linux"
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if on_glibc else None
     if trim is not None:
         trim(0)

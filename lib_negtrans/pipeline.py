@@ -216,8 +216,7 @@ def translate_latent(
             if key is not None:
                 cache.put(key, trajectory)
         features_kept = str(trajectory.features) if params.captures else ""
-        if latent.device.type == "cpu":
-            trim_memory()  # guided calls have more rows: what single ones have freed does not fit them
+        trim_memory(latent.device)  # guided calls have more rows: what single ones have freed does not fit them
         noise = None
         if params.start == "inversion":
             start = trajectory.latents[-1]
@@ -261,11 +260,9 @@ def _with_room(through_vae: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Te
     """through_vae, whose peak is the largest of all, with nothing beside it that was freed before, or after."""
 
     def run(given: Tensor) -> Tensor:
-        if given.device.type == "cpu":
-            trim_memory()
+        trim_memory(given.device)
         done = through_vae(given)
-        if given.device.type == "cpu":
-            trim_memory()
+        trim_memory(given.device)
         return done
 
     return run
