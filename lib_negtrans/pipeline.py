@@ -24,7 +24,7 @@ from .core.schedule import Schedule
 from .core.sharing import shared_prefix
 from .core.translate import Source, TranslationStep, translation_steps
 from .hosts.protocol import HostError, ModelHost
-from .memory import trim_memory
+from .memory import reused_memory, trim_memory
 from .params import TranslationParams
 from .preservation import background_blend, controlled_region, finished_picture
 from .trajectory_cache import TrajectoryCache, host_state, inversion_key
@@ -205,7 +205,7 @@ def translate_latent(
     if params.inverts and cache is not None:  # while nothing is hooked: hooks are part of the key
         captured = control if params.captures else None
         key = inversion_key(host_state(host), latent, params, schedule, conditioning.source, captured)
-    with control:
+    with control, reused_memory(latent.device):
         trajectory = None
         if key is not None and (trajectory := cache.get(key)) is not None:
             last = InversionStep(len(schedule) - 1, len(schedule), schedule.timesteps[-1], trajectory.latents[-1])

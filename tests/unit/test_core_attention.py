@@ -202,6 +202,8 @@ def test_misuse_is_refused(unet):
         assert hook_count(unet) > 0, "the inner use must not take the outer's hooks away"
         with pytest.raises(ValueError, match="lack the layers IN01, IN02"), control.inject({}, [0]):
             pass
+        with pytest.raises(ValueError, match="cannot be another one's source"), control.inject(None, [-1, 2, 0]):
+            pass
         with control.capture(), pytest.raises(RuntimeError, match="already capturing"), control.capture():
             pass
 

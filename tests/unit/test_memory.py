@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_negtrans.memory import trim_memory
+from lib_negtrans.memory import reused_memory, trim_memory
 from tests.tiny_model import tiny_host, tiny_networks
 
 
@@ -33,9 +33,31 @@ def test_holes_between_what_is_kept_go_back():
     assert resident() < before - 100
 
 
-def test_trimming_is_harmless_elsewhere(monkeypatch):
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
+def test_freed_blocks_are_used_again_inside_only():
+    import resource
+
+    def new_pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            torch.ones(64 * 2**18)  # 64 MB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    whole = 4 * 64 * 2**20 // resource.getpagesize()
+    assert new_pages() > 0.9 * whole
+    with reused_memory(torch.device("cpu")):
+        new_pages()
+        assert new_pages() < 0.1 * whole
+    with reused_memory(torch.device("cuda")):
+        assert new_pages() > 0.9 * whole
+    assert new_pages() > 0.9 * whole
+
+
+def test_memory_is_left_to_the_system_elsewhere(monkeypatch):
     monkeypatch.setattr("sys.platform", "win32")
     trim_memory(torch.device("cpu"))
+    with reused_memory(torch.device("cpu")):
+        pass
 
 
 def test_the_vaes_activations_in_place_change_no_number():
