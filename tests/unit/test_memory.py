@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lib_negtrans import memory
 from lib_negtrans.memory import reused_memory, trim_memory
 from tests.tiny_model import tiny_host, tiny_networks
 
@@ -44,11 +45,16 @@ def test_freed_blocks_are_used_again():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     whole = 4 * 64 * 2**20 // resource.getpagesize()
-    with reused_memory(torch.device("cuda")):  # main memory is not that device's
-        assert new_pages() > 0.9 * whole
+    assert new_pages() > 0.25 * whole, "else this shows nothing"
     with reused_memory(torch.device("cpu")):
         new_pages()
         assert new_pages() < 0.1 * whole
+
+
+def test_main_memory_is_not_a_gpus(monkeypatch):
+    monkeypatch.setattr(memory, "_c_library", lambda name: pytest.fail(f"{name} was asked for"))
+    with reused_memory(torch.device("cuda")):
+        trim_memory(torch.device("cuda"))
 
 
 def test_memory_is_left_to_the_system_elsewhere(monkeypatch):
