@@ -33,6 +33,8 @@ from .variants import guidance_of, inversion_of, tac_plan_of
 if TYPE_CHECKING:
     from .core.cost import CallCosts
 
+LARGE = 2 * 64 * 64  # latent pixels; on the CPU the prompts of a larger picture are computed one after the other
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -138,6 +140,8 @@ def translate_latent(
     control = AttentionControl(tac.layers, controlled_region(params, mask, tuple(latent.shape[-2:])))
     guide = guidance_of(params)
     conditioning = encode_conditioning(host, params, embeddings or {})
+    # a call's memory grows with its rows, and the CPU's speed does not where one row is large
+    together = latent.device.type != "cpu" or latent.shape[-2] * latent.shape[-1] <= LARGE
     counts = dict.fromkeys(("inversion", "guided", "source", "pairs", "beside"), 0)
 
     def evaluate(kind: str, z: Tensor, timestep: int, *contexts: Tensor, beside: Tensor | None = None) -> list[Tensor]:
@@ -171,27 +175,30 @@ def translate_latent(
         beside = source if isinstance(source, Tensor) else None
         features = None if beside is not None else source
         step = len(schedule) - 1 - schedule.timesteps.index(timestep)
-        contexts, rows = {}, []
+        contexts: dict[str, Tensor] = {}
+        rows: dict[str, list[int]] = {}  # which source each row of a context takes its attention from
         # rows whose result cannot matter are not computed
         if params.cfg_scale != 1 and not (same_prompts and (source is None or tac.both_halves)):
             contexts["negative"] = conditioning.negative
-            rows += range(batch) if tac.both_halves else [-1] * batch
+            rows["negative"] = list(range(batch)) if tac.both_halves else [-1] * batch
         if params.cfg_scale != 1 and conditioning.empty is not None:
             contexts["empty"] = conditioning.empty
-            rows += range(batch)
+            rows["empty"] = list(range(batch))
         if known is None:
             contexts["cond"] = conditioning.cond
-            rows += range(batch)
+            rows["cond"] = list(range(batch))
         elif not contexts:
             return known
-        # each further prompt shares the first one's prompt-free part: worth what a pair's sharing is
-        counts["pairs"] += 2 * batch * (len(contexts) - 1)
+        found: dict[str, Tensor] = {}
         apart = 0 if beside is None else batch
-        rows = [-1] * apart + rows
-        injection = nullcontext() if source is None else control.inject(features, rows, tac.strengths(step))
-        with shared_prefix(host.unet, len(contexts), apart), injection:
-            outputs = evaluate("guided", z, timestep, *contexts.values(), beside=beside)
-        found = dict(zip(contexts, outputs, strict=True))
+        for group in [list(contexts)] if together else [[name] for name in contexts]:
+            # each further prompt shares the first one's prompt-free part: worth what a pair's sharing is
+            counts["pairs"] += 2 * batch * (len(group) - 1)
+            taken = [-1] * apart + [row for name in group for row in rows[name]]
+            injection = nullcontext() if source is None else control.inject(features, taken, tac.strengths(step))
+            with shared_prefix(host.unet, len(group), apart), injection:
+                outputs = evaluate("guided", z, timestep, *(contexts[name] for name in group), beside=beside)
+            found |= zip(group, outputs, strict=True)
         cond = found.pop("cond") if known is None else known
         if not found:
             return cond
@@ -227,7 +234,7 @@ def translate_latent(
         steps = translation_steps(
             start, schedule, predict_guided,
             trajectory=trajectory, tac_steps=tac_steps, features_from=params.features_from,
-            control=control, predict_source=predict_source, source_beside=True,
+            control=control, predict_source=predict_source, source_beside=together,
             source_is_cond=params.source_prompt == params.prompt
             and not tac.both_halves and conditioning.empty is None,
             predict_first=predict_guided if first_known else None, solver=params.solver,

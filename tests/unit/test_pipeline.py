@@ -81,6 +81,24 @@ def test_a_source_beside_the_guided_rows_is_a_source_of_its_own(image, monkeypat
     assert beside.forwards.whole(costs) > alone.forwards.whole(costs)
 
 
+@pytest.mark.parametrize("preset", ["default", "fashionr2r", "fast"])
+@pytest.mark.parametrize("more", [{}, {"tac_halves": "both"}, {"prompt": "a photo", "guidance": "perp"}])
+def test_the_prompts_of_a_large_picture_are_computed_one_after_the_other(image, monkeypatch, preset, more):
+    host = tiny_host(dtype=torch.float64)
+    host.unet.conv_out.weight.data.mul_(0.1)  # a random UNet amplifies rounding
+    values, calls = {**TRANSLATION_PRESETS[preset][1], **more}, []
+    handle = host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
+    together = translate(host, image.double(), params(**values))
+    assert max(calls) > 1
+    calls.clear()
+    monkeypatch.setattr(pipeline, "LARGE", 8 * 8 - 1)
+    apart = translate(host, image.double(), params(**values))
+    handle.remove()
+    assert max(calls) == 1 and len(calls) == apart.forwards.total == together.forwards.total
+    assert apart.forwards.pairs == apart.forwards.beside == 0
+    torch.testing.assert_close(apart.latent, together.latent, rtol=0, atol=1e-4)
+
+
 def test_captured_and_recomputed_features_agree_better_the_better_the_inversion(host, image):
     def gap(iterations: int) -> float:
         results = [
