@@ -137,9 +137,12 @@ def test_batches_keep_each_pictures_colours(client):
 
 
 def test_the_saved_file_has_it_with_its_text(client, webui):
-    folder = webui.data / "saved"
+    folder, usual = webui.data / "saved", webui.get("/sdapi/v1/options").json()["outdir_img2img_samples"]
     client.options(outdir_img2img_samples=str(folder))
-    answer = client.translate(arguments(embedding="neg-test", colour="statistics"), save_images=True)
+    try:
+        answer = client.translate(arguments(embedding="neg-test", colour="statistics"), save_images=True)
+    finally:
+        client.options(outdir_img2img_samples=usual)  # the page's tests look for their pictures there
     file = max(folder.rglob("*.png"), key=lambda path: path.stat().st_mtime)
     saved = Image.open(file)
     assert "NegTrans colour: statistics" in saved.text["parameters"]
