@@ -259,7 +259,7 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "natural": (
         "Changes more towards a photograph: starts from more noise, with the strongest tenth of the negative.",
-        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 15.0, "strength": 0.5},
+        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 10.0, "strength": 0.5},
     ),
     "fashionr2r": (
         "The released FashionR2R code as it runs: descending inversion, features recomputed from its source latents.",
