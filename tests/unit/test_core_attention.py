@@ -358,6 +358,20 @@ def test_injection_is_attention_with_the_sources_q_and_k_and_ones_own_v(unet):
     )
 
 
+def test_replaced_rows_own_input_is_not_projected(unet):
+    layer = shallow_layers(unet, SIZE, 64)[0]
+    given = []
+    features = captured(unet, drawn(1, 4, *SIZE), context(1))
+    with active_control(unet) as control:
+        # put after ours, so that it sees what is left of the batch
+        handle = layer.module.to_q.register_forward_pre_hook(lambda _m, args: given.append(args[0]))
+        with control.inject(features, [-1, 0]):
+            call(unet, drawn(2, 4, *SIZE, seed=5), 281, context(2))
+        handle.remove()
+    (own, source), theirs = given[0], features[layer.name][0][0]
+    assert torch.equal(source, theirs) and not torch.allclose(own, theirs, atol=0.01)
+
+
 def test_half_precision_features_are_cast(unet):
     features = captured(unet, drawn(1, 4, *SIZE), context(1))
     half = {name: (q.half(), k.half()) for name, (q, k) in features.items()}
@@ -493,30 +507,18 @@ def test_families_agree(unets):
 # --- the part before the first prompt is computed once
 
 
-def test_shared_prefix_changes_nothing_and_computes_one_copy(unet):
-    latent, ctx = drawn(2, 4, *SIZE), context(6)
-    batch = latent.repeat(3, 1, 1, 1)
+@pytest.mark.parametrize(("copies", "apart"), [(3, 0), (2, 1)])
+def test_shared_prefix_changes_nothing_and_computes_one_copy(unet, copies, apart):
+    others, latent = drawn(apart, 4, *SIZE, seed=3), drawn(2, 4, *SIZE)
+    batch = torch.cat([others, latent.repeat(copies, 1, 1, 1)])
+    ctx = context(len(batch))
     plain, rows = call(unet, batch, 281, ctx), []
     first = unet.conv_in if hasattr(unet, "conv_in") else unet.input_blocks[0][0]
-    with shared_prefix(unet, 3):
+    with shared_prefix(unet, copies, apart):
         handle = first.register_forward_hook(lambda _m, args, _o: rows.append(args[0].shape[0]))
         shared = call(unet, batch, 281, ctx)
         handle.remove()
-    assert rows == [2]
-    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5)
-    assert_clean(unet)
-
-
-def test_shared_prefix_leaves_the_rows_apart_alone(unet):
-    latent, ctx = drawn(3, 4, *SIZE), context(5)
-    batch = torch.cat([latent, latent[1:]])  # one row of its own, two copies of two
-    plain, rows = call(unet, batch, 281, ctx), []
-    first = unet.conv_in if hasattr(unet, "conv_in") else unet.input_blocks[0][0]
-    with shared_prefix(unet, 2, apart=1):
-        handle = first.register_forward_hook(lambda _m, args, _o: rows.append(args[0].shape[0]))
-        shared = call(unet, batch, 281, ctx)
-        handle.remove()
-    assert rows == [3]
+    assert rows == [apart + 2]
     torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5)
     assert_clean(unet)
 
