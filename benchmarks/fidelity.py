@@ -9,14 +9,15 @@ import torch
 from models import benchmark_host
 from torch import Tensor
 
-from lib_negtrans.core.inversion import Trajectory, finish, inversion_steps, planned_iterations
+from lib_negtrans.core.inversion import Trajectory, inversion_steps, planned_iterations
 from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.core.translate import translation_steps
 from lib_negtrans.evaluation.crops import render_files, spread
-from lib_negtrans.hosts.standalone import StandaloneHost
-from lib_negtrans.images import fit_within, flatten_alpha, load_picture, pad_to_multiple
-from lib_negtrans.params import TranslationParams, translation_preset
-from lib_negtrans.pipeline import translate_latent
+from lib_negtrans.models.standalone import StandaloneHost
+from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture, pad_to_multiple
+from lib_negtrans.steps import finish
+from lib_negtrans.translation.params import TranslationParams, translation_preset
+from lib_negtrans.translation.pipeline import translate_latent
 
 RENDERS = Path(__file__).resolve().parents[1] / "assets" / "renders" / "eval"
 SIZE = (128, 128)

@@ -20,9 +20,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from models import RANDOM_SD15, benchmark_host  # noqa: E402
 
-from lib_negtrans.images import load_picture, parse_size  # noqa: E402
-from lib_negtrans.params import TranslationParams  # noqa: E402
-from lib_negtrans.pipeline import translate  # noqa: E402
+from lib_negtrans.pictures.images import load_picture, parse_size  # noqa: E402
+from lib_negtrans.translation.params import TranslationParams  # noqa: E402
+from lib_negtrans.translation.pipeline import translate  # noqa: E402
 
 MIB = 2**20
 

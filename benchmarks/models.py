@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lib_negtrans.hosts.single_file import Networks, scaled_linear_alphas
-from lib_negtrans.hosts.standalone import StandaloneHost, default_model_path, load_model, load_tokenizer
+from lib_negtrans.models.single_file import Networks, scaled_linear_alphas
+from lib_negtrans.models.standalone import StandaloneHost, default_model_path, load_model, load_tokenizer
 
 RANDOM_SD15 = "random-sd15"
 

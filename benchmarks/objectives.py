@@ -25,15 +25,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from lib_negtrans.embeddings import read_embedding  # noqa: E402
+from lib_negtrans.embeddings.files import read_embedding  # noqa: E402
 from lib_negtrans.evaluation.configurations import parse_configurations  # noqa: E402
 from lib_negtrans.evaluation.crops import load_photos, load_render, render_files, spread  # noqa: E402
-from lib_negtrans.evaluation.features import Lite0, missing_packages  # noqa: E402
+from lib_negtrans.evaluation.feature_network import Lite0, missing_packages  # noqa: E402
 from lib_negtrans.evaluation.run import evaluate  # noqa: E402
-from lib_negtrans.hosts.standalone import default_model_path, load_model  # noqa: E402
+from lib_negtrans.models.standalone import default_model_path, load_model  # noqa: E402
+from lib_negtrans.training.data.sets import Folders  # noqa: E402
 from lib_negtrans.training.negative import NegativeTraining  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
-from lib_negtrans.training.training_data import Folders  # noqa: E402
 
 NAME = "neg-objective"
 KINDS = {

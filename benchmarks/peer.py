@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_negtrans.hosts.standalone import StandaloneHost
+from lib_negtrans.models.standalone import StandaloneHost
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lib_negtrans.evaluation.crops import render_files, spread  # noqa: E402
-from lib_negtrans.hosts.standalone import default_model_path, load_model  # noqa: E402
-from lib_negtrans.images import fit_within, flatten_alpha, load_picture, pad_to_multiple  # noqa: E402
-from lib_negtrans.params import TranslationParams  # noqa: E402
-from lib_negtrans.pipeline import translate  # noqa: E402
+from lib_negtrans.models.standalone import default_model_path, load_model  # noqa: E402
+from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture, pad_to_multiple  # noqa: E402
+from lib_negtrans.translation.params import TranslationParams  # noqa: E402
+from lib_negtrans.translation.pipeline import translate  # noqa: E402
 
 
 def psnr(error: torch.Tensor, peak: float) -> float:

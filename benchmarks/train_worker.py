@@ -96,7 +96,7 @@ def ours_alone(job: dict, clock: StepClock) -> None:
 
 def ours_in_webui(job: dict, clock: StepClock) -> None:
     _webui_model(job)
-    from lib_negtrans.hosts.webui.model import current_host
+    from lib_negtrans.models.a1111 import current_host
 
     ours(job, clock, current_host())
 
@@ -134,7 +134,7 @@ def diffusers(job: dict, clock: StepClock) -> None:
     import transformers
     from models import random_sd15
 
-    from lib_negtrans.hosts.standalone import load_tokenizer
+    from lib_negtrans.models.standalone import load_tokenizer
 
     networks, tokenizer = random_sd15(), load_tokenizer()
     tokenizer.model_max_length = 77  # as SD1.5's own tokenizer_config.json says

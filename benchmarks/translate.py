@@ -92,18 +92,18 @@ def work(args: argparse.Namespace) -> list[dict]:
 
     import numpy as np
 
+    from benchmarks.cost import source_share, whole_rows
     from lib_negtrans.core.attention import AttentionControl
     from lib_negtrans.core.colour import PIXEL_WAYS
-    from lib_negtrans.core.cost import call_costs
-    from lib_negtrans.params import translation_preset
-    from lib_negtrans.pipeline import translate, translate_image
-    from lib_negtrans.trajectory_cache import TrajectoryCache
-    from lib_negtrans.variants import tac_plan_of
+    from lib_negtrans.translation.cache import TrajectoryCache
+    from lib_negtrans.translation.params import translation_preset
+    from lib_negtrans.translation.pipeline import translate, translate_image
+    from lib_negtrans.translation.plan import tac_plan_of
 
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(host.device) / 255
     params = translation_preset(args.worker, steps=args.steps, strength=args.strength)
     latent_size = (image.shape[2] // 8, image.shape[3] // 8)
-    costs = call_costs(
+    share = source_share(
         host.unet, AttentionControl(tac_plan_of(params, host.unet, latent_size).layers), latent_size,
         (77, host.embedding_width),
     )  # fmt: skip
@@ -122,7 +122,7 @@ def work(args: argparse.Namespace) -> list[dict]:
         began = time.perf_counter()
         result = translate(host, image, params, cache=cache if again else None)
         seconds = time.perf_counter() - began
-        rows.append(measurement(name, result.forwards.total, result.forwards.whole(costs), seconds, memory))
+        rows.append(measurement(name, result.forwards.total, whole_rows(result.forwards, share), seconds, memory))
         rows[-1]["features"] = result.forwards.features
         del result
     return rows

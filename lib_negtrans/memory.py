@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from .core.features import FeatureBudget
+
+MIB = 2**20
+SHARE = 0.5  # of what is free now: the UNet's own calls, the VAE and everybody else need the rest
 SENTENCE = "needs more memory than there is: make it smaller (--size), or close other programs."
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 # torch's CPU and MPS allocators, and cuDNN and cuBLAS, raise a RuntimeError
@@ -21,6 +27,32 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+
+
+def available_host_memory() -> int:
+    """Bytes of main memory that can be had without pushing others out; half of all where the system does not tell."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return _windows_available() or 4 * 1024 * MIB
+
+
+def _windows_available() -> int | None:
+    class Status(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+            (name, ctypes.c_ulonglong) for name in ("total", "available", "c", "d", "e", "f", "g")
+        ]
+
+    if not hasattr(ctypes, "windll"):
+        return None
+    status = Status(length=ctypes.sizeof(Status))
+    return status.available if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
 
 
 def free_memory() -> None:
@@ -63,3 +95,23 @@ def trim_memory(device: torch.device) -> None:
 def _c_library(name: str) -> Callable[..., int] | None:
     """A function of Linux's C library; None elsewhere, and where it (musl) has none."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def feature_budget(device: torch.device, megabytes: float | None = None) -> FeatureBudget:
+    """Memory for an inversion's captured features; float32 is kept in float16.
+
+    megabytes: so many (2^20 bytes) in all, on the device first; None is half of what is free now.
+    """
+    host = int(available_host_memory() * SHARE)
+    if device.type == "cpu":
+        return FeatureBudget(host if megabytes is None else int(megabytes * MIB), 0, half=True)
+    free = 0  # of other devices than CUDA's nobody tells
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        # what torch holds in reserve for itself is free too
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    on_device = int(free * SHARE)
+    if megabytes is None:
+        return FeatureBudget(on_device, host, half=True)
+    total = int(megabytes * MIB)
+    return FeatureBudget(min(total, on_device), total - min(total, on_device), half=True)

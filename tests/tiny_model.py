@@ -10,8 +10,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_negtrans.hosts.single_file import Networks, scaled_linear_alphas
-from lib_negtrans.hosts.standalone import StandaloneHost, load_tokenizer
+from lib_negtrans.models.single_file import Networks, scaled_linear_alphas
+from lib_negtrans.models.standalone import StandaloneHost, load_tokenizer
 
 WIDTH = 64
 TOOLS = Path(__file__).resolve().parents[1] / "tools" / "demo_model"

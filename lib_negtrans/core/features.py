@@ -6,19 +6,15 @@ dropped, and the sampling computes it again from the stored source latent.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .attention import Features
 
-MIB = 2**20
 PIN = True  # page-locked host memory for a GPU's features
-SHARE = 0.5  # of what is free now: the UNet's own calls, the VAE and everybody else need the rest
 
 
 def tensor_bytes(tensors: list[Tensor]) -> int:
@@ -54,34 +50,6 @@ def _to_device(tensor: Tensor, device: torch.device, non_blocking: bool) -> Tens
     return tensor.to(device, non_blocking=non_blocking)
 
 
-def available_host_memory() -> int:
-    """Bytes of main memory that can be had without pushing others out; half of all where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return _windows_available() or 4 * 1024 * MIB
-
-
-def _windows_available() -> int | None:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-            (name, ctypes.c_ulonglong) for name in ("total", "available", "c", "d", "e", "f", "g")
-        ]
-
-    if not hasattr(ctypes, "windll"):
-        return None
-    status = Status(length=ctypes.sizeof(Status))
-    return status.available if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
-
-
 @dataclass(frozen=True)
 class FeatureBudget:
     """Bytes for captured features: on the device and in host memory. On the CPU the two are one: `device` counts.
@@ -92,25 +60,6 @@ class FeatureBudget:
     device: int
     host: int
     half: bool = False
-
-    @classmethod
-    def automatic(cls, device: torch.device) -> FeatureBudget:
-        """Half of what is free now, float32 in float16."""
-        if device.type == "cuda":
-            free = torch.cuda.mem_get_info(device)[0]
-            # what torch holds in reserve for itself is free too
-            free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            return cls(int(free * SHARE), int(available_host_memory() * SHARE), half=True)
-        if device.type == "cpu":
-            return cls(int(available_host_memory() * SHARE), 0, half=True)
-        return cls(0, int(available_host_memory() * SHARE), half=True)  # nobody tells what is free there
-
-    @classmethod
-    def of(cls, megabytes: float, device: torch.device) -> FeatureBudget:
-        """So many MB (2^20 bytes) in all, on the device first."""
-        total = int(megabytes * MIB)
-        on_device = min(total, cls.automatic(device).device) if device.type != "cpu" else total
-        return cls(on_device, total - on_device, half=True)
 
 
 @dataclass
@@ -207,7 +156,7 @@ class FeatureStore(MutableMapping[int, Features]):
             (sum(not k.on_device for k in self._kept.values()), self.host_bytes, "in host memory"),
         ):
             if count:
-                parts.append(f"{count} steps {where} ({size / MIB:.0f} MB)")
+                parts.append(f"{count} steps {where} ({size / 2**20:.0f} MB)")
         if self.dropped:
             parts.append(f"{len(self.dropped)} computed again")
         return ", ".join(parts) or "none"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappush, heapreplace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -201,14 +201,3 @@ def second_order_steps(
             evaluate(total)
         yield InversionStep(position - 1, total, schedule.timestep(position), trajectory.latents[-1])
     return trajectory
-
-
-def finish(steps: Generator, on_step: Callable[[Any], object] | None = None) -> Any:
-    """Run a generator of steps to its end, on_step with each, and give its return value."""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as stop:
-            return stop.value
-        if on_step is not None:
-            on_step(step)

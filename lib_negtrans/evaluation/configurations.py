@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.options import ParamError
-from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 
 # What each name changes; presets of params.py are names too. A dict may set prompts: those win over the call's.
 NAMED: dict[str, tuple[str, dict[str, Any]]] = {

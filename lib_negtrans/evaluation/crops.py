@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lib_negtrans.images import ImageError, flatten_alpha, iter_image_files, load_picture, mask_beside
+from lib_negtrans.pictures.images import ImageError, flatten_alpha, iter_image_files, load_picture, mask_beside
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 MARGIN = 4  # around the garment; sleeves cut off at the very edge look wrong in themselves

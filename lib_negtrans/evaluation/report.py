@@ -6,10 +6,10 @@ from typing import Any
 
 from PIL import Image
 
-from lib_negtrans.images import to_pil
-from lib_negtrans.sheet import contact_sheet
+from lib_negtrans.pictures.images import to_pil
+from lib_negtrans.pictures.sheet import contact_sheet
 
-from .features import SIZE
+from .feature_network import SIZE
 from .run import Evaluation, Row
 
 HEADER = (

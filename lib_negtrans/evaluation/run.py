@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_negtrans.hosts.protocol import ModelHost
-from lib_negtrans.images import Picture, pad_to_multiple
-from lib_negtrans.masks import find_mask
-from lib_negtrans.pipeline import translate
+from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.pictures.images import Picture, pad_to_multiple
+from lib_negtrans.pictures.masks import find_mask
+from lib_negtrans.translation.pipeline import translate
 
 from .configurations import Configuration
 from .crops import Render, cut, cut_mask, same_background

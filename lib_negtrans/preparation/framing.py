@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..training.buckets import bucket_for
+from lib_negtrans.pictures.sizes import bucket_for
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; may reach beyond the picture
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..options import ParamError, Params, option
+from lib_negtrans.options import ParamError, Params, option
 
 FITS = ("crop", "subject", "pad", "aspect")
 CAPTIONS = ("folders", "files", "none")

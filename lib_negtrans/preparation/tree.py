@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..images import EXTENSIONS, masks_among
+from lib_negtrans.pictures.images import EXTENSIONS, masks_among
 
 
 @dataclass

@@ -18,7 +18,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from ..files import write_bytes_atomic
+from lib_negtrans.files import write_bytes_atomic
+
 from .errors import CheckpointError
 
 FORMAT = 1

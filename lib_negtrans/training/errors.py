@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 
-from ..hosts.protocol import HostError
-from ..options import ParamError
+from lib_negtrans.models.protocol import HostError
+from lib_negtrans.options import ParamError
 
 
 class TrainingError(Exception):

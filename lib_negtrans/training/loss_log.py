@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..files import write_text_atomic
+from lib_negtrans.files import write_text_atomic
+
 from .state import HistoryRow
 
 

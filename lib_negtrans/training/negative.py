@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..embeddings import validate_name
-from ..hosts.protocol import ModelHost
-from .captions import load_captions
+from lib_negtrans.embeddings.files import validate_name
+from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.training.data.batch import RowSource
+from lib_negtrans.training.data.captions import load_captions
+from lib_negtrans.training.data.sets import Folders, TrainingData, read_data
+from lib_negtrans.training.judging.judge import Judging
+
 from .checkpoint import checkpoints, newest_intact, remove_checkpoints
 from .errors import TrainingError, sentence
 from .events import Event, Finished, Notice, Preview, Started, StepDone, Stopped
-from .judging import Judging
-from .keeping import Keeper
 from .loss_log import LossLog
 from .lr_schedule import parse_learning_rate
 from .notices import starting_notices
@@ -26,10 +28,9 @@ from .parallel import ALONE, Workers
 from .params import TrainingParams
 from .precision import autocast_dtype
 from .resume import check_resumable, fixed_params, is_result
-from .rows import RowSource
+from .saving import Keeper
 from .state import result_of
 from .step import Stepper, initial_vectors
-from .training_data import Folders, TrainingData, read_data
 
 LOSS_FILE = "loss.csv"
 LATENTS_FOLDER = "latents.cache"  # beside the run folder, for other runs on the same pictures too

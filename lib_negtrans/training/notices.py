@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .captions import Captions
-from .dataset import DatasetReport
+from lib_negtrans.training.data.captions import Captions
+from lib_negtrans.training.data.dataset import DatasetReport
+
 from .events import Notice
 from .params import TrainingParams
 

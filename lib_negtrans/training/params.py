@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core.schedule import TRAIN_STEPS
-from ..options import ParamError, Params, option
+from lib_negtrans.core.schedule import TRAIN_STEPS
+from lib_negtrans.options import ParamError, Params, option
 
 
 @dataclass

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ..hosts.protocol import ModelHost
+from lib_negtrans.models.protocol import ModelHost
+
 from .errors import TrainingError
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}

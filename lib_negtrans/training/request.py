@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text_atomic
+from lib_negtrans.files import write_text_atomic
+from lib_negtrans.training.data.sets import OTHER_FOLDERS, Folders
+
 from .params import TrainingParams
-from .training_data import OTHER_FOLDERS, Folders
 
 REQUEST_FILE = "request.json"
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..embeddings import EmbeddingError, read_embedding
+from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+
 from .checkpoint import tensor_sha256
 from .errors import CheckpointError
 from .params import TrainingParams

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..hosts.protocol import ModelHost
+from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.training.data.batch import RowSource
+
 from .errors import TrainingError
 from .lr_schedule import LearningRate
 from .objective import Model, encode_once, objective_terms
@@ -15,7 +17,6 @@ from .optimizers import MovingAverage, OptimizerPart, make_optimizer, shorten
 from .parallel import ALONE, Workers
 from .params import TrainingParams
 from .precision import computes_in_half
-from .rows import RowSource
 from .state import HistoryRow, LossScale, Stateful, TrainingState
 
 FULL_PRECISION = "use full precision (the webui: start it with --no-half; the command line: --dtype float32)"

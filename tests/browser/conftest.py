@@ -51,10 +51,10 @@ class Site:
 def site(shared_tiny_host, tmp_path_factory) -> Iterator[Site]:
     import uvicorn
 
-    from lib_negtrans.training.manager import LocalWorkplace, TrainingManager
-    from lib_negtrans.ui.page import FILES, build_page
-    from lib_negtrans.ui.page_server import free_socket, make_app
-    from lib_negtrans.ui.translation_job import TranslationRunner
+    from lib_negtrans.apps.page.page import FILES, build_page
+    from lib_negtrans.apps.page.server import free_socket, make_app
+    from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
+    from lib_negtrans.jobs.translation import TranslationRunner
 
     folder = tmp_path_factory.mktemp("page")
     workplace = LocalWorkplace(shared_tiny_host, folder / "embeddings", folder / "runs")

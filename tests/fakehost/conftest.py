@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from tests.fakehost.host import OWN_PACKAGE, FakeHost
+from tests.fakehost.host import OWN_PACKAGES, FakeHost
 
 
 def _forget_package(monkeypatch) -> None:
-    for name in [name for name in sys.modules if name.startswith(OWN_PACKAGE)]:
+    for name in [name for name in sys.modules if name.startswith(OWN_PACKAGES)]:
         monkeypatch.delitem(sys.modules, name)
 
 
@@ -22,5 +22,5 @@ def fake_host(monkeypatch):
     for name, module in host.modules.items():
         monkeypatch.setitem(sys.modules, name, module)
     yield host
-    for name in [name for name in sys.modules if name.startswith(OWN_PACKAGE)]:
+    for name in [name for name in sys.modules if name.startswith(OWN_PACKAGES)]:
         del sys.modules[name]

@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OWN_PACKAGE = "lib_negtrans.hosts.webui"
+OWN_PACKAGES = ("lib_negtrans.apps.webui", "lib_negtrans.models.a1111")  # made anew for each fake host
 
 
 class OptionInfo(SimpleNamespace):

@@ -17,8 +17,8 @@ from PIL import Image
 fastapi = pytest.importorskip("fastapi", reason="fastapi comes with the webui and the page's environment")
 uvicorn = pytest.importorskip("uvicorn")
 
-from lib_negtrans.api import PREFIX, add_routes  # noqa: E402
-from lib_negtrans.training.manager import LocalWorkplace, TrainingManager  # noqa: E402
+from lib_negtrans.apps.api import PREFIX, add_routes  # noqa: E402
+from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
 
 SMALL = {"steps": 2, "vectors": 2, "accumulation": 1, "size": 64, "preview_every": 0, "lr": "5e-3"}

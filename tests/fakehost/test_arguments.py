@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lib_negtrans.hosts.webui import arguments
 from lib_negtrans.options import ParamError
+from lib_negtrans.translation import arguments
 
 FULL = [
     1, "default", "neg-render", 1.2, "a render", "inversion", 2, 64, 0.5, "captured", "ascending",
@@ -86,7 +86,7 @@ def test_a_list_of_another_length_is_refused_with_the_order(length):
 def test_shifted_arguments_of_the_whole_page_are_noticed(fake_host):
     from types import SimpleNamespace
 
-    from lib_negtrans.hosts.webui.script import refuse_shifted_arguments
+    from lib_negtrans.apps.webui.script import refuse_shifted_arguments
 
     scripts = SimpleNamespace(scripts=[SimpleNamespace(args_to=4), SimpleNamespace(args_to=15)])
     refuse_shifted_arguments(SimpleNamespace(scripts=scripts, script_args=[0] * 15))

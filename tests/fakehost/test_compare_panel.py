@@ -12,12 +12,12 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
-from lib_negtrans.embeddings import read_embedding  # noqa: E402
-from lib_negtrans.training.comparing import FAILED, FINISHED, STOPPED, ComparisonRefused, ComparisonSnapshot  # noqa: E402
-from lib_negtrans.training.manager import LocalWorkplace, TrainingManager, TrainingRequest  # noqa: E402
+from lib_negtrans.apps.panels.compare_panel import comparison_html  # noqa: E402
+from lib_negtrans.apps.panels.training_panel import TabOptions, _Panel  # noqa: E402
+from lib_negtrans.embeddings.files import read_embedding  # noqa: E402
+from lib_negtrans.jobs.comparison import FAILED, FINISHED, STOPPED, ComparisonRefused, ComparisonSnapshot  # noqa: E402
+from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager, TrainingRequest  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
-from lib_negtrans.ui.compare_panel import comparison_html  # noqa: E402
-from lib_negtrans.ui.train_tab import TabOptions, _Panel  # noqa: E402
 
 NAME = "neg-run"
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib_negtrans.hosts.webui import arguments
+from lib_negtrans.translation import arguments
 
 
 class Processing:
@@ -43,7 +43,7 @@ class Processing:
 def job_module(fake_host, monkeypatch):
     torch = pytest.importorskip("torch")
     fake_host.embeddings["neg-render"] = SimpleNamespace(vec=torch.ones(2, 64))
-    from lib_negtrans.hosts.webui import job
+    from lib_negtrans.apps.webui import job
 
     monkeypatch.setattr(job, "refuse_host", lambda: None)
     monkeypatch.setattr(job, "refuse_job", lambda p, inverts: None)
@@ -117,7 +117,7 @@ def test_switched_off_it_is_the_plain_job(job_module):
 
 
 def test_an_embedding_that_is_not_loaded_is_refused_by_name(job_module, fake_host):
-    from lib_negtrans.hosts.webui.refusal import TranslationRefused
+    from lib_negtrans.apps.webui.refusal import TranslationRefused
 
     p = Processing()
     with (
@@ -141,7 +141,7 @@ def test_exactly_the_steps_of_the_slider(job_module, fake_host):
 def test_a_grids_axes_share_one_job_and_leave_other_cells_alone(job_module, fake_host):
     from copy import copy
 
-    from lib_negtrans.hosts.webui import xyz
+    from lib_negtrans.apps.webui import xyz
 
     p = Processing()
     p.scripts, p.script_args = SimpleNamespace(selectable_scripts=[]), []
@@ -175,7 +175,7 @@ def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):
 
 
 def test_a_preset_axis_sets_the_hosts_sliders_that_the_preset_names(job_module, fake_host):
-    from lib_negtrans.hosts.webui import xyz
+    from lib_negtrans.apps.webui import xyz
 
     p = Processing()
     p.scripts, p.script_args = SimpleNamespace(selectable_scripts=[]), []

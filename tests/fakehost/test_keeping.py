@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.params import TranslationParams
+from lib_negtrans.translation.params import TranslationParams
 
 SIDE = 64
 
@@ -26,7 +26,7 @@ def noise(seed=0) -> Image.Image:
 
 @pytest.fixture
 def keeping(fake_host, monkeypatch):
-    from lib_negtrans.hosts.webui import keeping as module
+    from lib_negtrans.apps.webui import preserved as module
 
     monkeypatch.setattr(module.images, "resize_image", lambda mode, image, w, h: image.resize((w, h)), raising=False)
     monkeypatch.setattr(module.shared.opts, "sd_vae_decode_method", "Full", raising=False)

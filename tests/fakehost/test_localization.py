@@ -11,16 +11,17 @@ import pytest
 
 pytest.importorskip("gradio", reason="the panels need gradio: install requirements.lock")
 
+from lib_negtrans.apps.page.page import build_page
+from lib_negtrans.apps.panels import training_view, translation_view, validation_view
+from lib_negtrans.apps.panels.training_panel import TabOptions
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
-from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.jobs import training
+from lib_negtrans.jobs import translation as translation_job
 from lib_negtrans.preparation.params import PrepareParams
-from lib_negtrans.training import manager as training
-from lib_negtrans.training.dataset import DatasetReport
+from lib_negtrans.training.data.dataset import DatasetReport
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.presets import TRAINING_PRESETS
-from lib_negtrans.ui import training_view, translation_job, translation_view, validation_view
-from lib_negtrans.ui.page import build_page
-from lib_negtrans.ui.train_tab import TabOptions
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 from tests.fakehost import host as stand_in
 
 FILE = Path(__file__).resolve().parents[2] / "localizations" / "ja_JP.json"

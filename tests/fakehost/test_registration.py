@@ -45,9 +45,9 @@ def test_unloading_takes_the_axes_out(fake_host):
 def test_a_failing_part_is_reported_and_the_others_go_on(fake_host, monkeypatch):
     reported = []
     fake_host.modules["modules.errors"].report = lambda message, exc_info: reported.append(message)
-    from lib_negtrans.hosts.webui import registration
+    from lib_negtrans.apps.webui import registration
 
-    monkeypatch.setattr(registration, "STEPS", ("lib_negtrans.hosts.webui.no_such_part", *registration.STEPS))
+    monkeypatch.setattr(registration, "STEPS", ("lib_negtrans.apps.webui.no_such_part", *registration.STEPS))
     fake_host.load_scripts()
     assert reported == ["negtrans: no_such_part could not be registered"]
     assert fake_host.counts()["on_ui_settings"] >= 1
@@ -59,14 +59,14 @@ def test_settings_are_in_our_section_with_their_defaults(fake_host):
         callback()
     ours = {key: info for key, info in fake_host.options.items() if key.startswith("negtrans_")}
     assert {info.section[0] for info in ours.values()} == {"negtrans"}
-    from lib_negtrans.hosts.webui import settings
+    from lib_negtrans.apps.webui import settings
 
     assert all(settings.option(key) == info.default for key, info in ours.items() if key in settings.DEFAULTS)
 
 
 def test_an_axis_for_each_number_and_choice(fake_host):
-    from lib_negtrans.hosts.webui.arguments import PANEL_OPTIONS
-    from lib_negtrans.params import TranslationParams
+    from lib_negtrans.translation.arguments import PANEL_OPTIONS
+    from lib_negtrans.translation.params import TranslationParams
 
     fake_host.load_scripts()
     fake_host.call("on_before_ui")

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from lib_negtrans.apps.webui.source_rows import row_denoiser
 from lib_negtrans.core.attention import AttentionShapeError
-from lib_negtrans.hosts.webui.rows import row_denoiser
 
 
 class Recorder:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib_negtrans.hosts.webui import arguments, infotext
-from lib_negtrans.params import TRANSLATION_PRESETS
+from lib_negtrans.apps.webui import infotext_fields as infotext
+from lib_negtrans.translation import arguments
+from lib_negtrans.translation.params import TRANSLATION_PRESETS
 
 HOST_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # infotext_utils.re_param
 
@@ -35,7 +36,7 @@ def host_read(text):
 
 
 def job_for(fake_host, panel, **attributes):
-    from lib_negtrans.hosts.webui import job as module
+    from lib_negtrans.apps.webui import job as module
 
     vector = pytest.importorskip("torch").zeros(2, 64)
     for name in ("neg-render", "neg: odd, name"):
@@ -100,7 +101,7 @@ def test_our_keys_begin_with_our_name():
     ],
 )
 def test_the_embedding_goes_before_what_was_typed(fake_host, weight, typed, used):
-    from lib_negtrans.hosts.webui.job import trigger_text, with_trigger
+    from lib_negtrans.apps.webui.job import trigger_text, with_trigger
 
     assert with_trigger(trigger_text("neg-render", weight), typed) == used
 

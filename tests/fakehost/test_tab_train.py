@@ -11,15 +11,15 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
+from lib_negtrans.apps.panels import training_panel as train_tab  # noqa: E402
+from lib_negtrans.apps.panels.training_panel import TabOptions, build_train_tab  # noqa: E402
+from lib_negtrans.apps.panels.training_view import duration, loss_curve, status_html  # noqa: E402
+from lib_negtrans.apps.panels.validation_view import gain_curve, verdict_html  # noqa: E402
+from lib_negtrans.jobs.training import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
 from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
-from lib_negtrans.training.manager import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
+from lib_negtrans.training.judging.verdict import DIVERGING, LEARNING  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
 from lib_negtrans.training.presets import TRAINING_PRESETS  # noqa: E402
-from lib_negtrans.training.verdict import DIVERGING, LEARNING  # noqa: E402
-from lib_negtrans.ui import train_tab  # noqa: E402
-from lib_negtrans.ui.train_tab import TabOptions, build_train_tab  # noqa: E402
-from lib_negtrans.ui.training_view import duration, loss_curve, status_html  # noqa: E402
-from lib_negtrans.ui.validation_view import gain_curve, verdict_html  # noqa: E402
 
 SMALL = {"steps": 3, "size": 64, "vectors": 2, "accumulation": 1, "preview_every": 2}
 

@@ -26,7 +26,7 @@ def job():
 
 @pytest.fixture
 def trajectories(fake_host, monkeypatch):
-    from lib_negtrans.hosts.webui import trajectories
+    from lib_negtrans.apps.webui import trajectories
 
     trajectories.shared.loaded_hypernetworks = []
     trajectories.devices.dtype_unet = trajectories.devices.device = "cpu"

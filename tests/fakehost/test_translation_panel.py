@@ -6,15 +6,15 @@ import html
 
 import pytest
 
-from lib_negtrans.hosts.webui import arguments
-from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
-from lib_negtrans.ui.wording import controlled_layers, describe_translation
+from lib_negtrans.translation import arguments
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.wording import controlled_layers, describe_translation
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
 
 def build(fake_host, host_controls=None):
-    from lib_negtrans.hosts.webui.panel import script_panel
+    from lib_negtrans.apps.webui.panel import script_panel
 
     return script_panel(lambda: ["None", "neg-render"], lambda: ["None", "neg-render", "new"], host_controls or {})
 
@@ -42,7 +42,7 @@ def test_the_version_is_never_saved_as_a_default(fake_host):
 
 
 def test_presets_set_the_hosts_sliders_of_the_same_page_only(fake_host):
-    from lib_negtrans.ui.translation_panel import preset_updates
+    from lib_negtrans.apps.panels.translation_panel import preset_updates
 
     with gr.Blocks() as page:
         steps = gr.Slider(1, 150, value=20, label="Sampling steps")
@@ -117,7 +117,7 @@ def test_what_does_nothing_is_hidden_until_its_guidance_is_chosen(fake_host):
 
 
 def test_every_preset_is_explained_in_the_panel():
-    from lib_negtrans.ui.translation_panel import preset_sentence
+    from lib_negtrans.apps.panels.translation_panel import preset_sentence
 
     for name, (sentence, _values) in TRANSLATION_PRESETS.items():
         assert sentence.endswith(".") and html.escape(sentence) in preset_sentence(name)

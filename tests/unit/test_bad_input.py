@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans import cli, files
-from lib_negtrans.embeddings import read_embedding
+from lib_negtrans import files
+from lib_negtrans.apps.cli import common_options
+from lib_negtrans.apps.cli import main as cli
+from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.training.checkpoint import checkpoints
 
 NAME = "neg-x"
@@ -25,7 +27,7 @@ def picture(path, size=(64, 64), seed=0, **options):
 @pytest.fixture
 def place(tmp_path, shared_tiny_host, monkeypatch):
     """renders/ with one good picture, out/, and a model that is loaded already."""
-    monkeypatch.setattr(cli, "load_host", lambda args: shared_tiny_host)
+    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
     (tmp_path / "renders").mkdir()
     picture(tmp_path / "renders" / "good.png")
     return tmp_path

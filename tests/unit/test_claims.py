@@ -12,8 +12,8 @@ import time
 
 import pytest
 
-from lib_negtrans import claims as module
-from lib_negtrans.claims import Claims, claim_path
+from lib_negtrans.runners import claims as module
+from lib_negtrans.runners.claims import Claims, claim_path
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans import cli
-from lib_negtrans.folder import Negative, plan, with_negatives
-from lib_negtrans.infotext import parse_pairs
+from lib_negtrans.apps.cli import common_options
+from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.options import ParamError
-from lib_negtrans.params import TranslationParams
+from lib_negtrans.translation.folder import plan
+from lib_negtrans.translation.infotext import parse_pairs
+from lib_negtrans.translation.negatives import Negative, with_negatives
+from lib_negtrans.translation.params import TranslationParams
 
 FAST = ["--steps", "10", "--step-share", "1", "--negative-prompt", "a 3d render"]
 
@@ -20,7 +22,7 @@ FAST = ["--steps", "10", "--step-share", "1", "--negative-prompt", "a 3d render"
 @pytest.fixture
 def run(monkeypatch, shared_tiny_host, capsys):
     """Runs a command on the tiny model; gives exit code, standard output and standard error."""
-    monkeypatch.setattr(cli, "load_host", lambda _args: shared_tiny_host)
+    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
 
     def call(*argv: str):
         code = cli.main([str(a) for a in argv])
@@ -173,7 +175,7 @@ def test_negatives_join_the_prompt_once():
     [("a.pt", "a.pt", 1.0), ("a.pt:1.5", "a.pt", 1.5), (r"C:\x\a.pt", r"C:\x\a.pt", 1.0), ("d:a.pt:.5", "d:a.pt", 0.5)],
 )
 def test_negative_argument(text, path, weight):
-    parsed = cli.parse_negative(text)
+    parsed = common_options.parse_negative(text)
     assert (str(parsed[0]), parsed[1]) == (path, weight)
 
 

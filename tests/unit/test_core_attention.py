@@ -8,15 +8,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from lib_negtrans.core.attention import (
-    AttentionControl,
-    AttentionShapeError,
-    self_attention_layers,
-    shallow_layers,
-)
+from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, self_attention_layers, shallow_layers
 from lib_negtrans.core.inversion import inversion_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
-from lib_negtrans.core.sharing import shared_prefix
 from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import translation_steps
 from tests.ldm_unet import UNetModel, call, diffusers_unet, ldm_twin
@@ -120,7 +114,7 @@ def test_hooks_are_gone_after_an_error(unet):
         call(unet, drawn(1, 4, *SIZE), 281, context(1))
         raise ZeroDivisionError
     assert_clean(unet)
-    with pytest.raises(ZeroDivisionError), control, shared_prefix(unet, 2):
+    with pytest.raises(ZeroDivisionError), control:
         raise ZeroDivisionError
     assert_clean(unet)
     # a control can be opened again, without the features of the failed call
@@ -139,7 +133,6 @@ def test_hooks_are_gone_after_an_error_inside_the_unet(unet):
         with (
             pytest.raises(ZeroDivisionError),
             active_control(unet) as control,
-            shared_prefix(unet, 2),
             control.capture(),
         ):
             call(unet, drawn(2, 4, *SIZE), 281, context(2))
@@ -173,7 +166,7 @@ def test_hooks_are_gone_when_a_job_is_interrupted(unet):
         return call(unet, z, timestep, context(1))
 
     def guided(z, timestep, features):
-        with control.inject(features, [-1, 0]), shared_prefix(unet, 2):
+        with control.inject(features, [-1, 0]):
             return call(unet, torch.cat([z, z]), timestep, context(2)).chunk(2)[1]
 
     def job():
@@ -505,27 +498,3 @@ def test_families_agree(unets):
 
 
 # --- the part before the first prompt is computed once
-
-
-@pytest.mark.parametrize(("copies", "apart"), [(3, 0), (2, 1)])
-def test_shared_prefix_changes_nothing_and_computes_one_copy(unet, copies, apart):
-    others, latent = drawn(apart, 4, *SIZE, seed=3), drawn(2, 4, *SIZE)
-    batch = torch.cat([others, latent.repeat(copies, 1, 1, 1)])
-    ctx = context(len(batch))
-    plain, rows = call(unet, batch, 281, ctx), []
-    first = unet.conv_in if hasattr(unet, "conv_in") else unet.input_blocks[0][0]
-    with shared_prefix(unet, copies, apart):
-        handle = first.register_forward_hook(lambda _m, args, _o: rows.append(args[0].shape[0]))
-        shared = call(unet, batch, 281, ctx)
-        handle.remove()
-    assert rows == [apart + 2]
-    torch.testing.assert_close(shared, plain, rtol=0, atol=1e-5)
-    assert_clean(unet)
-
-
-@pytest.mark.parametrize(("copies", "batch"), [(1, 2), (3, 2), (2, 1)])
-def test_shared_prefix_leaves_other_batches_alone(unet, copies, batch):
-    latent, ctx = drawn(batch, 4, *SIZE), context(batch)
-    plain = call(unet, latent, 281, ctx)
-    with shared_prefix(unet, copies):
-        assert torch.equal(call(unet, latent, 281, ctx), plain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lib_negtrans import memory
 from lib_negtrans.core import features
 from lib_negtrans.core.features import FeatureBudget, FeatureStore, features_bytes
 
@@ -93,18 +94,18 @@ def test_half_precision_is_for_float32_only():
 
 
 def test_the_automatic_budget_is_half_of_what_is_free(monkeypatch):
-    monkeypatch.setattr(features, "available_host_memory", lambda: 1000 * MEGABYTE)
-    assert FeatureBudget.automatic(torch.device("cpu")) == FeatureBudget(500 * MEGABYTE, 0, half=True)
+    monkeypatch.setattr(memory, "available_host_memory", lambda: 1000 * MEGABYTE)
+    assert memory.feature_budget(torch.device("cpu")) == FeatureBudget(500 * MEGABYTE, 0, half=True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (300 * MEGABYTE, 8000 * MEGABYTE))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 150 * MEGABYTE)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 50 * MEGABYTE)
     cuda = torch.device("cuda")
-    assert FeatureBudget.automatic(cuda) == FeatureBudget(200 * MEGABYTE, 500 * MEGABYTE, half=True)
+    assert memory.feature_budget(cuda) == FeatureBudget(200 * MEGABYTE, 500 * MEGABYTE, half=True)
     # an override is for both together, as far as the device has room
-    assert FeatureBudget.of(64, cuda) == FeatureBudget(64 * MEGABYTE, 0, half=True)
-    assert FeatureBudget.of(640, cuda) == FeatureBudget(200 * MEGABYTE, 440 * MEGABYTE, half=True)
-    assert FeatureBudget.of(64, torch.device("cpu")).device == 64 * MEGABYTE
+    assert memory.feature_budget(cuda, 64) == FeatureBudget(64 * MEGABYTE, 0, half=True)
+    assert memory.feature_budget(cuda, 640) == FeatureBudget(200 * MEGABYTE, 440 * MEGABYTE, half=True)
+    assert memory.feature_budget(torch.device("cpu"), 64).device == 64 * MEGABYTE
 
 
 def test_some_memory_is_always_found():
-    assert features.available_host_memory() > 64 * MEGABYTE
+    assert memory.available_host_memory() > 64 * MEGABYTE

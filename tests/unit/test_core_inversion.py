@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from lib_negtrans.core.attention import AttentionControl, shallow_layers
-from lib_negtrans.core.inversion import finish, inversion_steps, planned_iterations, second_order_steps
+from lib_negtrans.core.inversion import inversion_steps, planned_iterations, second_order_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, thinned, timestep_grid
 from lib_negtrans.core.translate import translation_steps
+from lib_negtrans.steps import finish
 from tests.ldm_unet import call, diffusers_unet
 
 ALPHAS = sd1_alphas_cumprod()

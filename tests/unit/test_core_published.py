@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib_negtrans.core.inversion import finish
 from lib_negtrans.core.schedule import sd1_alphas_cumprod
-from lib_negtrans.core.sharing import shared_prefix
-from lib_negtrans.params import translation_preset
-from lib_negtrans.pipeline import translate_latent
+from lib_negtrans.steps import finish
+from lib_negtrans.translation.params import translation_preset
+from lib_negtrans.translation.pipeline import translate_latent
 from tests.ldm_unet import call, diffusers_unet, ldm_twin
 
 FIXTURE = Path(__file__).parent / "fixtures" / "published.npz"
@@ -43,8 +42,8 @@ class TinyHost:
     prediction_type = "epsilon"
     alphas_cumprod = sd1_alphas_cumprod()
 
-    def __init__(self, unet, contexts, sharing=False):
-        self.unet, self.contexts, self.sharing = unet, contexts, sharing
+    def __init__(self, unet, contexts):
+        self.unet, self.contexts = unet, contexts
         self.rows: list[tuple[int, int]] = []
 
     def encode_prompts(self, prompts, embeddings=None):
@@ -52,8 +51,7 @@ class TinyHost:
 
     def predict_noise(self, latent, timestep, context):
         self.rows.append((timestep, latent.shape[0]))
-        with shared_prefix(self.unet, latent.shape[0] if self.sharing else 1):
-            return call(self.unet, latent, timestep, context)
+        return call(self.unet, latent, timestep, context)
 
 
 @pytest.fixture(scope="module", params=["diffusers", "ldm"])
@@ -66,9 +64,8 @@ def translate(host, latent, **overrides):
     return finish(translate_latent(host, latent, params))
 
 
-@pytest.mark.parametrize("sharing", [False, True], ids=["plain", "sharing"])
-def test_preset_is_the_released_code(published, unet, sharing):
-    host = TinyHost(unet, published["contexts"], sharing)
+def test_preset_is_the_released_code(published, unet):
+    host = TinyHost(unet, published["contexts"])
     final, trajectory, forwards = translate(host, published["latent"])
 
     assert (torch.cat(trajectory.latents) - published["inversion"]).abs().max() < 1e-4

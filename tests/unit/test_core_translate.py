@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from lib_negtrans.core.attention import AttentionControl, shallow_layers
 from lib_negtrans.core.guidance import cfg
-from lib_negtrans.core.inversion import Trajectory, finish, inversion_steps, second_order_steps
+from lib_negtrans.core.inversion import Trajectory, inversion_steps, second_order_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, thinned
-from lib_negtrans.core.sharing import shared_prefix
 from lib_negtrans.core.translate import controlled_steps, translation_steps
+from lib_negtrans.steps import finish
 from tests.ldm_unet import call, diffusers_unet, ldm_twin
 
 SCHEDULE = Schedule.from_strength(sd1_alphas_cumprod(), 50, 0.3)
@@ -164,7 +164,7 @@ def double_unets():
     return {"diffusers": unet.double(), "ldm": ldm_twin(unet).double()}
 
 
-def run(unet, *, sharing: bool = True, fixed_point: int = 1, features_from: str = "captured", scale: float = 7.5):
+def run(unet, *, fixed_point: int = 1, features_from: str = "captured", scale: float = 7.5):
     """The whole method on a UNet, as the hosts put it together: four steps, three of them controlled."""
     latent, source, negative = drawn(1, 4, *SIZE), drawn(1, 5, 16, seed=1), drawn(1, 5, 16, seed=2)
     latent, source, negative = latent.double(), source.double(), negative.double()
@@ -176,8 +176,7 @@ def run(unet, *, sharing: bool = True, fixed_point: int = 1, features_from: str 
 
     def guided(z, timestep, features):
         def both():
-            with shared_prefix(unet, 2 if sharing else 1):
-                return cfg(*call(unet, torch.cat([z, z]), timestep, torch.cat([negative, source])).chunk(2), scale)
+            return cfg(*call(unet, torch.cat([z, z]), timestep, torch.cat([negative, source])).chunk(2), scale)
 
         if features is None:
             return both()
@@ -200,11 +199,6 @@ def test_families_translate_alike(double_unets, features_from):
     results = [run(unet, features_from=features_from) for unet in double_unets.values()]
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
     assert (results[0] - drawn(1, 4, *SIZE)).abs().max() > 0.1
-
-
-def test_computing_the_prompt_free_part_once_changes_nothing(double_unets):
-    unet = double_unets["diffusers"]
-    torch.testing.assert_close(run(unet), run(unet, sharing=False), rtol=0, atol=1e-9)
 
 
 def test_captured_features_become_the_recomputed_ones(double_unets):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_negtrans import cli
-from lib_negtrans.embedding_arithmetic import combine, convert
-from lib_negtrans.embedding_layouts import LAYOUTS, keeps_metadata
-from lib_negtrans.embeddings import Embedding, EmbeddingError, read_embedding, write_embedding
-from lib_negtrans.inspection import describe_file
+from lib_negtrans.apps.cli import main as cli
+from lib_negtrans.embeddings.arithmetic import combine, convert
+from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, write_embedding
+from lib_negtrans.embeddings.inspection import describe_file
+from lib_negtrans.embeddings.layouts import LAYOUTS, keeps_metadata
 from tests.unit.test_embeddings import example, host_accepts, vectors
 
 FORMATS = [(layout, suffix) for layout, suffixes in LAYOUTS.items() for suffix in suffixes]
@@ -77,7 +77,7 @@ def test_kohya_finds_the_vectors(tmp_path, layout, suffix):
 def test_diffusers_loads_every_format(tmp_path, shared_tiny_host, layout, suffix):
     from diffusers.loaders import TextualInversionLoaderMixin
 
-    from lib_negtrans.hosts.standalone import load_tokenizer
+    from lib_negtrans.models.standalone import load_tokenizer
     from tests.tiny_model import tiny_networks
 
     class Pipeline(TextualInversionLoaderMixin):
@@ -156,7 +156,7 @@ def test_combine_on_the_command_line(tmp_path, capsys):
 
 
 def test_the_users_notes_on_a_card_stay(tmp_path):
-    from lib_negtrans.embedding_card import write_card
+    from lib_negtrans.embeddings.card import write_card
 
     path = tmp_path / "neg-render.pt"
     licensed = Embedding("neg-render", vectors(), metadata={"licence": "CC BY 4.0"})

@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from lib_negtrans.embeddings import Embedding, EmbeddingError, read_embedding, validate_name, write_embedding
-from lib_negtrans.inspection import describe_embedding, describe_file
+from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, validate_name, write_embedding
+from lib_negtrans.embeddings.inspection import describe_embedding, describe_file
 
 METADATA = {"lr": "5e-3:100, 1e-3", "strength": 0.3, "photos": False, "note": None, "版": "ü"}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.evaluation import features
+from lib_negtrans.evaluation import feature_network as features
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import (
     centre_box,
@@ -22,8 +22,8 @@ from lib_negtrans.evaluation.crops import (
     spread,
 )
 from lib_negtrans.evaluation.reference import PHOTO_FEATURES, load_photo_features
-from lib_negtrans.images import ImageError
 from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.images import ImageError
 
 
 def mask_of(height: int, width: int, box: tuple[int, int, int, int]) -> torch.Tensor:

@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
-from lib_negtrans import cli
-from lib_negtrans.evaluation import command, features
+from lib_negtrans.apps.cli import common_options
+from lib_negtrans.apps.cli import evaluate as command
+from lib_negtrans.apps.cli import main as cli
+from lib_negtrans.apps.cli.reporting import CallError
+from lib_negtrans.evaluation import feature_network as features
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render, render_files
 from lib_negtrans.evaluation.report import HEADER, evaluation_data, evaluation_sheet, markdown_table
@@ -134,7 +138,7 @@ class Reports(list):
         self.append(("error", line, fields))
 
     def bar(self, **options):
-        return cli.tqdm(disable=True)
+        return tqdm(disable=True)
 
 
 def call(text: str) -> tuple[int, Reports]:
@@ -148,7 +152,7 @@ def call(text: str) -> tuple[int, Reports]:
 
 @needs_features
 def test_the_command(folder, tmp_path, shared_tiny_host, monkeypatch):
-    monkeypatch.setattr(cli, "load_host", lambda args: shared_tiny_host)
+    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
     sheet = tmp_path / "out" / "sheet.png"
     code, reports = call(f"--renders {folder} --size 64 --steps 10 --configs no-tac --count 4 --sheet {sheet}")
     assert code == 0
@@ -188,13 +192,13 @@ def test_the_command_judges_outputs_and_names_what_is_missing(folder, tmp_path):
 def test_a_wrong_call_is_one_line(arguments, message, folder, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(cli.CallError, match=message):
+    with pytest.raises(CallError, match=message):
         call(arguments.format(tmp=empty, folder=folder))
 
 
 def test_without_the_packages_the_command_says_what_to_install(folder, monkeypatch):
     monkeypatch.setattr(command, "missing_packages", lambda: "The evaluation needs more packages: pip install ...")
-    with pytest.raises(cli.CallError, match="pip install"):
+    with pytest.raises(CallError, match="pip install"):
         call(f"--renders {folder}")
 
 

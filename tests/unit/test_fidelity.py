@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib_negtrans.core.inversion import finish
 from lib_negtrans.evaluation.crops import render_files, spread
-from lib_negtrans.hosts.standalone import default_model_path, load_model
-from lib_negtrans.images import fit_within, flatten_alpha, load_picture
-from lib_negtrans.params import TranslationParams, translation_preset
-from lib_negtrans.pipeline import translate_latent
+from lib_negtrans.models.standalone import default_model_path, load_model
+from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture
+from lib_negtrans.steps import finish
+from lib_negtrans.translation.params import TranslationParams, translation_preset
+from lib_negtrans.translation.pipeline import translate_latent
 
 RENDERS = Path(__file__).resolve().parents[2] / "assets" / "renders" / "eval"
 NEGATIVE = "a 3d render of a dress on a mannequin"

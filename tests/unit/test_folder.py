@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans import folder
-from lib_negtrans.claims import Claims, claim_path
-from lib_negtrans.folder import plan, translate_items
-from lib_negtrans.hosts.protocol import HostError
 from lib_negtrans.memory import is_out_of_memory
+from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
-from lib_negtrans.params import TranslationParams
-from lib_negtrans.pipeline import Forwards, Translation
+from lib_negtrans.runners.claims import Claims, claim_path
+from lib_negtrans.translation import folder
+from lib_negtrans.translation.folder import plan, translate_items
+from lib_negtrans.translation.params import TranslationParams
+from lib_negtrans.translation.pipeline import Forwards, Translation
 
 PARAMS = TranslationParams(steps=10, negative_prompt="a 3d render")
 

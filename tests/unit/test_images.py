@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from lib_negtrans.images import (
+from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.images import (
     ImageError,
     fit_within,
     flatten_alpha,
@@ -18,7 +19,6 @@ from lib_negtrans.images import (
     save_png,
     to_pil,
 )
-from lib_negtrans.options import ParamError
 
 
 def gradient(width: int = 80, height: int = 96) -> np.ndarray:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.images import ImageError, Picture, picture_from_pil
-from lib_negtrans.masks import border_mask, find_mask, flood, load_mask, mask_file, soft
+from lib_negtrans.pictures.images import ImageError, Picture, picture_from_pil
+from lib_negtrans.pictures.masks import border_mask, find_mask, flood, load_mask, mask_file, soft
 
 
 def disc(height: int = 96, width: int = 80, radius: int = 24) -> np.ndarray:

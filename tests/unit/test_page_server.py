@@ -10,19 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from lib_negtrans.cli import main
-from lib_negtrans.embeddings import Embedding, EmbeddingError, write_embedding
+from lib_negtrans.apps.cli import common_options
+from lib_negtrans.apps.cli.main import main
+from lib_negtrans.embeddings.files import Embedding, EmbeddingError, write_embedding
 
 pytest.importorskip("gradio", reason="the page needs gradio: install requirements.lock")
 
 import httpx
 from fastapi import FastAPI
 
-from lib_negtrans.params import TranslationParams
-from lib_negtrans.ui.embedding_folder import EmbeddingFolder
-from lib_negtrans.ui.page import read_settings
-from lib_negtrans.ui.page_server import LOOPBACK, Guard, PortTaken, free_socket
-from lib_negtrans.ui.picture_input import PictureInput
+from lib_negtrans.apps.page.page import read_settings
+from lib_negtrans.apps.page.picture_input import PictureInput
+from lib_negtrans.apps.page.server import LOOPBACK, Guard, PortTaken, free_socket
+from lib_negtrans.embeddings.folder import EmbeddingFolder
+from lib_negtrans.translation.params import TranslationParams
 
 
 def ask(hosts, base: str, origin: str | None = None) -> httpx.Response:
@@ -105,7 +106,7 @@ def test_emptied_numbers_are_defaults():
 
 
 def test_a_file_without_settings_is_refused(tmp_path):
-    from lib_negtrans.images import ImageError
+    from lib_negtrans.pictures.images import ImageError
 
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match="is no picture"):
@@ -129,10 +130,9 @@ def test_the_end_of_the_page_saves_the_training_under_way(monkeypatch, shared_ti
 
     from PIL import Image
 
-    from lib_negtrans import cli
-    from lib_negtrans.training import manager as training
+    from lib_negtrans.apps.page import server as page_server
+    from lib_negtrans.jobs import training
     from lib_negtrans.training.params import TrainingParams
-    from lib_negtrans.ui import page_server
 
     Image.new("RGB", (64, 64), "red").save(tmp_path / "render.png")
     made = []
@@ -151,7 +151,7 @@ def test_the_end_of_the_page_saves_the_training_under_way(monkeypatch, shared_ti
             time.sleep(0.02)
         listener.close()  # as Ctrl-C does
 
-    monkeypatch.setattr(cli, "load_host", lambda _args: shared_tiny_host)
+    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
     monkeypatch.setattr(training, "TrainingManager", Noted)
     monkeypatch.setattr(page_server, "serve", serve_until_the_training_runs)
     folders = ["--embeddings", str(tmp_path / "embeddings"), "--runs", str(tmp_path / "runs")]

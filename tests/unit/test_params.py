@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from lib_negtrans.infotext import format_infotext, parse_pairs, translation_params_from_fields
 from lib_negtrans.options import ParamError
-from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.translation.infotext import format_infotext, parse_pairs, translation_params_from_fields
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 
 
 @pytest.mark.parametrize("params", [TranslationParams, TrainingParams])

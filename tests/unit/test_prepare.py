@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_negtrans.cli import main
+from lib_negtrans.apps.cli.main import main
 from lib_negtrans.options import ParamError
-from lib_negtrans.preparation import prepare as module
+from lib_negtrans.preparation import build as module
+from lib_negtrans.preparation.build import REPORT_FILE, PrepareError, prepare
 from lib_negtrans.preparation.choice import choose
 from lib_negtrans.preparation.framing import cut, find_subject, frame
 from lib_negtrans.preparation.names import LONGEST, Names, safe_name
 from lib_negtrans.preparation.params import PrepareParams
-from lib_negtrans.preparation.prepare import REPORT_FILE, PrepareError, prepare
-from lib_negtrans.training.dataset import check_folder
+from lib_negtrans.training.data.dataset import check_folder
 
 
 def noise(path, size=(96, 96), seed=0, **options):

@@ -7,9 +7,9 @@ import torch
 
 from lib_negtrans.core.attention import AttentionControl, self_attention_layers
 from lib_negtrans.core.colour import WAYS, rgb_to_lab
-from lib_negtrans.hosts.protocol import HostError
-from lib_negtrans.params import TRANSLATION_PRESETS, TranslationParams
-from lib_negtrans.pipeline import translate
+from lib_negtrans.models.protocol import HostError
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.pipeline import translate
 
 SIDE = 64
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans.processes import Launched, SharedCounts
+from lib_negtrans.runners.launched import Launched, SharedCounts
 from tests.tiny_model import tiny_networks, write_folder
 from tests.unit.test_claims import dead_pid
 

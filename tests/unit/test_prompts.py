@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_negtrans.hosts.prompts import Chunk, PromptError, PromptTokenizer, Segment, apply_emphasis, parse_attention
-from lib_negtrans.hosts.standalone import load_tokenizer
+from lib_negtrans.models.prompts import Chunk, PromptError, PromptTokenizer, Segment, apply_emphasis, parse_attention
+from lib_negtrans.models.standalone import load_tokenizer
 from tests.unit.webui_prompts import EMBEDDINGS, PROMPTS, RECORDED, WebuiPrompts
 
 COMMA, END = 267, 49407

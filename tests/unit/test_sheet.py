@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from lib_negtrans import sheet
-from lib_negtrans.sheet import PAPER, contact_sheet, fit, wrap
+from lib_negtrans.pictures import sheet
+from lib_negtrans.pictures.sheet import PAPER, contact_sheet, fit, wrap
 
 RED, GREEN, BLUE = (200, 0, 0), (0, 200, 0), (0, 0, 200)
 

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.checkpoint import checkpoint
 
 from lib_negtrans.core.schedule import sd1_alphas_cumprod
-from lib_negtrans.hosts import standalone
-from lib_negtrans.hosts.prompts import PromptError
-from lib_negtrans.hosts.protocol import HostError, ModelHost
-from lib_negtrans.hosts.standalone import default_model_path, load_model
-from lib_negtrans.inspection import describe_file
+from lib_negtrans.embeddings.inspection import describe_file
+from lib_negtrans.models import standalone
+from lib_negtrans.models.prompts import PromptError
+from lib_negtrans.models.protocol import HostError, ModelHost
+from lib_negtrans.models.standalone import default_model_path, load_model
 from tests import tiny_model
 
 PROMPTS = ["a (photo:1.3) of neg-x, a dress", "word " * 80]

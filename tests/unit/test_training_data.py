@@ -9,18 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.training import latents as module
-from lib_negtrans.training.buckets import WIDEST, bucket_for, bucket_sizes
-from lib_negtrans.training.captions import Captions, load_captions, named_template, vary_tags
-from lib_negtrans.training.dataset import check_folder
+from lib_negtrans.pictures.sizes import WIDEST, bucket_for, bucket_sizes
+from lib_negtrans.training.data import latents as module
+from lib_negtrans.training.data.batch import RowSource
+from lib_negtrans.training.data.captions import Captions, load_captions, named_template, vary_tags
+from lib_negtrans.training.data.dataset import check_folder
+from lib_negtrans.training.data.latents import build_dataset, vae_identity
+from lib_negtrans.training.data.sampler import EpochSampler
 from lib_negtrans.training.errors import DatasetError
 from lib_negtrans.training.events import Finished, Notice, StepDone
-from lib_negtrans.training.latents import build_dataset, vae_identity
 from lib_negtrans.training.negative import LATENTS_FOLDER, NegativeTraining
 from lib_negtrans.training.parallel import Workers
 from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.rows import RowSource
-from lib_negtrans.training.sampler import EpochSampler
 
 NAME = "neg-x"
 PARAMS = TrainingParams(size=64)

@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 
 from lib_negtrans.options import ParamError
-from lib_negtrans.training.buckets import cover
-from lib_negtrans.training.captions import BUILT_IN, Captions, filewords, load_captions
-from lib_negtrans.training.dataset import check_folder, read_folder
+from lib_negtrans.pictures.sizes import cover
+from lib_negtrans.training.data.batch import RowSource
+from lib_negtrans.training.data.captions import BUILT_IN, Captions, filewords, load_captions
+from lib_negtrans.training.data.dataset import check_folder, read_folder
+from lib_negtrans.training.data.latents import build_dataset
+from lib_negtrans.training.data.sampler import EpochSampler
 from lib_negtrans.training.errors import CaptionError, DatasetError, ScheduleError
-from lib_negtrans.training.latents import build_dataset
 from lib_negtrans.training.lr_schedule import parse_learning_rate
 from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.rows import RowSource
-from lib_negtrans.training.sampler import EpochSampler
 
 SIZE_64 = TrainingParams(size=64)
 

@@ -10,16 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.embeddings import read_embedding
-from lib_negtrans.training.captions import load_captions
+from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.training.checkpoint import newest_intact
-from lib_negtrans.training.dataset import DatasetReport, Entry
+from lib_negtrans.training.data.captions import load_captions
+from lib_negtrans.training.data.dataset import DatasetReport, Entry
+from lib_negtrans.training.data.latents import Dataset, Encoded
+from lib_negtrans.training.data.sets import Folders, split
 from lib_negtrans.training.events import Judged, Notice, StepDone, Validated
-from lib_negtrans.training.latents import Dataset, Encoded
-from lib_negtrans.training.state import HistoryRow
-from lib_negtrans.training.training_data import Folders, split
-from lib_negtrans.training.validation import TIMESTEPS, Gain, Measurement, Validation, gain
-from lib_negtrans.training.verdict import (
+from lib_negtrans.training.judging.validation import TIMESTEPS, Gain, Measurement, Validation, gain
+from lib_negtrans.training.judging.verdict import (
     CONTENT,
     DIVERGING,
     LEARNING,
@@ -29,6 +28,7 @@ from lib_negtrans.training.verdict import (
     verdict,
     verdict_without_validation,
 )
+from lib_negtrans.training.state import HistoryRow
 from tests.tiny_model import tiny_host
 from tests.unit.test_training_negative import NAME, Run, make_pictures, of, quick
 

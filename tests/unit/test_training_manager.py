@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans.embeddings import read_embedding
-from lib_negtrans.training.manager import (
+from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.jobs.training import (
     FAILED,
     FINISHED,
     STOPPED,

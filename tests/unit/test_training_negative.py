@@ -17,17 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.embeddings import EmbeddingError, read_embedding
-from lib_negtrans.hosts.protocol import HostError
+from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
-from lib_negtrans.training import keeping, negative, step
+from lib_negtrans.training import negative, step
+from lib_negtrans.training import saving as keeping
 from lib_negtrans.training.checkpoint import checkpoints, newest_intact
+from lib_negtrans.training.data.batch import Row
 from lib_negtrans.training.errors import CheckpointError, DatasetError, TrainingError
 from lib_negtrans.training.events import Caching, Finished, Notice, Preview, Saved, Started, StepDone, Stopped
 from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.objective import Model, Rows, reconstruct
 from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.rows import Row
 from tests.tiny_model import tiny_host
 
 NAME = "neg-x"

@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.embeddings import read_embedding
+from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.options import ParamError
 from lib_negtrans.training.checkpoint import newest_intact
+from lib_negtrans.training.data.sets import Folders
 from lib_negtrans.training.errors import CheckpointError, TrainingError
 from lib_negtrans.training.events import Notice, StepDone
 from lib_negtrans.training.optimizers import MovingAverage, make_optimizer, shorten
 from lib_negtrans.training.precision import autocast_dtype
-from lib_negtrans.training.training_data import Folders
 from tests.tiny_model import tiny_host
 from tests.unit.test_training_negative import Run, make_pictures, of, quick
 

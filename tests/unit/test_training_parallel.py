@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_negtrans.embeddings import read_embedding
-from lib_negtrans.hosts.standalone import load_model
+from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.models.standalone import load_model
 from lib_negtrans.training.events import StepDone
 from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.parallel import ALONE, Workers, joined

@@ -11,9 +11,9 @@ from lib_negtrans.core.attention import AttentionControl, shallow_layers
 from lib_negtrans.core.features import FeatureBudget, features_bytes
 from lib_negtrans.core.inversion import Trajectory
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
-from lib_negtrans.params import TranslationParams, translation_preset
-from lib_negtrans.pipeline import translate
-from lib_negtrans.trajectory_cache import TrajectoryCache, host_state, inversion_key, network_state, trajectory_bytes
+from lib_negtrans.translation.cache import TrajectoryCache, host_state, inversion_key, network_state, trajectory_bytes
+from lib_negtrans.translation.params import TranslationParams, translation_preset
+from lib_negtrans.translation.pipeline import translate
 from tests.tiny_model import tiny_host
 
 NEGATIVES = ("a 3d render of a doll", "cgi")

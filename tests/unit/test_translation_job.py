@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.folder import Negative
-from lib_negtrans.hosts.protocol import HostError
-from lib_negtrans.images import Picture
-from lib_negtrans.infotext import EMBEDDING_KEY, format_infotext, parse_infotext, settings_from_infotext
+from lib_negtrans.apps.panels.before_after import comparison_html
+from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
+from lib_negtrans.jobs import translation as job
+from lib_negtrans.jobs.training import LocalWorkplace
+from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
-from lib_negtrans.params import TranslationParams
-from lib_negtrans.pipeline import Progress
-from lib_negtrans.training.manager import LocalWorkplace
-from lib_negtrans.ui import translation_job as job
-from lib_negtrans.ui.comparison import comparison_html
-from lib_negtrans.ui.translation_view import progress_html, result_html, stage_html
+from lib_negtrans.pictures.images import Picture
+from lib_negtrans.translation.infotext import EMBEDDING_KEY, format_infotext, parse_infotext, settings_from_infotext
+from lib_negtrans.translation.negatives import Negative
+from lib_negtrans.translation.params import TranslationParams
+from lib_negtrans.translation.pipeline import Progress
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_negtrans.hosts import vae_tiles
-from lib_negtrans.hosts.protocol import HostError
-from lib_negtrans.hosts.standalone import ASSETS, default_model_path, load_model
-from lib_negtrans.images import load_picture
+from lib_negtrans.models import vae_tiles
+from lib_negtrans.models.protocol import HostError
+from lib_negtrans.models.standalone import ASSETS, default_model_path, load_model
+from lib_negtrans.pictures.images import load_picture
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The real webui's prompt code, loaded from a checkout without starting it: what hosts/prompts.py is compared with.
+"""The real webui's prompt code, loaded from a checkout without starting it: what models/prompts.py is compared with.
 
 `NEGTRANS_WEBUI_DIR=/path/to/webui python -m tests.unit.webui_prompts` writes the recorded expectations anew, for
 machines that have no webui.
@@ -130,7 +130,7 @@ class WebuiPrompts:
 
 
 def main() -> None:
-    from lib_negtrans.hosts.standalone import load_tokenizer
+    from lib_negtrans.models.standalone import load_tokenizer
 
     webui = WebuiPrompts(Path(os.environ["NEGTRANS_WEBUI_DIR"]), load_tokenizer())
     recorded = {"webui": WEBUI_COMMIT, "prompts": {prompt: webui.chunks(prompt) for prompt in PROMPTS}}

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lib_negtrans.hosts.webui.arguments import NAMES, VERSION, defaults
-from lib_negtrans.hosts.webui.infotext import reader
+from lib_negtrans.apps.webui.infotext_fields import reader
+from lib_negtrans.translation.arguments import NAMES, VERSION, defaults
 from tests.webui.server import REPOSITORY, WebuiServer
 
 SIZE = 128

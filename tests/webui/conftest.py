@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_negtrans.hosts.protocol import HostError
-from lib_negtrans.hosts.standalone import default_model_path
+from lib_negtrans.models.protocol import HostError
+from lib_negtrans.models.standalone import default_model_path
 from tests.webui.files import make_embedding, make_lora
 from tests.webui.server import WebuiServer, make_data_folder
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_negtrans.embeddings import Embedding, write_embedding
+from lib_negtrans.embeddings.files import Embedding, write_embedding
 
 BLOCKS = {
     "down_blocks_0_attentions_0": "input_blocks.1.1",

@@ -24,7 +24,7 @@ def main(webui: Path, checkpoint: Path, data: Path) -> None:
     from ldm.modules.diffusionmodules.util import GroupNorm32
     from modules import devices
 
-    from lib_negtrans.hosts.webui.model import current_host
+    from lib_negtrans.models.a1111 import current_host
     from lib_negtrans.training.objective import Model, Rows, contrast, encode_once, reconstruct
 
     model.double()

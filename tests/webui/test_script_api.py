@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from lib_negtrans.embeddings import read_embedding
-from lib_negtrans.folder import Negative, with_negatives
-from lib_negtrans.hosts.standalone import load_model
-from lib_negtrans.hosts.webui.arguments import NAMES, PANEL_OPTIONS
-from lib_negtrans.images import picture_from_pil, to_pil
-from lib_negtrans.params import translation_preset
-from lib_negtrans.pipeline import translate
+from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.models.standalone import load_model
+from lib_negtrans.pictures.images import picture_from_pil, to_pil
+from lib_negtrans.translation.arguments import NAMES, PANEL_OPTIONS
+from lib_negtrans.translation.negatives import Negative, with_negatives
+from lib_negtrans.translation.params import translation_preset
+from lib_negtrans.translation.pipeline import translate
 from tests.webui.client import SIZE, Client, arguments, difference, encode, infotext, pixels, render
 
 LONG = ", ".join(f"ugly word number {i}" for i in range(40))  # more than one chunk of 75 tokens

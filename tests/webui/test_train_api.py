@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from lib_negtrans.embeddings import read_embedding
+from lib_negtrans.embeddings.files import read_embedding
 from tests.webui.server import REPOSITORY, WebuiServer, make_data_folder
 
 API = "/negtrans/v1"

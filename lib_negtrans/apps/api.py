@@ -1,0 +1,323 @@
+"""The routes under /negtrans/v1/. Nothing here knows the host: it is given a manager, allowed folders and accounts.
+
+Every answer is JSON. What cannot be done is answered with 4xx and {"detail": one sentence}: 401 without the password,
+403 for a path outside the allowed folders, 404 for an embedding that is not there, 409 while another training is under
+way or none is to interrupt, 422 for values that cannot be used.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from pydantic import BaseModel, Field
+
+from lib_negtrans import __version__
+from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+from lib_negtrans.jobs.training import (
+    EMBEDDING_SUFFIXES,
+    TrainingBusy,
+    TrainingManager,
+    TrainingRefused,
+    TrainingRequest,
+)
+from lib_negtrans.options import ParamError
+from lib_negtrans.preparation.build import PrepareError
+from lib_negtrans.preparation.params import PrepareParams
+from lib_negtrans.training.data.captions import CHOICES, named_template
+from lib_negtrans.training.data.dataset import DatasetReport, check_folder
+from lib_negtrans.training.data.sets import OTHER_FOLDERS
+from lib_negtrans.training.errors import TrainingError
+from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.training.presets import TRAINING_PRESETS
+from lib_negtrans.translation.arguments import NAMES
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+
+PREFIX = "/negtrans/v1"
+API_VERSION = 1
+
+
+class Body(BaseModel):
+    """Base of the requests: unknown fields are refused."""
+
+    class Config:
+        extra = "forbid"
+
+
+class TrainBody(Body):
+    """POST /train."""
+
+    name: str = Field(..., description="name and trigger word: a-z, 0-9, - and _")
+    images: str = Field(..., description="folder with the renders")
+    params: dict = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
+    preset: str = Field("standard", description="what `params` start from")
+    photos: str | None = Field(None, description="folder with photos, to validate against and for contrastive")
+    validation: str | None = Field(None, description="folder with renders to measure on; default some are held out")
+    validation_photos: str | None = Field(None, description="folder with photos to measure on")
+    preview_image: str | None = Field(None, description="render that previews translate; default the first one")
+    overwrite: bool = Field(False, description="an embedding and a run of this name may be replaced")
+
+
+class ResumeBody(Body):
+    """POST /train/resume."""
+
+    name: str
+    params: dict = Field(default_factory=dict, description="what to change, such as steps")
+    overwrite: bool = Field(False, description="an embedding of this name may be replaced")
+
+
+class CancelBody(Body):
+    """POST /train/cancel."""
+
+    name: str = Field(..., description="a training that waits")
+
+
+class DatasetBody(Body):
+    """POST /dataset/check."""
+
+    images: str
+    size: int = 512
+    pattern: str = ""
+    aspect: str = "buckets"
+
+
+class PrepareBody(Body):
+    """POST /dataset/prepare."""
+
+    source: str = Field(..., description="folder with pictures of any kind; it is only read")
+    target: str = Field(..., description="new folder for the result")
+    params: dict = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
+    overwrite: bool = Field(False, description="an earlier result in the target may be replaced")
+
+
+def basic_auth(accounts: Sequence[tuple[str, str]]) -> Callable:
+    """A dependency that lets through who knows one of the (user, password) pairs, and answers 401 to all others.
+
+    Compared in constant time, and all accounts every time, so that nothing can be guessed by the clock.
+    """
+
+    def check(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008
+        given = f"{credentials.username}\0{credentials.password}".encode()
+        matches = [secrets.compare_digest(given, f"{user}\0{password}".encode()) for user, password in accounts]
+        if not any(matches):
+            raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
+
+    return check
+
+
+def add_routes(
+    app: FastAPI,
+    manager: TrainingManager,
+    roots: Callable[[], Sequence[Path]],
+    accounts: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Put the routes on an app, once; with accounts, each of them asks for a user and password.
+
+    roots: the folders (real paths) below which pictures may be read.
+    """
+    if any(getattr(route, "path", "").startswith(PREFIX) for route in app.routes):
+        return
+    dependencies = [Depends(basic_auth(accounts))] if accounts else []
+    app.include_router(_router(_Service(manager, roots)), prefix=PREFIX, dependencies=dependencies, tags=["negtrans"])
+
+
+def _router(service: _Service) -> APIRouter:
+    router = APIRouter()
+    router.add_api_route("/version", service.version, methods=["GET"])
+    router.add_api_route("/schema", service.schema, methods=["GET"])
+    router.add_api_route("/train", service.start, methods=["POST"])
+    router.add_api_route("/train", service.state, methods=["GET"])
+    router.add_api_route("/train/interrupt", service.interrupt, methods=["POST"])
+    router.add_api_route("/train/cancel", service.cancel, methods=["POST"])
+    router.add_api_route("/train/resume", service.resume, methods=["POST"])
+    router.add_api_route("/train/runs", service.runs, methods=["GET"])
+    router.add_api_route("/dataset/check", service.check_dataset, methods=["POST"])
+    router.add_api_route("/dataset/prepare", service.prepare, methods=["POST"])
+    router.add_api_route("/dataset/prepare", service.preparation, methods=["GET"])
+    router.add_api_route("/dataset/prepare/stop", service.stop_preparing, methods=["POST"])
+    router.add_api_route("/embeddings", service.embeddings, methods=["GET"])
+    router.add_api_route("/embeddings/{name}", service.embedding, methods=["GET"])
+    return router
+
+
+class _Service:
+    """The routes' work. Functions are not async: FastAPI runs them in threads, so that a slow folder stops nobody."""
+
+    def __init__(self, manager: TrainingManager, roots: Callable[[], Sequence[Path]]):
+        self.manager, self.roots = manager, roots
+
+    def version(self):
+        """Of the extension and of this API."""
+        return {"version": __version__, "api": API_VERSION}
+
+    def schema(self):
+        """Every parameter of both jobs with its default, range and help; the presets; the order of `script_args`."""
+        return {
+            "preparation": _describe(PrepareParams),
+            "training": _describe(TrainingParams),
+            "training_presets": _described_presets(TRAINING_PRESETS),
+            "translation": _describe(TranslationParams),
+            "translation_presets": _described_presets(TRANSLATION_PRESETS),
+            "script_args": list(NAMES),
+        }
+
+    def start(self, body: TrainBody):
+        """Start a training; answers with its first state. While another is under way it waits: see `queue` there."""
+        if body.preset not in TRAINING_PRESETS:
+            raise HTTPException(422, f"There is no preset {body.preset!r}: there are {', '.join(TRAINING_PRESETS)}.")
+        values = TRAINING_PRESETS[body.preset][1] | body.params
+        template = str(values.get("template", TrainingParams().template))
+        named = named_template(template, self.manager.workplace.templates_folder)
+        if template not in CHOICES and named == template:  # a file that is not the program's own
+            values["template"] = str(self._allowed(template))
+        preview = self._allowed(body.preview_image) if body.preview_image else None
+        images = self._allowed(body.images)
+        others = {kind: self._allowed(getattr(body, kind)) for kind in OTHER_FOLDERS if getattr(body, kind)}
+
+        def begin():
+            params = TrainingParams.from_dict(values)
+            request = TrainingRequest(body.name, images, params, preview, overwrite=body.overwrite, **others)
+            return self.manager.start(request)
+
+        return self._answer(begin)
+
+    def state(self):
+        """How the training under way, or else the last one, stands."""
+        return self.manager.snapshot().to_dict()
+
+    def interrupt(self):
+        """Stop after the step under way; what is done is saved and can be resumed."""
+        if not self.manager.request_stop():
+            raise HTTPException(409, "No training is under way.")
+        return self.manager.snapshot().to_dict()
+
+    def cancel(self, body: CancelBody):
+        """Take a waiting training out of the queue."""
+        if not self.manager.cancel(body.name):
+            raise HTTPException(409, f"{body.name} does not wait in the queue.")
+        return self.manager.snapshot().to_dict()
+
+    def resume(self, body: ResumeBody):
+        """Go on with an interrupted run."""
+        return self._answer(lambda: self.manager.resume(body.name, body.overwrite, **body.params))
+
+    def runs(self):
+        """The runs that can be resumed."""
+        return [{"name": name, "step": step, "steps": steps} for name, step, steps in self.manager.resumable()]
+
+    def check_dataset(self, body: DatasetBody):
+        """What is in a folder: sizes, captions, unreadable pictures, duplicates, transparency."""
+        folder = self._allowed(body.images)
+
+        def check() -> DatasetReport:
+            params = TrainingParams(size=body.size, pattern=body.pattern, aspect=body.aspect).validate()
+            return check_folder(folder, params.size, params.pattern, params.aspect)
+
+        report = self._answer(check, plain=True)
+        return report.to_dict() | {"sentences": [sentence for _, sentence in report.sentences()]}
+
+    def prepare(self, body: PrepareBody):
+        """Prepare a training folder from any tree of pictures; answers with its first state."""
+        source, target = self._allowed(body.source), self._allowed(body.target)
+        if self.manager.preparation.snapshot().busy:
+            raise HTTPException(409, "A folder is being prepared: wait for its end, or stop it first.")
+
+        runner = self.manager.preparation
+        return self._answer(lambda: runner.start(source, target, PrepareParams.from_dict(body.params), body.overwrite))
+
+    def preparation(self):
+        """How the preparation under way, or else the last one, stands; its report when it is finished."""
+        return self.manager.preparation.snapshot().to_dict()
+
+    def stop_preparing(self):
+        """Stop it; nothing is left of what was written."""
+        if not self.manager.preparation.request_stop():
+            raise HTTPException(409, "No folder is being prepared.")
+        return self.manager.preparation.wait(10).to_dict()
+
+    def embeddings(self):
+        """The embeddings that this extension trained."""
+        folder = self.manager.workplace.embeddings_folder
+        files = sorted(p for p in folder.rglob("*") if p.suffix in EMBEDDING_SUFFIXES) if folder.is_dir() else []
+        found = []
+        for path in files:
+            try:
+                embedding = read_embedding(path)
+            except EmbeddingError:
+                continue
+            if "images" in embedding.metadata:
+                found.append({"name": embedding.name, "step": embedding.step, "vectors": len(embedding.vectors)})
+        return found
+
+    def embedding(self, name: str):
+        """A finished embedding: what it was trained with, and the file itself in base64."""
+        try:
+            self.manager.run_folder(name)  # validates
+        except TrainingRefused as error:
+            raise HTTPException(422, str(error)) from error
+        path = self.manager.out(name)
+        if not path.is_file():
+            raise HTTPException(404, f"There is no embedding {name}.")
+        try:
+            embedding = read_embedding(path)
+        except EmbeddingError as error:
+            raise HTTPException(422, f"{name} cannot be read: {error}") from error
+        return {
+            "name": name,
+            "step": embedding.step,
+            "checkpoint": embedding.checkpoint_name,
+            "metadata": embedding.metadata,
+            "file": path.name,
+            "content": base64.b64encode(path.read_bytes()).decode(),
+        }
+
+    def _allowed(self, text: str) -> Path:
+        """The real path of what a caller names, if it is below an allowed folder; relative ones start at the first."""
+        roots = list(self.roots())
+        if not text.strip() or "\0" in text:
+            raise HTTPException(422, "The path is empty: name a folder or file.")
+        path = Path(os.path.realpath(roots[0] / text))  # an absolute `text` replaces the root
+        if not any(path.is_relative_to(root) for root in roots):
+            # before looking whether it exists: what lies outside is nobody's business
+            raise HTTPException(403, f"{text} is outside the folders that the API may read: {_listed(roots)}.")
+        return path
+
+    @staticmethod
+    def _answer(call: Callable[[], Any], plain: bool = False) -> Any:
+        """The call's result, or its complaint as an HTTP status."""
+        try:
+            result = call()
+        except TrainingBusy as error:
+            raise HTTPException(409, str(error)) from error
+        except (TrainingRefused, TrainingError, PrepareError, ParamError) as error:
+            raise HTTPException(422, str(error)) from error
+        return result if plain else result.to_dict()
+
+
+def _listed(roots: Sequence[Path]) -> str:
+    return ", ".join(str(root) for root in dict.fromkeys(roots))
+
+
+def _described_presets(presets: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    return {name: {"help": text, "params": values} for name, (text, values) in presets.items()}
+
+
+def _describe(params: type) -> dict[str, Any]:
+    defaults = params().to_dict()
+    described = {}
+    for name, option in params.options().items():
+        applies = option.applies and {option.applies[0]: list(option.applies[1])}
+        entry = {
+            "label": option.label, "help": option.help, "applies": applies,
+            "type": type(defaults[name]).__name__, "default": defaults[name],
+            "minimum": option.minimum, "maximum": option.maximum,
+            "choices": list(option.choices) if option.choices else None,
+        }  # fmt: skip
+        described[name] = {key: value for key, value in entry.items() if value is not None}
+    return described

@@ -1,0 +1,1 @@
+"""`python -m lib_negtrans COMMAND`: one file for each command."""

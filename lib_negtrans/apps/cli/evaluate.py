@@ -1,0 +1,170 @@
+"""`python -m lib_negtrans evaluate`: a table of KID, SSIM, CIEDE2000 and cost, and a sheet of pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib_negtrans.core.attention import AttentionShapeError
+from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
+from lib_negtrans.evaluation.crops import Render, load_photos, load_render, render_files, spread
+from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
+from lib_negtrans.evaluation.reference import load_photo_features
+from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
+from lib_negtrans.evaluation.run import evaluate, judge_pictures, round_trip
+from lib_negtrans.models.protocol import HostError
+from lib_negtrans.pictures.images import ImageError, flatten_alpha, iter_image_files, load_picture, save_png
+from lib_negtrans.translation.negatives import with_negatives
+from lib_negtrans.translation.params import TranslationParams
+
+from .common_options import add_params, given, load_host, load_negatives
+from .reporting import CallError
+
+if TYPE_CHECKING:
+    from lib_negtrans.evaluation.run import Evaluation, Row
+
+    from .reporting import Reporter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's own options and every translation parameter; the common ones are the caller's."""
+    parser.add_argument("--renders", required=True, metavar="DIR", help="renders, with mask_NAME.png beside or alpha")
+    parser.add_argument("--photos", metavar="DIR", help="photographs to compare with (default: 200 kept as numbers)")
+    parser.add_argument("--outputs", metavar="DIR", help="judge these pictures, of the renders' names; no translating")
+    parser.add_argument("--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; repeatable")
+    names = describe_names().replace("%", "%%")
+    parser.add_argument(
+        "--configs", default="default,no-tac,none", metavar="NAME[:FIELD=VALUE]..,..", help=f"to compare. {names}"
+    )
+    parser.add_argument("--region", choices=("crop", "full"), default="crop", help="translate garment crops or renders")
+    parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
+    parser.add_argument("--judged-background", choices=("same", "mean"), default="same", help="for KID garment")
+    parser.add_argument("--count", type=int, metavar="N", help="only N of the renders, spread evenly")
+    parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
+    parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")
+    add_params(parser, TranslationParams)
+
+
+def run(args: argparse.Namespace, report: Reporter) -> int:
+    """Evaluate and print the table; 0 done, 1 some pictures failed. Raises CallError for a wrong call."""
+    missing = missing_packages()
+    if missing is not None:
+        raise CallError(missing)
+    if args.size < 64 or args.size % 8:
+        raise CallError(f"--size must be a multiple of 8 from 64 on, not {args.size}.")
+    if args.batch < 1 or (args.count is not None and args.count < 3):
+        raise CallError("--batch must be at least 1 and --count at least 3.")
+    files, failed = _pictures(args.renders, "--renders", args.count), 0
+    renders: list[Render] = []
+    for path in files:
+        try:
+            renders.append(load_render(path, str(path.relative_to(args.renders))))
+        except ImageError as error:
+            failed += 1
+            report.problem(f"failed: {path}: {error}", source=str(path))
+    photos = _photos(args)
+    with report.bar(unit="picture") as bar:
+        if args.outputs:
+            evaluation, lacking = _judge(args, report, renders, photos)
+            failed += lacking
+        else:
+            _enough(renders)
+            evaluation = _translate(args, report, bar, renders, photos)
+    _tell(args, report, evaluation)
+    return 1 if failed else 0
+
+
+def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
+    if not Path(folder).is_dir():
+        raise CallError(f"{option} {folder} is no folder.")
+    files = spread(render_files(Path(folder)), count)
+    if len(files) < 3:
+        raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")
+    return files
+
+
+def _photos(args: argparse.Namespace):
+    """Photo pixels (M, 3, size, size), or the features kept with the project."""
+    try:
+        if args.photos is None:
+            return load_photo_features()
+        return load_photos(_pictures(args.photos, "--photos", None), args.size)
+    except ImageError as error:
+        raise CallError(f"--photos {args.photos}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise CallError(f"the photos' features cannot be read ({error}): name photographs with --photos.") from error
+
+
+def _enough(renders: list) -> None:
+    if len(renders) < 3:
+        raise CallError(f"only {len(renders)} renders can be judged: at least 3 are needed.")
+
+
+def _judge(args, report: Reporter, renders: list[Render], photos) -> tuple[Evaluation, int]:
+    folder = Path(args.outputs)
+    # the suffix may differ (translate writes PNG), the place in the tree may not
+    by_stem = (
+        {str(p.relative_to(folder).with_suffix("")): p for p in iter_image_files(folder)} if folder.is_dir() else {}
+    )
+    judged, outputs = [], []
+    for render in renders:
+        path = by_stem.get(str(Path(render.name).with_suffix("")))
+        try:
+            if path is None:
+                raise ImageError(f"has no picture in {folder}.")
+            picture = flatten_alpha(load_picture(path))
+            shape, own = picture.shape[1:], render.rgb.shape[1:]
+            if abs(shape[0] * own[1] - shape[1] * own[0]) > max(own) * 2:
+                raise ImageError(f"is {own[1]}x{own[0]} but its translation {shape[1]}x{shape[0]}: another shape.")
+        except ImageError as error:
+            report.problem(f"failed: {render.name}: {error}", source=render.name)
+            continue
+        judged.append(render)
+        outputs.append(picture)
+    _enough(judged)
+    # without the model SSIM and CIEDE2000 contain the VAE's own loss
+    pictures = [r.rgb for r in judged]
+    base = ("renders through the VAE", round_trip(load_host(args), pictures)) if args.model else ("renders", pictures)
+    sets = {folder.name or "outputs": outputs}
+    sizes = {"size": args.size, "background": args.judged_background}
+    result = judge_pictures(judged, base, sets, photos, Lite0(), **sizes)
+    return result, len(renders) - len(judged)
+
+
+def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Evaluation:
+    values = given(args, TranslationParams)
+    parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
+    host = load_host(args)
+    negatives = load_negatives(args.negative or [], host.embedding_width)
+    trigger, embeddings = with_negatives(TranslationParams(), negatives)
+    configurations = parse_configurations(args.configs, values, trigger.negative_prompt, embeddings)
+    bar.total = len(renders) * len(configurations)
+
+    def on_progress(name: str, done: int, total: int) -> None:
+        number = next(i for i, c in enumerate(configurations) if c.name == name)
+        bar.set_postfix_str(name, refresh=False)
+        bar.update(number * total + done - bar.n)
+
+    def on_row(row: Row) -> None:
+        line = f"{row.name}: KID {row.kid.value:.3f} ± {row.kid.error:.3f}"
+        report.event("configuration", line, **row_data(row))
+
+    try:
+        return evaluate(
+            host, renders, photos, configurations, Lite0(host.device),
+            region=args.region, size=args.size, batch=args.batch, background=args.judged_background,
+            on_progress=on_progress, on_row=on_row,
+        )  # fmt: skip
+    except (HostError, AttentionShapeError) as error:
+        raise CallError(str(error)) from error
+
+
+def _tell(args: argparse.Namespace, report: Reporter, evaluation: Evaluation) -> None:
+    report.event("evaluation", markdown_table(evaluation, args.judged_background), **evaluation_data(evaluation))
+    if args.sheet:
+        try:
+            save_png(Path(args.sheet), evaluation_sheet(evaluation))
+        except OSError as error:
+            raise CallError(f"--sheet {args.sheet} cannot be written: {error}") from error
+        report.event("sheet", f"{args.sheet}", path=str(args.sheet))

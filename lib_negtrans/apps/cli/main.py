@@ -1,0 +1,82 @@
+"""The command line: `python -m lib_negtrans COMMAND`. Exit codes: 0 done, 1 some inputs failed, 2 a wrong call or file.
+
+Each command is a module with `add_arguments(parser)` and `run(arguments, reporter)`, which gives the exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+
+from lib_negtrans import __version__
+from lib_negtrans.options import ParamError
+
+from .reporting import EXIT_INTERRUPTED, EXIT_WRONG_CALL, CallError, Reporter
+
+# command -> module of this folder and help
+COMMANDS = {
+    "demo": ("demo", "the whole job on the bundled renders"),
+    "app": ("app", "both jobs on a local web page"),
+    "translate": ("translate", "turn renders into photographs"),
+    "train-negative": ("train", "learn what makes a folder of renders look rendered"),
+    "prepare": ("prepare", "from any tree of pictures to a training folder"),
+    "evaluate": ("evaluate", "measure translations against photographs"),
+    "inspect": ("inspect", "say what an embedding or checkpoint file is"),
+    "combine": ("combine", "merge, average or scale embeddings"),
+    "compare": ("compare", "checkpoints side by side on one render"),
+}
+
+
+def _common_options() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--model", help="an SD1 .safetensors/.ckpt or diffusers folder (default: the demonstration model)"
+    )
+    common.add_argument("--device", help="cpu, cuda, cuda:1, mps, .. (default: what there is)")
+    common.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
+    common.add_argument(
+        "--feature-memory", type=float, metavar="MB",
+        help="for a picture's captured attention; what does not fit is computed again (default: half of what is free)",
+    )  # fmt: skip
+    common.add_argument("--quiet", action="store_true", help="say only what went wrong")
+    common.add_argument("--json", action="store_true", help="one JSON object per event on standard output")
+    return common
+
+
+def build_parser(argv: list[str]) -> argparse.ArgumentParser:
+    """The command line, with the options of the command that `argv` names.
+
+    Only that command's module is imported: torch and diffusers take seconds, and `--help` or a misspelt command should
+    not wait for them.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m lib_negtrans", description="Rendered-to-real fashion translation with negative embeddings."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = _common_options()
+    for name, (module_name, text) in COMMANDS.items():
+        command = commands.add_parser(name, parents=[common], help=text)
+        if argv[:1] == [name]:
+            module = import_module(f"{__package__}.{module_name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and give its exit code; known errors are one line on standard error, never a traceback."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is ever fetched
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(argv).parse_args(argv)
+    report = Reporter(args.json, args.quiet)
+    try:
+        return args.run(args, report)
+    except (CallError, ParamError) as error:
+        report.problem(f"error: {error}")
+        return EXIT_WRONG_CALL
+    except KeyboardInterrupt:
+        report.problem("interrupted; run the same command again to go on.")
+        return EXIT_INTERRUPTED

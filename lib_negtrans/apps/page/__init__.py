@@ -1,0 +1,1 @@
+"""The standalone page: the panels on one local web page, for who has no webui."""

@@ -1,0 +1,285 @@
+"""The standalone page: translation and training on one model, from the same builders as the webui's panels."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TAB_ID, TabOptions, build_train_tab, dropped_path
+from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
+from lib_negtrans.apps.panels.training_view import message_html
+from lib_negtrans.apps.panels.translation_panel import NO_EMBEDDING, TranslationPanel, build_translation_panel
+from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
+from lib_negtrans.embeddings.files import EmbeddingError
+from lib_negtrans.embeddings.folder import EmbeddingFolder
+from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
+from lib_negtrans.jobs.translation import TranslationRefused, TranslationRequest, TranslationRunner
+from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.images import ImageError, Picture, load_picture
+from lib_negtrans.pictures.masks import mask_from_picture
+from lib_negtrans.translation.infotext import EMBEDDING_KEY, WEIGHT_KEY, parse_infotext, settings_from_infotext
+from lib_negtrans.translation.negatives import Negative
+from lib_negtrans.translation.params import TranslationParams
+
+from .picture_input import PictureInput
+from .server import picture_url
+
+TITLE = "Realistic Translation"
+PREFIX = "negtrans_page_"
+TABS, TRANSLATE_TAB = "negtrans_tabs", "negtrans_translate"
+ROOT = Path(__file__).resolve().parents[3]
+# the webui takes the files at the root by itself; an installed package has none of them
+STYLES = (ROOT / "style.css", Path(__file__).with_name("page.css"))
+FILES = (SCRIPT_FILE, Path(__file__).with_name("page.js"), ROOT / "localizations" / "ja_JP.json")
+QUIET = {"queue": False, "show_progress": "hidden"}
+# these have a place of their own on the page; the others are the shared panel's
+OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
+BEHIND = ("source_prompt", "start", "fixed_point")
+
+
+def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: TranslationRunner) -> gr.Blocks:
+    """The page as gradio Blocks. Needs nothing from the network.
+
+    Without gradio's queue: that asks its own server over HTTP, and gives up where a busy machine takes 5 s to answer.
+    """
+    # named fonts would be fetched from Google
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    css = "\n".join(path.read_text(encoding="utf-8") for path in STYLES if path.is_file())
+    host = workplace.host
+    with gr.Blocks(theme=theme, css=css, title=TITLE, analytics_enabled=False) as blocks:
+        gr.HTML(
+            f"<header class='negtrans-header'><h1>Rendered to real</h1><p>{html.escape(host.checkpoint_name)} "
+            f"on {html.escape(str(host.device))}</p></header>"
+        )
+        page = _TranslationTab(workplace, runner)
+        with gr.Tabs(elem_id=TABS) as tabs:
+            with gr.Tab(TITLE, id=TRANSLATE_TAB, elem_id=TRANSLATE_TAB) as tab:
+                page.build()
+            with gr.Tab(TRAIN_TITLE, id=TAB_ID, elem_id=TAB_ID):
+                options = TabOptions(
+                    connect_use=lambda button: page.connect_use(button, manager, tabs),
+                    use_label="Use in Realistic Translation",
+                )
+                build_train_tab(manager, options)
+        tab.select(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
+        blocks.load(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
+        blocks.load(page.shown, [page.seen], page.view, **QUIET)
+    blocks.allowed_paths = [str(Path(p).resolve()) for p in (workplace.embeddings_folder, workplace.runs_folder)]
+    return blocks
+
+
+class _TranslationTab:
+    """The components of the translation tab and what their events do."""
+
+    def __init__(self, workplace: LocalWorkplace, runner: TranslationRunner):
+        self.runner = runner
+        self.folder = EmbeddingFolder(workplace.embeddings_folder, workplace.host.embedding_width)
+        # the demonstration model was trained on pictures of this size
+        self.default_side = 256 if workplace.host.checkpoint_name.startswith("negtrans-demo") else 768
+
+    def build(self) -> None:
+        with gr.Row(elem_id=f"{PREFIX}columns"):
+            with gr.Column(scale=5, min_width=300):
+                self._build_inputs()
+            with gr.Column(scale=6, min_width=300, elem_id=f"{PREFIX}output"):
+                self._build_outputs()
+        self._connect()
+
+    def _build_inputs(self) -> None:
+        options, defaults = TranslationParams.options(), TranslationParams()
+
+        def about(name: str) -> dict[str, Any]:
+            option = options[name]
+            return {
+                "label": option.label,
+                "info": option.help,
+                "value": getattr(defaults, name),
+                "elem_id": PREFIX + name,
+            }
+
+        with gr.Row(elem_id=f"{PREFIX}picture_row"):
+            with gr.Column(scale=3, min_width=200):
+                self.picture = PictureInput(
+                    label="Render", height=260, elem_id=f"{PREFIX}picture", show_download_button=False
+                )
+            with gr.Column(scale=2, min_width=140):
+                self.longest = gr.Number(
+                    label="Longest side", info="Larger pictures are made smaller to this, in pixels; 0 keeps them.",
+                    value=self.default_side, precision=0, minimum=0, elem_id=f"{PREFIX}longest",
+                )  # fmt: skip
+                self.settings = gr.File(
+                    label="Settings from a PNG", file_types=[".png"], height=110, elem_id=f"{PREFIX}settings"
+                )
+        with gr.Accordion("Painted mask", open=False, elem_id=f"{PREFIX}mask_file_panel"):
+            self.mask = PictureInput(
+                label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file", show_download_button=False
+            )
+        self.note = gr.HTML(elem_id=f"{PREFIX}note")
+        prompt = gr.Textbox(lines=1, **about("prompt"))
+        negative = gr.Textbox(lines=1, **about("negative_prompt"))
+        with gr.Row():
+            strength = gr.Slider(0.02, 1.0, step=0.01, **about("strength"))
+            steps = gr.Slider(1, 150, step=1, **about("steps"))
+        with gr.Row():
+            cfg_scale = gr.Slider(1.0, 30.0, step=0.5, **about("cfg_scale"))
+            seed = gr.Number(precision=0, **about("seed"))
+        # a choice of one is none
+        names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
+        sliders = {"strength": strength, "steps": steps, "cfg_scale": cfg_scale}
+        self.panel: TranslationPanel = build_translation_panel(
+            names, self.folder.choices, self.folder.choices, PREFIX, sliders, advanced=BEHIND
+        )
+        self.controls = {
+            "prompt": prompt, "negative_prompt": negative, "seed": seed, **sliders, **self.panel.controls,
+        }  # fmt: skip
+
+    def _build_outputs(self) -> None:
+        state = self.runner.snapshot()
+        with gr.Row():
+            self.translate = gr.Button("Translate", variant="primary", elem_id=f"{PREFIX}translate")
+            self.interrupt = gr.Button("Interrupt", interactive=False, elem_id=f"{PREFIX}interrupt")
+        self.message = gr.HTML(elem_id=f"{PREFIX}message")
+        self.progress = gr.HTML(progress_html(state), elem_id=f"{PREFIX}progress")
+        self.stage = gr.HTML(stage_html(state, picture_url), elem_id=f"{PREFIX}stage")
+        self.result = gr.HTML(elem_id=f"{PREFIX}result")
+        # pressed by page.js while there is something to wait for: any page that is opened sees the same translation
+        self.poll = gr.Button("Refresh", elem_id=f"{PREFIX}poll", elem_classes=["negtrans_hidden"])
+        self.seen = gr.State(None)  # what this page shows already, so that a comparison at rest is not replaced
+        self.view = [self.progress, self.stage, self.result, self.translate, self.interrupt, self.seen]
+
+    def _connect(self) -> None:
+        inputs = [
+            self.seen,
+            self.picture,
+            self.mask,
+            self.longest,
+            self.panel.embedding,
+            self.panel.embedding_weight,
+            *self.controls.values(),
+        ]
+        self.translate.click(self.start, inputs, [self.message, *self.view], **QUIET)
+        self.interrupt.click(self.stop, [self.seen], self.view, **QUIET)
+        self.poll.click(self.shown, [self.seen], self.view, **QUIET)
+        restored = [*self.controls.values(), self.panel.embedding, self.panel.embedding_weight, self.longest, self.note]
+        self.settings.upload(self.restore, [self.settings, self.panel.embedding], restored, **QUIET)
+
+    def connect_use(self, button: gr.Button, manager: TrainingManager, tabs: gr.Tabs) -> None:
+        """The training tab's button: choose what was trained, and show this tab."""
+
+        def use() -> list[Any]:
+            return [
+                gr.update(choices=self.folder.choices(), value=manager.snapshot().name),
+                gr.update(selected=TRANSLATE_TAB),
+            ]
+
+        button.click(use, None, [self.panel.embedding, tabs], **QUIET)
+
+    # what the events do
+
+    def refreshed(self, current: str | None) -> Any:
+        """The dropdown with what the folder holds now."""
+        choices = self.folder.choices()
+        return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
+
+    def start(
+        self,
+        seen: Any,
+        picture: BytesIO | None,
+        mask: BytesIO | None,
+        longest: float | None,
+        embedding: str | None,
+        weight: float | None,
+        *values: Any,
+    ) -> list[Any]:
+        """Start, or say in one sentence why not."""
+        try:
+            if picture is None:
+                raise TranslationRefused("There is no render yet: drop one, or click to choose a file.")
+            params = TranslationParams.from_given(dict(zip(self.controls, values, strict=True)))
+            painted = None if mask is None else _painted(mask)
+            if painted is not None:
+                params = replace(params, mask="file")
+            elif params.mask == "file":
+                raise TranslationRefused("Mask is file, but there is none: drop one, or choose another mask.")
+            negative = None
+            if embedding not in (None, "", NO_EMBEDDING):
+                negative = Negative(embedding, self.folder.vectors(embedding), 1.0 if weight is None else float(weight))
+            named = self.folder.named_in(params.prompt, params.negative_prompt, params.source_prompt)
+            render = load_picture(picture)
+            if painted is not None:
+                mask_from_picture(painted, render.size, "as dropped")
+            request = TranslationRequest(render, params, negative, named, max(0, int(longest or 0)), painted)
+            self.runner.start(request)
+        except ImageError as error:
+            return [message_html(f"The render {error}", good=False), *self.shown(seen)]
+        except (ParamError, EmbeddingError, TranslationRefused) as error:
+            return [message_html(str(error), good=False), *self.shown(seen)]
+        return ["", *self.shown(seen)]
+
+    def stop(self, seen: Any) -> list[Any]:
+        """Stop after the step under way."""
+        self.runner.request_stop()
+        return self.shown(seen)
+
+    def shown(self, seen: Any) -> list[Any]:
+        """Updates of `view`, as far as this page does not show them yet."""
+        state = self.runner.snapshot()
+        texts = [progress_html(state), stage_html(state, picture_url), result_html(state, picture_url)]
+        before = seen or [None] * len(texts)
+        return [
+            *(gr.update() if text == old else text for text, old in zip(texts, before, strict=True)),
+            gr.update(interactive=not state.busy),
+            gr.update(interactive=state.busy and not state.stopping),
+            texts,
+        ]
+
+    def restore(self, file: Any, current: str | None) -> list[Any]:
+        """The controls as a PNG's parameters say, and a note; nothing changes for a file without any of ours."""
+        try:
+            settings, pairs = read_settings(dropped_path(file))
+        except ImageError as error:
+            return [*(gr.update() for _ in range(len(self.controls) + 3)), message_html(str(error), good=False)]
+        name = pairs.get(EMBEDDING_KEY, NO_EMBEDDING)
+        choices = self.folder.choices()
+        note = "Settings restored."
+        if name not in choices:
+            note = f"Settings restored but for the negative embedding {name}: it is not in {self.folder.folder}."
+            name = NO_EMBEDDING
+        weight, size = pairs.get(WEIGHT_KEY, "1"), pairs.get("Size", "").partition("x")
+        sides = [int(side) for side in (size[0], size[2]) if side.isdigit()]
+        return [
+            *(gr.update(value=settings[control]) if control in settings else gr.update() for control in self.controls),
+            gr.update(choices=choices, value=name),
+            gr.update(value=float(weight)),
+            gr.update(value=max(sides)) if sides else gr.update(),
+            message_html(note),
+        ]
+
+
+def _painted(mask: BytesIO) -> Picture:
+    try:
+        return load_picture(mask)
+    except ImageError as error:
+        raise TranslationRefused(f"The mask {error}") from error
+
+
+def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """A PNG's options by name, and all pairs of its text. Raises ImageError."""
+    try:
+        with Image.open(path) as image:
+            text = str(image.info.get("parameters") or "")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ImageError("This is no picture: drop a PNG made here or by the script Realistic Translation.") from error
+    try:
+        settings = settings_from_infotext(text)
+    except ValueError as error:
+        raise ImageError("The parameters inside this PNG are damaged: drop another one.") from error
+    if not settings:
+        raise ImageError("This picture holds no settings of ours: drop a PNG made here or by Realistic Translation.")
+    return settings, parse_infotext(text)[2]

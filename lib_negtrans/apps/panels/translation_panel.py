@@ -1,0 +1,199 @@
+"""The translation panel, built from `TranslationParams.options()`: in the webui's script and on the standalone page.
+
+Works in gradio 3.41 (A1111) and 4 (Forge). Element ids begin with `negtrans_`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from lib_negtrans.options import Option, ParamError
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.wording import describe_translation
+
+NO_EMBEDDING = "None"
+REFRESH_SYMBOL = "\U0001f504"
+# by a plain request: one that waits in gradio's queue when the webui reloads its page keeps the server from closing
+QUIET = {"show_progress": False, "queue": False}
+_WIDE_RANGE = 1000  # whole numbers over more than this get a number field, no slider
+
+
+@dataclass
+class TranslationPanel:
+    """The components. controls: option name -> component; host: sliders elsewhere on the page, by the same names."""
+
+    preset: Any
+    embedding: Any
+    embedding_weight: Any
+    summary: Any
+    controls: dict[str, Any]
+    host: dict[str, Any] = field(default_factory=dict)
+
+
+def option_control(name: str, option: Option, default: Any, elem_id: str) -> Any:
+    """The component for one option: slider, number, radio, check box or text."""
+    common = {"label": option.label, "info": option.help, "elem_id": elem_id, "value": default}
+    if option.choices is not None:
+        return gr.Radio(choices=list(option.choices), **common)
+    if isinstance(default, bool):
+        return gr.Checkbox(**common)
+    if isinstance(default, str):
+        return gr.Textbox(lines=1, **common)
+    if isinstance(default, int) and option.maximum - option.minimum > _WIDE_RANGE:
+        return gr.Number(precision=0, **common)
+    return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=option.step, **common)
+
+
+def build_translation_panel(
+    names: Sequence[str],
+    embeddings: Callable[[], list[str]],
+    rescan_embeddings: Callable[[], list[str]],
+    elem_prefix: str = "negtrans_",
+    host: Mapping[str, Any] | None = None,
+    weight_range: tuple[float, float] = (0.0, 3.0),
+    advanced: Sequence[str] = (),
+) -> TranslationPanel:
+    """Build the panel in the current gradio context.
+
+    names: the options with a control here; those that the parameters call advanced, and those in `advanced`, are in an
+    accordion; those that do nothing, as the others stand, are hidden. host: sliders that are on the page
+    already, by option name: a preset sets them and the summary reads them. embeddings() gives the dropdown's choices,
+    "None" first; rescan_embeddings() the same after looking at the disk.
+    """
+    options, defaults = TranslationParams.options(), TranslationParams()
+    behind = [name for name in names if options[name].advanced or name in advanced]
+
+    def control(name: str) -> Any:
+        component = option_control(name, options[name], getattr(defaults, name), f"{elem_prefix}{name}")
+        component.visible = defaults.applies(name)
+        return component
+
+    controls: dict[str, Any] = {}
+    with gr.Row(elem_id=f"{elem_prefix}preset_row"):
+        preset = gr.Dropdown(
+            label="Preset", choices=list(TRANSLATION_PRESETS), value="default", elem_id=f"{elem_prefix}preset",
+            info="Sets the options below, and steps, CFG scale and strength above.",
+        )  # fmt: skip
+        apply_preset = gr.Button("Apply preset", elem_id=f"{elem_prefix}apply_preset", scale=0, min_width=120)
+    sentence = gr.HTML(preset_sentence("default"), elem_id=f"{elem_prefix}preset_sentence")
+    # also when a picture's text sets it
+    preset.change(fn=preset_sentence, inputs=[preset], outputs=[sentence], **QUIET)
+    with gr.Row(elem_id=f"{elem_prefix}embedding_row"):
+        embedding = gr.Dropdown(
+            label="Negative embedding", choices=embeddings(), value=NO_EMBEDDING, elem_id=f"{elem_prefix}embedding",
+            info="Goes before what you type in the negative prompt.",
+        )  # fmt: skip
+        refresh = gr.Button(
+            REFRESH_SYMBOL, elem_id=f"{elem_prefix}refresh_embeddings", elem_classes=["tool"], scale=0, min_width=40
+        )
+        # pressed by the page's script when the panel comes into sight: a training may have added one meanwhile
+        relist = gr.Button("List", elem_id=f"{elem_prefix}list_embeddings", elem_classes=["negtrans_hidden"])
+        weight = gr.Slider(
+            label="Embedding weight", minimum=weight_range[0], maximum=weight_range[1], step=0.05, value=1.0,
+            elem_id=f"{elem_prefix}embedding_weight", info="More pushes harder; 1 is as trained.",
+        )  # fmt: skip
+    for name in names:
+        if name not in behind:
+            controls[name] = control(name)
+    if behind:
+        with gr.Accordion("More options", open=False, elem_id=f"{elem_prefix}more"):
+            for name in behind:
+                controls[name] = control(name)
+    panel = TranslationPanel(
+        preset, embedding, weight, gr.HTML(elem_id=f"{elem_prefix}summary"), {name: controls[name] for name in names}
+    )
+    panel.host = dict(host or {})
+    panel.summary.value = _summary(panel)(*_initial_values(panel))
+    _connect(panel, {refresh: rescan_embeddings, relist: embeddings}, apply_preset)
+    return panel
+
+
+def _all_controls(panel: TranslationPanel) -> dict[str, Any]:
+    return {**panel.controls, **panel.host}
+
+
+def _initial_values(panel: TranslationPanel) -> list[Any]:
+    return [panel.embedding.value, panel.embedding_weight.value, *(c.value for c in _all_controls(panel).values())]
+
+
+def _summary(panel: TranslationPanel) -> Callable[..., str]:
+    names = list(_all_controls(panel))
+
+    def summary(embedding: str | None, weight: float | None, *values: Any) -> str:
+        defaults = TranslationParams()
+        given = {}
+        for name, value in zip(names, values, strict=True):
+            default = getattr(defaults, name)
+            given[name] = default if value is None else type(default)(value)
+        name = None if embedding in (None, "", NO_EMBEDDING) else embedding
+        text = describe_translation(TranslationParams(**given), name, float(weight or 0.0))
+        return f"<p class='negtrans-summary'>{html.escape(text)}</p>"
+
+    return summary
+
+
+def preset_updates(panel_names: Sequence[str], preset: str) -> list[Any]:
+    """A gradio update for each option that a preset sets; options that it leaves out go to their defaults."""
+    defaults = TranslationParams()
+    try:
+        values = TRANSLATION_PRESETS[preset][1]
+    except KeyError:
+        raise ParamError(f"unknown preset {preset!r}.") from None
+    return [gr.update(value=values.get(name, getattr(defaults, name))) for name in panel_names]
+
+
+def preset_sentence(preset: str | None) -> str:
+    """What a preset does, as HTML; empty for an unknown name."""
+    text = TRANSLATION_PRESETS[preset][0] if preset in TRANSLATION_PRESETS else ""
+    return f"<p class='negtrans-preset'>{html.escape(text)}</p>"
+
+
+def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]]], apply_preset: Any) -> None:
+    everything = _all_controls(panel)
+    # "input" is a user's doing only: a pasted preset must not overwrite the other pasted values
+    for event in (panel.preset.input, apply_preset.click):
+        event(
+            fn=lambda preset: preset_updates(list(everything), preset),
+            inputs=[panel.preset],
+            outputs=list(everything.values()),
+            **QUIET,
+        )
+
+    for button, listed in lists.items():
+
+        def refreshed(current: str, listed: Callable[[], list[str]] = listed) -> Any:
+            choices = listed()
+            # no value where it can stay: one that was chosen or pasted meanwhile must not be put back
+            return gr.update(choices=choices) if current in choices else gr.update(choices=choices, value=NO_EMBEDDING)
+
+        button.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], **QUIET)
+    _show_what_applies(panel.controls)
+    inputs = [panel.embedding, panel.embedding_weight, *everything.values()]
+    for component in inputs:
+        component.change(fn=_summary(panel), inputs=inputs, outputs=[panel.summary], **QUIET)
+
+
+def _show_what_applies(controls: Mapping[str, Any]) -> None:
+    """Hide the controls that do nothing with what another one says, whenever that changes."""
+    options = TranslationParams.options()
+    rulers: dict[str, list[str]] = {}
+    for name in controls:
+        if options[name].applies is not None and options[name].applies[0] in controls:
+            rulers.setdefault(options[name].applies[0], []).append(name)
+    for ruler, names in rulers.items():
+
+        def shown(value: Any, names: list[str] = names) -> list[Any]:
+            return [gr.update(visible=value in options[name].applies[1]) for name in names]
+
+        ruled = [controls[name] for name in names]
+        controls[ruler].change(
+            fn=shown if len(names) > 1 else lambda value, shown=shown: shown(value)[0],
+            inputs=[controls[ruler]],
+            outputs=ruled,
+            **QUIET,
+        )

@@ -1,0 +1,96 @@
+"""A translation's state as HTML: progress, preview, comparison, what was used. Pure functions, no gradio."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+
+from lib_negtrans.jobs.translation import (
+    FAILED,
+    FINISHED,
+    IDLE,
+    INTERRUPTED,
+    INVERTING,
+    TRANSLATING,
+    WAITING,
+    TranslationSnapshot,
+)
+
+from .before_after import comparison_html
+from .training_view import duration
+
+HEADLINES = {
+    IDLE: "Choose a render and press Translate.",
+    WAITING: "Waiting for its turn: a training uses the model.",
+    INVERTING: "Inverting the render.",
+    TRANSLATING: "Translating.",
+    FINISHED: "Finished.",
+    INTERRUPTED: "Interrupted; nothing was kept.",
+    FAILED: "Failed.",
+}
+
+Url = Callable[[int, str], str]
+
+
+def progress_html(state: TranslationSnapshot) -> str:
+    """Headline, error and bar. Its root carries data-phase, data-busy and data-job for script and tests."""
+    headline = "Stopping after this step." if state.stopping else HEADLINES[state.phase]
+    if state.phase == FINISHED:
+        headline += f" It took {duration(state.seconds)}."
+    parts = [
+        f"<div class='negtrans-translation' role='status' data-phase='{state.phase}' "
+        f"data-busy='{int(state.busy)}' data-job='{state.number}'>",
+        f"<p class='negtrans-headline'>{headline}</p>",
+        f"<p class='negtrans-error' role='alert'>{html.escape(state.error)}</p>" if state.error else "",
+        _bar(state) if state.busy else "",
+        "</div>",
+    ]
+    return "".join(parts)
+
+
+def _bar(state: TranslationSnapshot) -> str:
+    percent = f"{100 * state.fraction:.0f}"
+    text = f"step {state.step} of {state.total}" if state.total else "begins"
+    if state.remaining is not None:
+        text += f", {duration(state.remaining)} left"
+    return (
+        f"<div class='negtrans-bar' role='progressbar' aria-valuenow='{percent}' aria-valuemin='0' "
+        f"aria-valuemax='100'><div style='width:{percent}%'></div><span>{percent}% ({text})</span></div>"
+    )
+
+
+def stage_html(state: TranslationSnapshot, url: Url) -> str:
+    """The render, its preview while it is translated, the comparison at the end."""
+    if state.source is None:
+        return "<div class='negtrans-empty'>Render and photograph are compared here.</div>"
+    source = url(state.number, state.source)
+    if state.result is None:
+        if not state.busy:
+            return _figure(source, state.size, "the render")
+        if state.preview is None:
+            return _figure(source, state.size, "the render, as it is now worked on")
+        return _figure(url(state.number, state.preview), state.size, f"foreseen at step {state.step} of {state.total}")
+    return comparison_html(source, url(state.number, state.result), state.size, ("render", "translated"))
+
+
+def _figure(source: str, size: tuple[int, int], caption: str) -> str:
+    width, height = size
+    return (
+        "<figure class='negtrans-figure'>"
+        f"<img src='{html.escape(source, quote=True)}' alt='{html.escape(caption, quote=True)}' "
+        f"style='aspect-ratio:{width}/{height};max-width:min(100%, calc(70vh * {width} / {height}))'>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def result_html(state: TranslationSnapshot, url: Url) -> str:
+    """The download and what was used; empty while there is no result."""
+    if state.result is None:
+        return ""
+    name, (width, height) = html.escape(state.result, quote=True), state.size
+    return (
+        f"<p class='negtrans-download'><a href='{url(state.number, name)}' download='{name}'>Download PNG</a> "
+        f"<span>{width} x {height}, its parameters inside</span></p>"
+        f"<details class='negtrans-used'><summary>What was used</summary><pre>{html.escape(state.infotext)}</pre>"
+        f"<p>{html.escape(state.cost)}</p></details>"
+    )

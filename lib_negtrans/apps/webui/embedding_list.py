@@ -1,0 +1,55 @@
+"""The embeddings that the webui has loaded: their names, and what identifies one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from modules import sd_hijack, shared
+
+from lib_negtrans.translation.arguments import NO_EMBEDDING
+
+from .refusal import TranslationRefused
+
+_SUFFIXES = (".pt", ".safetensors", ".bin")
+
+
+def loaded_names() -> list[str]:
+    """Names of the loaded embeddings, sorted; nothing is loaded for it."""
+    return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings, key=str.casefold)
+
+
+def choices() -> list[str]:
+    """The dropdown's choices; before a checkpoint is loaded, the files that there are."""
+    database = sd_hijack.model_hijack.embedding_db
+    if database.word_embeddings or database.skipped_embeddings:
+        return [NO_EMBEDDING, *loaded_names()]
+    folders = [Path(folder) for folder in (*database.embedding_dirs, shared.cmd_opts.embeddings_dir)]
+    files = {file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES}
+    return [NO_EMBEDDING, *sorted({file.stem for file in files}, key=str.casefold)]
+
+
+def rescanned_choices() -> list[str]:
+    """The choices after reading the embeddings folder again, sub-folders included."""
+    if shared.sd_model is not None:
+        sd_hijack.model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+    return choices()
+
+
+def fingerprint(name: str) -> str:
+    """Ten digits of the sha256 of an embedding's vectors as float32. Raises TranslationRefused for one not loaded."""
+    database = sd_hijack.model_hijack.embedding_db
+    if name not in database.word_embeddings:
+        database.load_textual_inversion_embeddings()  # looks at the disk if the folder has changed
+    embedding = database.word_embeddings.get(name)
+    if embedding is None:
+        if name in database.skipped_embeddings:
+            raise TranslationRefused(
+                f"The negative embedding {name} was made for another kind of model: choose one made for this one."
+            )
+        known = ", ".join(loaded_names()[:8]) or "none"
+        raise TranslationRefused(
+            f"There is no negative embedding {name}; loaded are {known}. Put its file into embeddings/ and refresh."
+        )
+    vectors = embedding.vec.detach().cpu().float().contiguous()
+    return hashlib.sha256(vectors.numpy().tobytes()).hexdigest()[:10]

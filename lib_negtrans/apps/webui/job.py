@@ -1,0 +1,219 @@
+"""One img2img job turned into a translation: what is put on its processing object, and taken off again.
+
+Nothing of the host is changed but the object `p` of this job, and during `p.init` one method of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+from modules import shared
+
+from lib_negtrans.options import ParamError
+from lib_negtrans.translation.arguments import TITLE, PanelValues, preset_of
+from lib_negtrans.translation.infotext import translation_fields
+from lib_negtrans.translation.params import TranslationParams
+from lib_negtrans.translation.plan import guidance_of
+
+from . import embedding_list, sampling
+from .combining import neutral_prompt_acts
+from .infotext_fields import EMBEDDING_KEY, HASH_KEY, PRESET_KEY, STOOD_DOWN_KEY, WEIGHT_KEY
+from .preserved import HANDED_OVER, Keeper, out_of_memory_refused
+from .refusal import TranslationRefused, refuse_host, refuse_job
+from .settings import MEAN_LATENT_KEY, option
+
+SAMPLER = "DDIM"
+_REPLACED = ("init", "setup_conds", "sample", "get_token_merging_ratio")
+_CHANGED = ("sampler_name", "scheduler", "extra_generation_params", "cached_c", "cached_uc", *HANDED_OVER)
+# the host writes these three itself
+_HOST_FIELDS = ("strength", "steps", "cfg_scale")
+
+
+class TranslationJob:
+    """The translation that a processing object does instead of plain img2img.
+
+    values() is asked when the job begins: an XYZ grid sets its axes one after the other on the way there.
+    """
+
+    def __init__(self, p: Any, values: Callable[[], PanelValues]) -> None:
+        self.p = p
+        self._values = values
+        self.enabled = True
+        self._params: TranslationParams | None = None
+        self._trigger: str | None = None
+        self._keeper: Keeper | None = None
+        self._originals: dict[str, Any] = {}
+
+    def check(self) -> tuple[PanelValues, TranslationParams]:
+        """The panel's values and the parameters with the host's sliders. Raises TranslationRefused."""
+        refuse_host()
+        try:
+            values = self._values()
+            steps, strength = _grid(self.p)
+            return values, values.params(steps, self.p.cfg_scale, strength)
+        except ParamError as error:
+            raise TranslationRefused(str(error)) from error
+
+    def _prepare(self) -> None:
+        """Parameters and embedding, checked against the checkpoint that is loaded by now, and into the infotext."""
+        p = self.p
+        values, params = self.check()
+        refuse_job(p, params.inverts)
+        params, stood_down = self._stand_down(params)
+        fields = {
+            "Script": TITLE,
+            **_own_fields(params),
+            PRESET_KEY: preset_of(values.options),
+            MEAN_LATENT_KEY: option("negtrans_mean_latent"),
+            STOOD_DOWN_KEY: stood_down,
+        }
+        self._trigger = None
+        if values.embedding is not None:
+            fields |= {
+                EMBEDDING_KEY: values.embedding,
+                WEIGHT_KEY: f"{values.embedding_weight:g}",
+                HASH_KEY: embedding_list.fingerprint(values.embedding),
+            }
+            self._trigger = trigger_text(values.embedding, values.embedding_weight)
+        p.extra_generation_params.update(fields)
+        self._params = params
+
+    def _stand_down(self, params: TranslationParams) -> tuple[TranslationParams, str | None]:
+        """Where neutral-prompt's keywords combine the predictions, plain guidance; and what that is instead of."""
+        ours = guidance_of(params)
+        if ours.is_plain or not neutral_prompt_acts(self.p.all_prompts):
+            return params, None
+        asked = params.guidance + (f", CFG rescale {params.cfg_rescale:g}" if params.cfg_rescale else "")
+        self.p.comment(f"{TITLE}: the neutral-prompt keywords in the prompt rule this picture, {asked} was not used.")
+        return replace(params, guidance="cfg", cfg_rescale=0.0), asked
+
+    def attach(self) -> None:
+        """Put the translation on the processing object. What was on it is kept for `detach`."""
+        p = self.p
+        self._originals = {name: vars(p)[name] for name in (*_REPLACED, *_CHANGED) if name in vars(p)}
+        p.extra_generation_params = dict(p.extra_generation_params)  # a grid's cells share one
+        # the host's own cache goes by the prompt's text and would give an embedding's former vectors (HOST.md fact 2)
+        p.cached_c, p.cached_uc = [None, None], [None, None]
+        for name in _REPLACED:
+            setattr(p, name, functools.partial(getattr(self, f"_{name}"), getattr(p, name)))
+        p._negtrans_job = self
+
+    def detach(self) -> None:
+        """Take it off: the Batch tab uses one object for all its pictures."""
+        for name in (*_REPLACED, *_CHANGED):
+            if name in self._originals:
+                setattr(self.p, name, self._originals[name])
+            else:
+                vars(self.p).pop(name, None)
+        vars(self.p).pop("_negtrans_job", None)
+
+    @contextmanager
+    def attached(self) -> Generator[None, None, None]:
+        """`attach`, and `detach` whatever happens."""
+        self.attach()
+        try:
+            yield
+        finally:
+            self.detach()
+
+    # What stands in for the methods of the processing object; each gets the one it stands for.
+
+    def _init(self, original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        if not self.enabled:
+            return original(*args, **kwargs)
+        p = self.p
+        self._prepare()
+        if p.sampler_name != SAMPLER:
+            p.comment(f"{TITLE} samples with {SAMPLER} on its own grid; {p.sampler_name} was not used.")
+            p.sampler_name = SAMPLER
+        p.scheduler = None  # it has none, and the infotext must not depend on what was chosen
+        if type(p).get_token_merging_ratio(p) > 0:
+            p.comment(f"{TITLE} switched token merging off: attention control needs every token.")
+        self._keeper = Keeper(p, self._params)
+        self._keeper.find()
+        with _mean_encoding(p.sd_model) if option("negtrans_mean_latent") else nullcontext():
+            return original(*args, **kwargs)
+
+    def _setup_conds(self, original: Callable[[], None]) -> None:
+        if not self.enabled or self._trigger is None:
+            return original()
+        p = self.p
+        typed = p.negative_prompts
+        p.negative_prompts = [with_trigger(self._trigger, text) for text in typed]
+        try:
+            return original()
+        finally:
+            p.negative_prompts = typed  # the infotext has the embedding in its own keys
+
+    def _sample(
+        self,
+        original: Callable[..., Any],
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        if not self.enabled:
+            return original(conditioning, unconditional_conditioning, *args, **kwargs)
+        refuse_job(self.p, inverts=False)  # the SD Unet is chosen after `init`
+        return out_of_memory_refused(
+            lambda: sampling.sample(self.p, self._params, conditioning, unconditional_conditioning, self._keeper)
+        )
+
+    def _get_token_merging_ratio(self, original: Callable[..., float], *args: Any, **kwargs: Any) -> float:
+        return 0.0 if self.enabled else original(*args, **kwargs)
+
+
+def trigger_text(name: str, weight: float) -> str:
+    """An embedding in the prompt's own syntax."""
+    return name if weight == 1.0 else f"({name}:{weight:g})"
+
+
+def with_trigger(trigger: str, prompt: str) -> str:
+    """The trigger before the prompt, unless the same word stands in it already."""
+    word = trigger.lstrip("(").partition(":")[0]
+    if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", prompt, re.IGNORECASE):
+        return prompt
+    return f"{trigger}, {prompt}" if prompt.strip() else trigger
+
+
+def _grid(p: Any) -> tuple[int, float]:
+    """Grid points and strength from the host's sliders.
+
+    With "do exactly the amount of steps the slider specifies" in the settings, these are the slider's
+    steps; step share says how many of them are taken.
+    """
+    strength = p.denoising_strength
+    if not shared.opts.img2img_fix_steps or not strength:
+        return p.steps, strength
+    return math.ceil(p.steps / strength - 1e-9), strength
+
+
+def _own_fields(params: TranslationParams) -> dict[str, Any]:
+    keys = {opt.infotext for name, opt in params.options().items() if name in _HOST_FIELDS}
+    return {key: value for key, value in translation_fields(params).items() if key not in keys}
+
+
+@contextmanager
+def _mean_encoding(model: Any) -> Generator[None, None, None]:
+    """While the context is open the checkpoint encodes to the mean of the VAE's distribution, not to a sample of it."""
+    original = model.get_first_stage_encoding
+    patched_before = "get_first_stage_encoding" in vars(model)
+
+    def mean(posterior: Any) -> Any:
+        return original(posterior.mode() if hasattr(posterior, "mode") and hasattr(posterior, "sample") else posterior)
+
+    model.get_first_stage_encoding = mean
+    try:
+        yield
+    finally:
+        if patched_before:
+            model.get_first_stage_encoding = original
+        else:
+            del model.get_first_stage_encoding

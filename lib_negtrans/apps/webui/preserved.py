@@ -1,0 +1,137 @@
+"""What a translation in the webui keeps of its source: masks found in the picture, colours put back before saving.
+
+A mask that was painted (the Inpaint tab, the API's `mask`) is the host's own affair and goes before any of ours. One of
+ours with "keep" is handed to the host as if it had been painted; with "translate" it only says where the garment is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from modules import devices, images, processing, shared
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from lib_negtrans.core.colour import to_latent_size
+from lib_negtrans.memory import free_memory, is_out_of_memory
+from lib_negtrans.pictures.images import ImageError, picture_from_pil
+from lib_negtrans.pictures.masks import Found, find_mask
+from lib_negtrans.translation.params import TranslationParams
+from lib_negtrans.translation.preservation import finished_picture
+
+from .refusal import TranslationRefused
+
+# what handing a mask to the host changes on its processing object, and what the host then leaves there
+HANDED_OVER = (
+    "image_mask", "inpainting_fill", "inpaint_full_res", "inpainting_mask_invert", "mask", "nmask", "mask_for_overlay",
+    "overlay_images",
+)  # fmt: skip
+
+
+class Keeper:
+    """For one job: its garment mask, and the finishing of its pictures."""
+
+    def __init__(self, p: Any, params: TranslationParams) -> None:
+        self.p, self.params = p, params
+        self._mask: Tensor | None = None  # (B or 1, 1, H, W), for the background that is translated apart
+
+    def find(self) -> None:
+        """Look for the mask that the parameters ask for; before the host's `init`. Raises TranslationRefused."""
+        p, source = self.p, self.params.mask
+        if source == "none":
+            return
+        if p.image_mask is not None:
+            if source != "file":
+                p.comment(f"Realistic Translation: the painted mask was used, mask {source} was not.")
+            return
+        if source == "file":
+            raise TranslationRefused("Mask is file, but none was painted: use the Inpaint tab, or choose another mask.")
+        found = [_find(image, source) for image in p.init_images]
+        masks = [one.mask for one in found if one.mask is not None]
+        if not masks:
+            p.comment(f"Realistic Translation: {found[0].how}.")
+            return
+        if self.params.background == "translate":
+            self._mask = torch.stack(
+                [self._fitted(one, image) for one, image in zip(found, p.init_images, strict=True)]
+            )
+            return
+        if any(one.mask is None or not torch.equal(one.mask, masks[0]) for one in found):
+            raise TranslationRefused("Each of these pictures has another mask: translate them one by one.")
+        p.image_mask = Image.fromarray((masks[0] * 255).round().to(torch.uint8).numpy())
+        p.inpainting_fill, p.inpaint_full_res, p.inpainting_mask_invert = 1, False, 0
+
+    def _fitted(self, found: Found, image: Any) -> Tensor:
+        """A mask (1, H, W) as the host fits the picture into the size that is asked for."""
+        width, height = self.p.width, self.p.height
+        if found.mask is None:
+            return torch.ones(1, height, width)
+        grey = Image.fromarray((found.mask * 255).round().to(torch.uint8).numpy())
+        if self.p.resize_mode != 3:
+            grey = images.resize_image(self.p.resize_mode, grey.convert("RGB"), width, height).convert("L")
+        else:  # the latent is resized
+            grey = grey.resize((width, height), Image.LANCZOS)
+        return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).reshape(1, height, width).float() / 255
+
+    def region(self, first_of_source: list[int], size: tuple[int, int]) -> Tensor | None:
+        """Where attention control acts, at the latents' (height, width), for the image that is each source's first."""
+        if self._mask is None:
+            return None
+        share = to_latent_size(self._mask, size)
+        return share if len(share) == 1 else share[first_of_source]
+
+    def finish(self, samples: Tensor, source_of: list[int], sources: Tensor) -> Any:
+        """Latents (B, 4, h, w) with the source's colours: latents again, or decoded as the host takes them."""
+        if self.params.colour == "off" or not self.params.colour_strength:
+            return samples
+        devices.test_for_nans(samples, "unet")
+        # the host puts the background back itself
+        params = replace(self.params, background="translate")
+
+        def decode_sources(_latents: Tensor) -> Tensor:
+            return self._decode(sources.to(samples))[source_of]
+
+        of_images = sources[source_of].to(samples)
+        picture = finished_picture(
+            params, samples, of_images, of_images, self._colour_mask(samples), self._decode, decode_sources
+        )
+        return processing.DecodedSamples(picture * 2 - 1)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        if shared.opts.sd_vae_decode_method != "Full":
+            self.p.extra_generation_params["VAE Decoder"] = shared.opts.sd_vae_decode_method
+        rows = processing.decode_latent_batch(self.p.sd_model, latents, target_device=devices.cpu, check_for_nans=True)
+        return (torch.stack(rows).float() / 2 + 0.5).clamp(0, 1)
+
+    def _colour_mask(self, samples: Tensor) -> Tensor | None:
+        """(B or 1, 1, H, W): our own mask, else the part that the host repaints."""
+        if self._mask is not None:
+            return self._mask
+        if self.p.nmask is None:
+            return None
+        repainted = self.p.nmask[:1].float().cpu()[None]
+        size = (samples.shape[2] * 8, samples.shape[3] * 8)
+        return interpolate(repainted, size=size, mode="bilinear", align_corners=False)
+
+
+def _find(image: Any, source: str) -> Found:
+    try:
+        return find_mask(picture_from_pil(image), source)
+    except ImageError as error:
+        raise TranslationRefused(f"The picture {error}") from error
+
+
+def out_of_memory_refused(run: Callable[[], Any]) -> Any:
+    """run(), with want of memory as a refusal in a sentence."""
+    try:
+        return run()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        refusal = TranslationRefused("This needs more memory than there is: choose a smaller width and height.")
+    free_memory()
+    raise refusal

@@ -1,0 +1,47 @@
+"""Saying no: one sentence that the webui shows under the picture and its API answers with status 422."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import sd_unet, shared
+
+from lib_negtrans.models.a1111 import WebuiHost, is_forge
+from lib_negtrans.models.protocol import HostError
+
+
+class TranslationRefused(Exception):
+    """The job cannot be done as asked. The host's API takes `status_code` and `detail` from the exception."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status_code = 422
+        self.detail = sentence
+
+
+def refuse_host() -> None:
+    """Refuse hosts whose sampling is another (HOST.md 3)."""
+    if is_forge():
+        raise TranslationRefused(
+            "Realistic Translation does not work on Forge yet: use AUTOMATIC1111's webui, or python -m lib_negtrans."
+        )
+
+
+def refuse_job(p: Any, inverts: bool) -> None:
+    """Raise TranslationRefused for what this job's settings make impossible, by the name it has on the page."""
+    try:
+        WebuiHost(p.sd_model)
+    except HostError as error:
+        raise TranslationRefused(str(error)) from error
+    if p.refiner_checkpoint not in (None, "", "None", "none"):
+        raise TranslationRefused("The refiner would exchange the model half way: switch Refiner off for this script.")
+    if getattr(shared.opts, "hypertile_enable_unet", False):
+        raise TranslationRefused(
+            "Hypertile cuts the attention into tiles: switch Settings > Hypertile > Enable Hypertile U-Net off."
+        )
+    if sd_unet.current_unet is not None:
+        raise TranslationRefused("Another UNet engine is active: set Settings > Stable Diffusion > SD Unet to None.")
+    if inverts and p.image_mask is not None and p.inpainting_fill in (2, 3):
+        raise TranslationRefused(
+            "Masked content is latent noise or nothing, which cannot be inverted: choose original or fill."
+        )

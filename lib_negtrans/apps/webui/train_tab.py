@@ -1,0 +1,62 @@
+"""The tab "Train Negative Embedding" in the webui."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from modules import infotext_utils, script_callbacks, scripts, shared
+
+from lib_negtrans.apps.panels.training_panel import TAB_ID, TITLE, TabOptions, build_train_tab
+
+from .registration import register_once
+from .webui_workplace import manager
+
+SCRIPT_TITLE = "Realistic Translation"
+
+
+def register() -> None:
+    """Add the tab whenever the webui builds its page."""
+    register_once(script_callbacks.on_ui_tabs, add_tab)
+
+
+def add_tab() -> list[tuple[Any, str, str]]:
+    """The tab as the host wants it: (blocks, title, element id)."""
+    # gradio and the trainer are imported when there is a page to build, not while the scripts are loaded
+    import gradio as gr
+
+    options = TabOptions(typed_folders=not shared.cmd_opts.hide_ui_dir_config, connect_use=connect_use)
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        build_train_tab(manager(), options)
+    return [(blocks, TITLE, TAB_ID)]
+
+
+def connect_use(button: Any) -> None:
+    """ "Use in img2img": the negative prompt gets the trigger word, the script is chosen, the page changes the tab."""
+    import gradio as gr
+
+    negative, choice = _negative_prompt(), _script_choice()
+    if negative is None or choice is None:
+        return
+
+    def fill(text: str) -> list[Any]:
+        name = manager().snapshot().name
+        words = [word for word in (text or "").split(",") if word.strip()]
+        if name and name not in (word.strip() for word in words):
+            words.append(f" {name}" if words else name)
+        return [",".join(words), gr.update(value=SCRIPT_TITLE)]
+
+    button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", queue=False, show_progress="hidden")
+
+
+def _negative_prompt() -> Any | None:
+    """img2img's negative prompt, from the list that pasting an infotext uses."""
+    fields = infotext_utils.paste_fields.get("img2img", {}).get("fields") or []
+    return next((field[0] for field in fields if field[1] == "Negative prompt"), None)
+
+
+def _script_choice() -> Any | None:
+    """img2img's Script dropdown, if our script is in it."""
+    runner = scripts.scripts_img2img
+    if SCRIPT_TITLE not in getattr(runner, "titles", []) or not runner.inputs:
+        return None
+    return runner.inputs[0]

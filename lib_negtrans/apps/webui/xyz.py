@@ -1,0 +1,141 @@
+"""Axes for the host's X/Y/Z plot: one for each of our options; any of them makes its cells translations.
+
+The plot is itself the chosen script, so ours does not run: an axis attaches the translation to the cell, with the
+values of our panel as it stands and those of the axes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from modules import script_callbacks, scripts
+
+from lib_negtrans.options import Option
+from lib_negtrans.translation import arguments
+from lib_negtrans.translation.arguments import PANEL_OPTIONS, TITLE, PanelValues
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+
+from . import embedding_list
+from .job import TranslationJob
+from .registration import register_once
+
+PREFIX = "[NegTrans] "
+# options that are the host's own sliders
+HOST_ATTRIBUTES = {"strength": "denoising_strength", "steps": "steps", "cfg_scale": "cfg_scale"}
+
+
+def register() -> Callable[[], None]:
+    """Add the axes whenever the webui builds its page."""
+    register_once(script_callbacks.on_before_ui, add_axes)
+    return remove_axes
+
+
+def add_axes() -> None:
+    """Add our axes to the plot's list, once."""
+    grid = _grid_module()
+    if grid is None:
+        return
+    remove_axes()
+    grid.axis_options.extend(_axes(grid))
+
+
+def remove_axes() -> None:
+    """Take our axes out of the plot's list."""
+    grid = _grid_module()
+    if grid is not None:
+        grid.axis_options[:] = [axis for axis in grid.axis_options if not axis.label.startswith(PREFIX)]
+
+
+def _grid_module() -> Any:
+    names = ("xyz_grid.py", "scripts.xyz_grid")
+    return next((data.module for data in scripts.scripts_data if data.script_class.__module__ in names), None)
+
+
+def _axes(grid: Any) -> list[Any]:
+    def axis(label: str, kind: type, name: str, **more: Any) -> Any:
+        return grid.AxisOptionImg2Img(f"{PREFIX}{label}", kind, _setter(name), **more)
+
+    axes = [
+        axis(TITLE, str, "enabled", choices=lambda: ["on", "off"], confirm=_confirm_choice(("on", "off"), TITLE)),
+        axis("Preset", str, "preset", choices=lambda: list(TRANSLATION_PRESETS)),
+        axis("Negative embedding", str, "embedding", choices=_embeddings),
+        axis(
+            "Embedding weight",
+            float,
+            "embedding_weight",
+            confirm=_confirm_range(*arguments.WEIGHT_RANGE, "Embedding weight"),
+        ),
+    ]
+    options = TranslationParams.options()
+    for name in ("strength", *PANEL_OPTIONS):
+        option = options[name]
+        kind = type(getattr(TranslationParams(), name))
+        axes.append(axis(option.label, kind, name, **_limits(option)))
+    return axes
+
+
+def _limits(option: Option) -> dict[str, Any]:
+    if option.choices is not None:
+        choices = option.choices
+        return {"choices": lambda: list(choices), "confirm": _confirm_choice(choices, option.label)}
+    if option.minimum is not None:
+        return {"confirm": _confirm_range(option.minimum, option.maximum, option.label)}
+    return {}
+
+
+def _embeddings() -> list[str]:
+    return embedding_list.choices()
+
+
+def _confirm_range(low: float, high: float, label: str) -> Callable[[Any, list[Any]], None]:
+    def confirm(_p: Any, values: list[Any]) -> None:
+        for value in values:
+            if not low <= value <= high:
+                raise ValueError(f"{label} must lie between {low:g} and {high:g}, not {value}.")
+
+    return confirm
+
+
+def _confirm_choice(choices: tuple[str, ...], label: str) -> Callable[[Any, list[Any]], None]:
+    def confirm(_p: Any, values: list[Any]) -> None:
+        for value in values:
+            if value not in choices:
+                raise ValueError(f"{label} must be one of {', '.join(choices)}, not {value!r}.")
+
+    return confirm
+
+
+def _setter(name: str) -> Callable[[Any, Any, list[Any]], None]:
+    def apply(p: Any, value: Any, _values: list[Any]) -> None:
+        job = vars(p).get("_negtrans_job")
+        if job is None:
+            job = _attach(p)
+        if name == "enabled":
+            job.enabled = value == "on"
+        elif name == "strength":
+            p.denoising_strength = value
+        else:
+            p._negtrans_xyz[name] = value
+            if name == "preset":  # as "Apply preset" sets the host's sliders
+                for option, attribute in HOST_ATTRIBUTES.items():
+                    setattr(p, attribute, TRANSLATION_PRESETS[value][1].get(option, getattr(p, attribute)))
+
+    return apply
+
+
+def _attach(p: Any) -> Any:
+    """The translation on one cell's own processing object, a copy that the plot throws away."""
+    script = next((s for s in p.scripts.selectable_scripts if s.title() == TITLE), None)
+    panel = list(p.script_args[script.args_from : script.args_to]) if script else arguments.defaults()
+    p._negtrans_xyz = {}
+    job = TranslationJob(p, lambda: _values(panel, p._negtrans_xyz))
+    job.attach()
+    return job
+
+
+def _values(panel: list[Any], axes: dict[str, Any]) -> PanelValues:
+    values = dict(zip(arguments.NAMES, panel, strict=True))
+    if "preset" in axes:
+        values.update(dict.fromkeys(PANEL_OPTIONS), source_prompt=values["source_prompt"])
+    return arguments.parse([{**values, **axes}[name] for name in arguments.NAMES])

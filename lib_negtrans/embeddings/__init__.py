@@ -1,0 +1,1 @@
+"""Textual inversion embeddings: their files, their cards, folders of them, and new ones from old."""

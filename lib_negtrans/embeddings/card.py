@@ -1,0 +1,83 @@
+"""What lies beside an embedding: NAME.json, which the webui's browser shows as a card, and NAME.preview.png."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lib_negtrans import __version__
+from lib_negtrans.files import atomic_write, write_text_atomic
+
+from .files import Embedding
+
+HASH_DIGITS = 10  # as the webui shows hashes
+
+
+def write_card(path: Path, embedding: Embedding, preview: str | Path | None = None) -> list[str]:
+    """Write both files; what a user has noted in the JSON stays. Returns sentences about what could not be written.
+
+    `.preview.png`, because the webui would try to load a plain NAME.png as an embedding.
+    """
+    try:
+        card = path.with_suffix(".json")
+        former = _former(card)
+        content = former | card_content(embedding)
+        licence = embedding.metadata.get("licence")
+        if licence and not former.get("notes"):
+            content["notes"] = f"Licence: {licence}"
+        write_text_atomic(card, json.dumps(content, indent=1, ensure_ascii=False))
+        if preview is not None:
+            with atomic_write(path.with_suffix(".preview.png")) as temporary:
+                shutil.copyfile(preview, temporary)
+    except OSError as error:
+        reason = error.strerror or error
+        return [f"The card of {path.stem} could not be written ({reason}); the embedding itself is whole."]
+    return []
+
+
+def card_content(embedding: Embedding) -> dict[str, Any]:
+    """The webui's fields, and under "negtrans" everything that is known of the embedding."""
+    known = {
+        "kind": "negative embedding",
+        "version": __version__,
+        "vectors": len(embedding.vectors),
+        "step": embedding.step,
+        "checkpoint": embedding.checkpoint_name,
+        "checkpoint_hash": embedding.checkpoint_hash,
+        **embedding.metadata,
+    }
+    return {
+        "description": describe(embedding),
+        "sd version": "SD1",
+        "activation text": embedding.name,
+        "preferred weight": embedding.metadata.get("recommended_weight", 1.0),
+        "negtrans": known,
+    }
+
+
+def describe(embedding: Embedding) -> str:
+    """What it is, in a few words for a person."""
+    told = embedding.metadata
+    strength = f", strength {told['strength']:g}" if isinstance(told.get("strength"), int | float) else ""
+    count = len(embedding.vectors)
+    parts = [f"{count} vector{'s' if count > 1 else ''}"]
+    if embedding.step is not None:
+        parts.append(f"{embedding.step} steps")
+    if told.get("images"):
+        parts.append(f"{told['images']} renders" + (f" and {told['photos']} photos" if told.get("photos") else ""))
+    if told.get("made_from"):
+        parts.append(str(told["made_from"]))
+    base = f" Base: {embedding.checkpoint_name}" if embedding.checkpoint_name else ""
+    if base and embedding.checkpoint_hash:
+        base += f" [{embedding.checkpoint_hash[:HASH_DIGITS]}]"
+    return f"For the negative prompt of Realistic Translation{strength}. {', '.join(parts)}.{base}{'.' if base else ''}"
+
+
+def _former(card: Path) -> dict:
+    try:
+        former = json.loads(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return former if isinstance(former, dict) else {}

@@ -1,1 +1,0 @@
-"""AUTOMATIC1111 stable-diffusion-webui: the only package that imports `modules.*`."""

@@ -1,0 +1,133 @@
+"""Processes that `accelerate launch` or `torchrun` started together: who is who, and what all of them did in the end.
+
+They share no process group: a folder's claims divide the work, and one small file each tells the main process the
+counts. So a collective's time limit cannot end a run whose pictures take long, and no network is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lib_negtrans.files import write_text_atomic
+
+from .claims import is_running
+
+WAIT = 0.3  # seconds between looks at the others
+BEFORE = 60.0  # seconds by which another process may have been started earlier
+FORGOTTEN = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Launched:
+    """This process among those started together; alone it is 0 of 1."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    @classmethod
+    def from_environment(cls) -> Launched:
+        """As `accelerate launch` and `torchrun` set it."""
+        names = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0), ("LOCAL_WORLD_SIZE", 1))
+        values = [int(os.environ.get(name) or default) for name, default in names]
+        if "LOCAL_WORLD_SIZE" not in os.environ:
+            values[3] = values[1]
+        return cls(*values)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def device(self) -> str | None:
+        """This process's GPU where several processes share a machine's; None leaves the choice open."""
+        if self.local_count < 2 or not torch.cuda.is_available():
+            return None
+        return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+
+    def share_cores(self) -> None:
+        """Divide the machine's cores between its processes: twice as many threads as cores are slower than one each."""
+        # torchrun sets 1 where the user set nothing
+        if self.local_count > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.local_count))
+
+
+class SharedCounts:
+    """The counts of every process of one launch, through files in `folder`/.negtrans-run."""
+
+    def __init__(self, folder: Path, launched: Launched) -> None:
+        self.launched = launched
+        self._folder = folder / ".negtrans-run"
+        names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
+        run = [os.environ.get(name, "") for name in names]
+        if launched.local_count == launched.count:
+            run.append(str(os.getppid()))  # all have one parent
+        self._run = hashlib.sha256("\n".join(run).encode()).hexdigest()[:12]
+        self._began = time.time()
+        if launched.count > 1:
+            self._write(None)
+
+    def began(self) -> float:
+        """When the first of all processes that are there by now began, as time.time()."""
+        if self.launched.count == 1:
+            return self._began
+        others = filter(None, (self._read(rank) for rank in range(self.launched.count)))
+        return min([self._began, *(found["began"] for found in others)])
+
+    def _file(self, rank: int) -> Path:
+        return self._folder / f"{self._run}-{rank}.json"
+
+    def _write(self, counts: dict[str, int] | None) -> None:
+        content = {"host": socket.gethostname(), "pid": os.getpid(), "began": self._began, "counts": counts}
+        write_text_atomic(self._file(self.launched.rank), json.dumps(content))
+
+    def finish(self, counts: dict[str, int]) -> tuple[dict[str, int], list[int]]:
+        """Tell this process's counts. In the main one: waits for all, gives their sums and who ended without any."""
+        if self.launched.count == 1:
+            return counts, []
+        self._write(counts)
+        if not self.launched.is_main:
+            return counts, []
+        total, lost = Counter(counts), []
+        for rank in range(1, self.launched.count):
+            theirs = self._wait_for(rank)
+            if theirs is None:
+                lost.append(rank)
+            else:
+                total.update(theirs)
+        for file in self._folder.glob("*.json"):  # what interrupted runs left too
+            if file.name.startswith(self._run) or time.time() - file.stat().st_mtime > FORGOTTEN:
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+        return dict(total), lost
+
+    def _wait_for(self, rank: int) -> dict[str, int] | None:
+        while True:
+            found = self._read(rank)
+            if found is not None and found["counts"] is not None:
+                return found["counts"]
+            if found is None and time.time() - self._began > BEFORE:
+                return None  # it never began
+            if found is not None and found["host"] == socket.gethostname() and not is_running(found["pid"]):
+                found = self._read(rank)  # it may have ended properly between the two looks
+                return found and found["counts"]
+            time.sleep(WAIT)
+
+    def _read(self, rank: int) -> dict | None:
+        try:
+            found = json.loads(self._file(rank).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        # what an earlier run left under the same port says nothing
+        return found if found["began"] > self._began - BEFORE else None

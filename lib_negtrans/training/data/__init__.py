@@ -1,0 +1,1 @@
+"""What a training learns from: folders, captions, latents, and the rows of a step."""

@@ -1,0 +1,151 @@
+"""What the vectors are worth on pictures that are not trained on: loss with them, and without them.
+
+Noise and timesteps are fixed, so that every measurement of a run is on the same rows and differs by the vectors alone.
+The gain is how much smaller the loss is with the trigger word in the caption than without it, as a share of the latter.
+On renders it holds what the vectors say about such pictures at all, on photos what is not about being rendered; the
+difference, the gap, is what they have learnt about the rendered look.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.training.data.batch import Row, stack
+from lib_negtrans.training.data.captions import Captions
+from lib_negtrans.training.data.latents import Dataset
+from lib_negtrans.training.objective import Model, Rows, encode_once, reconstruct
+from lib_negtrans.training.params import TrainingParams
+
+MAXIMUM_PICTURES = 16  # of a kind: enough for the sign of a gain, cheap beside the steps in between
+TIMESTEPS = 4  # for each picture, spread over the range
+BATCH = 4  # at least: without gradients it takes less memory than one row of training
+SEED = 20410  # of the fixed noise; not the run's, so that runs of other seeds are measured alike
+
+
+@dataclass(frozen=True)
+class Gain:
+    """loss: with the vectors, mean over the rows. value: 1 - loss/(loss without). error: standard error of value."""
+
+    loss: float
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a validation found; photos and gap are None where there are no photos."""
+
+    renders: Gain
+    photos: Gain | None
+
+    @property
+    def gap(self) -> float | None:
+        """Gain on renders minus gain on photos."""
+        return None if self.photos is None else self.renders.value - self.photos.value
+
+    @property
+    def gap_error(self) -> float | None:
+        return None if self.photos is None else math.hypot(self.renders.error, self.photos.error)
+
+    @property
+    def value(self) -> float:
+        """What is better when larger: the gap, or without photos the gain."""
+        return self.renders.value if self.gap is None else self.gap
+
+
+@dataclass(frozen=True)
+class _Batch:
+    rows: Rows  # captions with the trigger word
+    without: tuple[str, ...]
+    pictures: list[int]
+
+
+class Validation:
+    """Measures vectors on held-out renders, and photos if there are some. Uses no random state but its own."""
+
+    def __init__(
+        self,
+        host: ModelHost,
+        params: TrainingParams,
+        captions: Captions,
+        name: str,
+        renders: Dataset,
+        photos: Dataset | None = None,
+    ):
+        self.host, self.name = host, name
+        self.kinds = {"renders": _batches(renders, params, captions, name)}
+        if photos is not None:
+            self.kinds["photos"] = _batches(photos, params, captions, name)
+        self._without: dict[str, list[Tensor]] = {}  # it does not depend on the vectors: computed once
+
+    def measure(self, vectors: Tensor) -> Measurement:
+        """Gains of vectors (n, width)."""
+        with torch.inference_mode(False), torch.no_grad():
+            gains = {kind: self._gain(kind, batches, vectors) for kind, batches in self.kinds.items()}
+        return Measurement(gains["renders"], gains.get("photos"))
+
+    def _gain(self, kind: str, batches: Sequence[_Batch], vectors: Tensor) -> Gain:
+        if kind not in self._without:
+            self._without[kind] = [self._losses(batch.rows, batch.without, None) for batch in batches]
+        with_vectors = torch.cat([self._losses(batch.rows, batch.rows.captions, vectors) for batch in batches])
+        return gain(with_vectors, torch.cat(self._without[kind]), [p for batch in batches for p in batch.pictures])
+
+    def _losses(self, rows: Rows, captions: tuple[str, ...], vectors: Tensor | None) -> Tensor:
+        embeddings = None if vectors is None else {self.name: vectors}
+        model = Model(
+            self.host.predict_noise,
+            lambda texts: encode_once(lambda some: self.host.encode_prompts(some, embeddings), texts),
+            self.host.alphas_cumprod,
+            self.host.prediction_type,
+        )
+        rows = Rows(
+            rows.latents.to(self.host.device), rows.noise.to(self.host.device), rows.timesteps.to(self.host.device),
+            captions, None if rows.weights is None else rows.weights.to(self.host.device),
+        )  # fmt: skip
+        return reconstruct(model, rows).double().cpu()
+
+
+def gain(with_vectors: Tensor, without: Tensor, pictures: Sequence[int]) -> Gain:
+    """From the losses (rows,) and which picture each row is of. The error is over pictures, or of few over rows."""
+    difference = (without - with_vectors).double()
+    number = torch.tensor(pictures)
+    means = torch.stack([difference[number == p].mean() for p in number.unique()])
+    samples = means if len(means) >= 4 else difference
+    error = float(samples.std() / len(samples) ** 0.5) if len(samples) > 1 else math.inf
+    scale = float(without.double().mean())
+    return Gain(float(with_vectors.double().mean()), float(difference.mean()) / scale, error / scale)
+
+
+def _batches(dataset: Dataset, params: TrainingParams, captions: Captions, name: str) -> list[_Batch]:
+    """Fixed rows of up to MAXIMUM_PICTURES pictures spread over the dataset, in batches of one shape."""
+    generator = torch.Generator().manual_seed(SEED)
+    step = max(1.0, len(dataset) / MAXIMUM_PICTURES)
+    chosen = [int(i * step) for i in range(min(len(dataset), MAXIMUM_PICTURES))]
+    low, high = params.timesteps
+    rows: list[tuple[Row, str, int]] = []
+    for index in chosen:
+        picture, words = dataset.encoded(index), dataset.report.entries[index].words
+        caption, without = captions.fill(0, name, words), captions.fill(0, "", words)
+        for k in range(TIMESTEPS):
+            place = (k + float(torch.rand((), generator=generator))) / TIMESTEPS
+            timestep = min(high, low + int((high - low + 1) * place))
+            noise = torch.randn(picture.mean.shape, generator=generator)
+            rows.append((Row(picture.mean, noise, timestep, caption, picture.weight), without, index))
+    rows.sort(key=lambda row: row[0].latent.shape)  # stable
+    batches: list[list[tuple[Row, str, int]]] = []
+    for row in rows:
+        last = batches[-1] if batches else []
+        if last and len(last) < max(BATCH, params.batch_size) and last[0][0].latent.shape == row[0].latent.shape:
+            last.append(row)
+        else:
+            batches.append([row])
+    return [
+        _Batch(stack([row for row, _, _ in batch]), tuple(w for _, w, _ in batch), [i for _, _, i in batch])
+        for batch in batches
+    ]

@@ -1,0 +1,1 @@
+"""One picture from render to photograph, and a folder of them."""

@@ -1,0 +1,90 @@
+"""What was used, as PNG text in the webui's form, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from lib_negtrans import __version__
+
+from .params import TranslationParams
+
+_PAIR = re.compile(r'\s*(\w[\w \-/]*?):\s*("(?:\\.|[^"\\])+"|[^,]*)(?:,|$)')
+VERSION_KEY = "NegTrans version"
+# the negative embedding has keys of its own where it is chosen from a list: the negative prompt is then as it was typed
+EMBEDDING_KEY = "NegTrans negative embedding"
+WEIGHT_KEY = "NegTrans embedding weight"
+_NEGATIVE = "Negative prompt:"
+# the webui's own keys stand for ours where these are missing
+_SHARED_KEYS = {"steps": "Steps", "cfg_scale": "CFG scale", "strength": "Denoising strength"}
+
+
+def _quote(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n]', text) or text != text.strip() else text
+
+
+def translation_fields(params: TranslationParams) -> dict[str, object]:
+    """Infotext key -> value for every option that has a key; empty texts, and what does nothing here, are left out."""
+    named = {name: opt.infotext for name, opt in params.options().items() if opt.infotext and params.applies(name)}
+    fields = {key: getattr(params, name) for name, key in named.items()}
+    return {VERSION_KEY: __version__} | {key: value for key, value in fields.items() if value != ""}
+
+
+def format_infotext(params: TranslationParams, size: tuple[int, int], extra: dict[str, object] | None = None) -> str:
+    """The `parameters` text of a PNG: prompt, negative prompt and one line of pairs; size is (width, height)."""
+    fields = {
+        "Steps": params.steps, "Sampler": "DDIM", "CFG scale": params.cfg_scale, "Seed": params.seed,
+        "Size": f"{size[0]}x{size[1]}", "Denoising strength": params.strength, "Script": "Realistic Translation",
+        **translation_fields(params), **(extra or {}),
+    }  # fmt: skip
+    lines = [params.prompt, f"Negative prompt: {params.negative_prompt}" if params.negative_prompt else None]
+    pairs = ", ".join(f"{key}: {_quote(value)}" for key, value in fields.items())
+    return "\n".join([line for line in lines if line is not None] + [pairs])
+
+
+def parse_pairs(line: str) -> dict[str, str]:
+    """The pairs of an infotext's last line, unquoted."""
+    return {
+        key: json.loads(value) if value.startswith('"') and value.endswith('"') else value.strip()
+        for key, value in _PAIR.findall(line)
+    }
+
+
+def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
+    """Prompt, negative prompt and the pairs of a PNG's `parameters`; all empty for a text of another kind."""
+    *lines, last = text.strip().split("\n")
+    pairs = parse_pairs(last)
+    if "Steps" not in pairs:
+        return "", "", {}
+    at = next((number for number, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
+    negative = "\n".join(lines[at:])[len(_NEGATIVE) :].strip()
+    return "\n".join(lines[:at]).strip(), negative, pairs
+
+
+def settings_from_infotext(text: str) -> dict[str, object]:
+    """Every option of a translation that a PNG's `parameters` name, prompts included, typed; {} for no picture of ours.
+
+    Raises ValueError for a bad number.
+    """
+    prompt, negative, pairs = parse_infotext(text)
+    if not any(key.startswith("NegTrans ") for key in pairs):
+        return {}
+    options, defaults = TranslationParams.options(), TranslationParams()
+    shared = {options[name].infotext: pairs[key] for name, key in _SHARED_KEYS.items() if key in pairs}
+    result: dict[str, object] = {"prompt": prompt, "negative_prompt": negative}
+    if "Seed" in pairs:
+        result["seed"] = int(pairs["Seed"])
+    # an empty text is not written, nor what does nothing
+    result |= {name: getattr(defaults, name) for name, opt in options.items() if opt.infotext}
+    return result | translation_params_from_fields({**shared, **pairs})
+
+
+def translation_params_from_fields(fields: dict[str, str]) -> dict[str, object]:
+    """Field name -> typed value for every infotext key of ours that is present. Raises ValueError for a bad number."""
+    result: dict[str, object] = {}
+    for name, opt in TranslationParams.options().items():
+        if opt.infotext in fields:
+            default = getattr(TranslationParams(), name)
+            result[name] = type(default)(fields[opt.infotext])
+    return result
