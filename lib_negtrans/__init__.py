@@ -7,24 +7,19 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "Embedding": "embeddings.files",
-    "Picture": "pictures.images",
-    "Translation": "translation.pipeline",
-    "TranslationParams": "translation.params",
-    "load_model": "models.standalone",
-    "load_picture": "pictures.images",
-    "read_embedding": "embeddings.files",
-    "to_pil": "pictures.images",
-    "translate": "translation.pipeline",
-    "translate_image": "translation.pipeline",
-    "translation_preset": "translation.params",
+_MODULES = {
+    "embeddings.files": ("Embedding", "read_embedding"),
+    "models.standalone": ("load_model",),
+    "pictures.images": ("Picture", "load_picture", "to_pil"),
+    "translation.params": ("TranslationParams", "translation_preset"),
+    "translation.pipeline": ("Translation", "translate", "translate_image"),
 }
-__all__ = [*_PUBLIC, "__version__"]
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [*_MODULE_OF, "__version__"]
 
 
 def __getattr__(name: str) -> object:
     """A public name, from its module on first use: the webui must not import diffusers for the version's sake."""
-    if name not in _PUBLIC:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

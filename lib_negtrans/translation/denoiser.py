@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -123,27 +122,6 @@ class GuidedDenoiser(ABC):
         return features
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """Contexts (1, 77*k, width) of the prompts; unconditional only where the inversion needs guidance."""
-
-    cond: Tensor
-    negative: Tensor
-    source: Tensor
-    unconditional: Tensor | None
-    empty: Tensor | None = None  # beside cond and negative, where the guidance needs it and the prompt is another
-
-
-def encode_conditioning(host: ModelHost, params: TranslationParams, embeddings: Mapping[str, Tensor]) -> Conditioning:
-    """Encode the prompts of a translation; cond and negative come out with the same number of chunks."""
-    prompts = [params.prompt, params.negative_prompt, *([""] if params.guidance != "cfg" else [])]
-    cond, negative, *others = host.encode_prompts(prompts, embeddings).split(1)
-    empty = next((other for other in others if not torch.equal(other, cond)), None)
-    source = host.encode_prompts([params.source_prompt], embeddings)
-    unconditional = host.encode_prompts([""]) if params.inverts_guided else None
-    return Conditioning(cond, negative, source, unconditional, empty)
-
-
 class StandaloneDenoiser(GuidedDenoiser):
     """A translation on a host of our own: no row is computed whose result cannot matter or is known already.
 
@@ -163,8 +141,12 @@ class StandaloneDenoiser(GuidedDenoiser):
         schedule = Schedule(host.alphas_cumprod, params.timesteps, host.prediction_type)
         super().__init__(params, host.unet, latent, schedule, region=controlled_region(params, mask, size))
         self.host = host
-        self.conditioning = prompts = encode_conditioning(host, params, embeddings)
-        self.source_context = prompts.source
+        # contexts (1, 77*k, width): of one length where they are rows of one call
+        prompts = [params.prompt, params.negative_prompt, *([""] if self.guide.needs_unconditional else [])]
+        self._cond, self._negative, *others = host.encode_prompts(prompts, embeddings).split(1)
+        self._empty = next((other for other in others if not torch.equal(other, self._cond)), None)
+        self.source_context = host.encode_prompts([params.source_prompt], embeddings)
+        self._unconditional = host.encode_prompts([""]) if params.inverts_guided else None
         if params.start != "inversion":
             generator = torch.Generator().manual_seed(params.seed)
             self.noise = torch.randn(latent.shape, generator=generator).to(latent)
@@ -173,12 +155,12 @@ class StandaloneDenoiser(GuidedDenoiser):
         # a call's memory grows with its rows, and the CPU's speed does not where one row is large
         self._together = latent.device.type != "cpu" or size[0] * size[1] <= LARGE
         # under TAC the two branches differ even for equal prompts, unless it controls both
-        self._same_prompts = torch.equal(prompts.cond, prompts.negative)
+        self._same_prompts = torch.equal(self._cond, self._negative)
         self._source_is_cond = (
-            params.source_prompt == params.prompt and not self.tac.both_halves and prompts.empty is None
+            params.source_prompt == params.prompt and not self.tac.both_halves and self._empty is None
         )
         # once more captured rather than recomputed: the source's output is then the conditional one
-        self._first_known = params.features_from == "captured" and torch.equal(prompts.source, prompts.cond)
+        self._first_known = params.features_from == "captured" and torch.equal(self.source_context, self._cond)
         self.counts = dict.fromkeys(("inversion", "guided", "source", "beside"), 0)
 
     def state(self) -> Hashable:
@@ -190,14 +172,13 @@ class StandaloneDenoiser(GuidedDenoiser):
             yield
 
     def inversion(self, z: Tensor, timestep: int) -> Tensor:
-        prompts = self.conditioning
-        if prompts.unconditional is None:
-            return self._evaluate("inversion", z, timestep, prompts.source)[0]
-        uncond, cond = self._evaluate("inversion", z, timestep, prompts.unconditional, prompts.source)
+        if self._unconditional is None:
+            return self._evaluate("inversion", z, timestep, self.source_context)[0]
+        uncond, cond = self._evaluate("inversion", z, timestep, self._unconditional, self.source_context)
         return guidance.cfg(uncond, cond, self.params.cfg_scale)
 
     def source(self, z: Tensor, timestep: int) -> Tensor:
-        return self._evaluate("source", z, timestep, self.conditioning.source)[0]
+        return self._evaluate("source", z, timestep, self.source_context)[0]
 
     def guided(self, z: Tensor, position: int, source: Source) -> Tensor:
         timestep, known, beside = self.schedule.timestep(position), None, None
@@ -240,12 +221,12 @@ class StandaloneDenoiser(GuidedDenoiser):
         contexts: dict[str, Tensor] = {}
         rows: dict[str, list[int]] = {}
         if guides and not (self._same_prompts and (source is None or self.tac.both_halves)):
-            contexts["negative"] = self.conditioning.negative
+            contexts["negative"] = self._negative
             rows["negative"] = every if self.tac.both_halves else [-1] * len(every)
-        if guides and self.conditioning.empty is not None:
-            contexts["empty"], rows["empty"] = self.conditioning.empty, every
+        if guides and self._empty is not None:
+            contexts["empty"], rows["empty"] = self._empty, every
         if known is None:
-            contexts["cond"], rows["cond"] = self.conditioning.cond, every
+            contexts["cond"], rows["cond"] = self._cond, every
         return contexts, rows
 
     def _evaluate(
@@ -258,7 +239,7 @@ class StandaloneDenoiser(GuidedDenoiser):
         if beside is not None:
             self.counts["source"] += batch
             self.counts["beside"] += batch
-            latents, contexts = [beside, *latents], (self.conditioning.source, *contexts)
+            latents, contexts = [beside, *latents], (self.source_context, *contexts)
         context = torch.cat([c.expand(batch, -1, -1) for c in contexts])
         output = self.host.predict_noise(torch.cat(latents), timestep, context)
         if not torch.isfinite(output).all():
