@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_negtrans.core.colour import WAYS as COLOUR_WAYS
-from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
+from lib_negtrans.core.guidance import OPTIONS as GUIDANCE_OPTIONS
+from lib_negtrans.core.guidance import VARIANTS
 from lib_negtrans.core.schedule import thinned, timestep_grid
 from lib_negtrans.core.translate import controlled_steps
 from lib_negtrans.options import ParamError, Params, option
@@ -15,7 +16,22 @@ from lib_negtrans.options import ParamError, Params, option
 DEPTHS = 4  # resolutions of an SD1 UNet
 
 
+def _with_guidance_options(params: type) -> type:
+    """The options of every guidance variant, which apply under it, as fields behind `guidance`."""
+    annotations: dict[str, Any] = {}
+    for name, kind in params.__annotations__.items():
+        annotations[name] = kind
+        if name == "guidance":
+            for own, (variant, described) in GUIDANCE_OPTIONS.items():
+                annotations[own] = described.type
+                applies = ("guidance", (variant,))
+                setattr(params, own, option(described.default, **described.metadata, advanced=True, applies=applies))
+    params.__annotations__ = annotations
+    return params
+
+
 @dataclass
+@_with_guidance_options
 class TranslationParams(Params):
     """One translation. Defaults are ours; `preset("fashionr2r")` is the published code's behaviour."""
 
@@ -60,42 +76,8 @@ class TranslationParams(Params):
     )  # fmt: skip
     guidance: str = option(
         "cfg", "Guidance",
-        "What of the negative is subtracted: all (cfg), what does not oppose the prompt (perp), its strongest values "
-        "(topk), where it outweighs the prompt (salience), each channel's strongest, in chosen steps (sega).",
-        choices=GUIDANCE_KINDS, infotext="NegTrans guidance",
-    )  # fmt: skip
-    topk_ratio: float = option(
-        0.1, "Top-k ratio",
-        "Guidance topk: the share of the negative's values, from the largest, that is subtracted. 0.1 likes CFG scale "
-        "15; 1 is cfg.",
-        minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
-        advanced=True, applies=("guidance", ("topk",)),
-    )  # fmt: skip
-    sega_threshold: float = option(
-        0.9, "SEGA threshold",
-        "Guidance sega: values below this quantile of their channel stay. 0.9 likes CFG scale 15; 0 subtracts all.",
-        minimum=0.0, maximum=0.99, step=0.01, infotext="NegTrans SEGA threshold",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_warmup: int = option(
-        1, "SEGA warm-up", "Guidance sega: steps before the negative is first subtracted.",
-        minimum=0, maximum=999, step=1, infotext="NegTrans SEGA warm-up",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_cooldown: int = option(
-        0, "SEGA cool-down", "Guidance sega: the step from which the negative is no longer subtracted; 0 is never.",
-        minimum=0, maximum=999, step=1, infotext="NegTrans SEGA cool-down",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_momentum: float = option(
-        0.1, "SEGA momentum", "Guidance sega: share of the earlier steps' direction that is added to each step's.",
-        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans SEGA momentum",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_beta: float = option(
-        0.4, "SEGA momentum decay", "Guidance sega: how slowly the earlier steps' direction is forgotten.",
-        minimum=0.0, maximum=0.99, step=0.05, infotext="NegTrans SEGA momentum decay",
-        advanced=True, applies=("guidance", ("sega",)),
+        f"What of the negative is subtracted: {', '.join(f'{v.subtracts} ({name})' for name, v in VARIANTS.items())}.",
+        choices=tuple(VARIANTS), infotext="NegTrans guidance",
     )  # fmt: skip
     cfg_rescale: float = option(
         0.0, "CFG rescale", "Brings the guided prediction's contrast back to the unguided one's: 0 is off, 1 wholly.",

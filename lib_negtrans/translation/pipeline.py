@@ -96,7 +96,7 @@ class Conditioning:
 
 def encode_conditioning(host: ModelHost, params: TranslationParams, embeddings: Mapping[str, Tensor]) -> Conditioning:
     """Encode the prompts of a translation; cond and negative come out with the same number of chunks."""
-    prompts = [params.prompt, params.negative_prompt, *([""] if params.guidance != "cfg" else [])]
+    prompts = [params.prompt, params.negative_prompt, *([""] if guidance_of(params).needs_unconditional else [])]
     cond, negative, *others = host.encode_prompts(prompts, embeddings).split(1)
     empty = next((other for other in others if not torch.equal(other, cond)), None)
     source = host.encode_prompts([params.source_prompt], embeddings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lib_negtrans.options import ParamError
 
 from .params import TranslationParams
-from .plan import inversion_rows
+from .plan import guidance_of, guided_rows, inversion_rows
 
 # self-attention layers of SD1 by how many pixels a token stands for (METHOD.md 4)
 _LAYERS_BY_AREA = {64: 5, 256: 5, 1024: 5, 4096: 1}
@@ -39,7 +39,10 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
     away = "the negative prompt"
     if embedding:
         away = f"{embedding}{'' if weight == 1 else f' (weight {weight:g})'} and {away}"
-    sentences.append(f"Then {used} steps away from {away}, CFG scale {params.cfg_scale:g}{_guidance(params)}.")
+    kept = guidance_of(params).variant.kept()
+    sentences.append(
+        f"Then {used} steps away from {away}, CFG scale {params.cfg_scale:g}{f', {kept}' if kept else ''}."
+    )
     layers = _layers(params)
     if tac_steps and layers:
         follow = "follow" if params.tac_blend == 1 else f"follow to {100 * params.tac_blend:g} %"
@@ -47,8 +50,7 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
     else:
         sentences.append("Attention control is off: texture may change.")
     source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
-    rows = 3 if params.guidance != "cfg" and params.prompt.strip() else 2
-    calls = used * rows + rows_up + source_calls
+    calls = used * guided_rows(params) + rows_up + source_calls
     sentences.append(f"About {calls} model evaluations.")
     if params.colour != "off" and params.colour_strength:
         sentences.append("Colour and tone are taken back from the render.")
@@ -58,17 +60,6 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
     if params.strength > _LARGE_STRENGTH:
         sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3 to 0.5.")
     return " ".join(sentences)
-
-
-def _guidance(params: TranslationParams) -> str:
-    """What of the negative counts, where it is not all of it."""
-    kept = {
-        "perp": "what opposes the prompt left out",
-        "topk": f"the strongest {100 * params.topk_ratio:g} % of it only",
-        "salience": "only where it outweighs the prompt",
-        "sega": f"the strongest {100 * (1 - params.sega_threshold):g} % of each channel only",
-    }
-    return f", {kept[params.guidance]}" if params.guidance in kept else ""
 
 
 def _layers(params: TranslationParams) -> int:
