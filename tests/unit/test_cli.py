@@ -163,10 +163,20 @@ def test_the_output_inside_the_input_is_not_translated_again(tmp_path):
     assert [item.source.name for item in plan(tmp_path, tmp_path / "out")] == ["a.png"]
 
 
-def test_negatives_join_the_prompt_once():
+@pytest.mark.parametrize(
+    ("typed", "used"),
+    [
+        ("blurry, neg-c", "neg-a, (neg-b:1.3), blurry, neg-c"),
+        ("(neg-b:0.5), Neg-A", "neg-c, (neg-b:0.5), Neg-A"),
+        ("neg-a-2, neg-bb, xneg-c", "neg-a, (neg-b:1.3), neg-c, neg-a-2, neg-bb, xneg-c"),
+        ("", "neg-a, (neg-b:1.3), neg-c"),
+    ],
+    ids=["one typed", "weighted or in capitals", "only parts of other words", "none typed"],
+)
+def test_negatives_join_the_prompt_once(typed, used):
     negatives = [Negative("neg-a", None), Negative("neg-b", None, 1.3), Negative("neg-c", None)]
-    params, embeddings = with_negatives(TranslationParams(negative_prompt="blurry, neg-c"), negatives)
-    assert params.negative_prompt == "neg-a, (neg-b:1.3), blurry, neg-c"
+    params, embeddings = with_negatives(TranslationParams(negative_prompt=typed), negatives)
+    assert params.negative_prompt == used
     assert list(embeddings) == ["neg-a", "neg-b", "neg-c"]
 
 

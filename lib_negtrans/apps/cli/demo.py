@@ -23,6 +23,7 @@ from lib_negtrans.training import events
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.translation.negatives import Negative
 
 from .common_options import load_host
 from .reporting import EXIT_DONE, EXIT_INTERRUPTED, CallError
@@ -106,7 +107,7 @@ def _translate(
     """Whole pictures (3, H, W) by the name of what was done with them, and what each way cost."""
     originals = [render.rgb for render in renders]
     pictures, costs = {THROUGH_VAE: round_trip(host, originals)}, {}
-    ways = parse_configurations("default,no-tac,none", None, embedding.name, {embedding.name: embedding.vectors})
+    ways = parse_configurations("default,no-tac,none", None, [Negative(embedding.name, embedding.vectors)])
     with report.bar(total=len(ways) * len(renders), unit="picture") as bar:
         for number, way in enumerate(ways):
 
