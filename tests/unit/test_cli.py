@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans.apps.cli import common_options
+from lib_negtrans.apps.cli import common_options, demo
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation.folder import plan
@@ -161,6 +161,20 @@ def test_the_output_inside_the_input_is_not_translated_again(tmp_path):
     noise(tmp_path / "a.png")
     noise(tmp_path / "out" / "a.png")
     assert [item.source.name for item in plan(tmp_path, tmp_path / "out")] == ["a.png"]
+
+
+def test_the_demo_leaves_its_embedding_with_a_card(run, tmp_path, monkeypatch):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    for number in range(3):
+        noise(tmp_path / f"renders/train/mh_{number}.png", 128, 128)
+        noise(tmp_path / f"renders/eval/mh_{number}.png", 128, 128)
+    monkeypatch.setattr(demo, "RENDERS", tmp_path / "renders")
+    monkeypatch.setattr(demo, "_translate", interrupted)
+    code, _out, err = run("demo", "--out", tmp_path / "o", "--steps", "1", "--count", "3")
+    assert code == 130, err
+    assert json.loads((tmp_path / "o/neg-render-demo.json").read_text())["activation text"] == "neg-render-demo"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib_negtrans.embeddings.card import write_card
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render, render_files, spread
@@ -80,9 +81,11 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
                 show_event(event, report, bar)
         if not isinstance(event, events.Finished):
             return EXIT_INTERRUPTED
-        embedding = read_embedding(out / f"{NAME}.pt")
+        embedding = read_embedding(job.out)
     except (TrainingError, EmbeddingError) as error:
         raise CallError(str(error)) from error
+    for complaint in write_card(job.out, embedding):
+        report.problem(complaint)
 
     files = spread(render_files(RENDERS / "eval"), args.count)
     renders = [load_render(path, path.name) for path in files]
