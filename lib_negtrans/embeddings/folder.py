@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from lib_negtrans.apps.panels.translation_panel import NO_EMBEDDING
 from lib_negtrans.jobs.training import EMBEDDING_SUFFIXES
 
-from .files import EmbeddingError, read_embedding
+from .files import EmbeddingError, read_embedding, stands_in
 
 
 class EmbeddingFolder:
@@ -52,5 +51,4 @@ class EmbeddingFolder:
 
     def named_in(self, *prompts: str) -> dict[str, Tensor]:
         """The embeddings whose trigger words stand in the prompts. Raises EmbeddingError."""
-        words = set(re.findall(r"[\w-]+", " ".join(prompts)))
-        return {name: self.vectors(name) for name in self.files() if name in words}
+        return {name: self.vectors(name) for name in self.files() if stands_in(name, "\n".join(prompts))}

@@ -89,23 +89,6 @@ def test_our_keys_begin_with_our_name():
     assert all(key.startswith("NegTrans ") for key in infotext.field_names())
 
 
-@pytest.mark.parametrize(
-    ("weight", "typed", "used"),
-    [
-        (1.0, "blurry", "neg-render, blurry"),
-        (1.2, "blurry", "(neg-render:1.2), blurry"),
-        (1.0, "", "neg-render"),
-        (1.2, "blurry, (neg-render:0.5)", "blurry, (neg-render:0.5)"),
-        (1.0, "neg-render-2", "neg-render, neg-render-2"),
-        (1.0, "Neg-Render", "Neg-Render"),
-    ],
-)
-def test_the_embedding_goes_before_what_was_typed(fake_host, weight, typed, used):
-    from lib_negtrans.apps.webui.job import trigger_text, with_trigger
-
-    assert with_trigger(trigger_text("neg-render", weight), typed) == used
-
-
 def test_what_does_nothing_is_not_written(fake_host):
     def keys(guidance):
         panel = dict(zip(arguments.NAMES, arguments.defaults(), strict=True)) | {"guidance": guidance}

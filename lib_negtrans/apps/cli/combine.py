@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from lib_negtrans.embeddings.arithmetic import WAYS, combine
-from lib_negtrans.embeddings.card import write_card
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding, write_embedding
+from lib_negtrans.embeddings.card import save
+from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 
 from .common_options import parse_negative
 from .reporting import EXIT_DONE, CallError, Reporter
@@ -31,10 +31,10 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     try:
         named = [parse_negative(text) for text in args.embeddings]
         embedding = combine([(read_embedding(path), weight) for path, weight in named], args.how, out.stem)
-        write_embedding(out, embedding, args.overwrite)
+        complaints = save(out, embedding, args.overwrite)
     except (EmbeddingError, OSError) as error:
         raise CallError(str(error)) from error
-    for complaint in write_card(out, embedding):
+    for complaint in complaints:
         report.problem(complaint)
     line = f"{out}: {len(embedding.vectors)} vectors, {embedding.metadata['made_from']}."
     report.event("written", line, path=str(out), name=embedding.name, vectors=len(embedding.vectors))

@@ -15,7 +15,6 @@ from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, ma
 from lib_negtrans.evaluation.run import evaluate, judge_pictures, round_trip
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, iter_image_files, load_picture, save_png
-from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TranslationParams
 
 from .common_options import add_params, given, load_host, load_negatives
@@ -137,8 +136,7 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
     parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
     host = load_host(args)
     negatives = load_negatives(args.negative or [], host.embedding_width)
-    trigger, embeddings = with_negatives(TranslationParams(), negatives)
-    configurations = parse_configurations(args.configs, values, trigger.negative_prompt, embeddings)
+    configurations = parse_configurations(args.configs, values, negatives)
     bar.total = len(renders) * len(configurations)
 
     def on_progress(name: str, done: int, total: int) -> None:
