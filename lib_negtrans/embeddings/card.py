@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lib_negtrans import __version__
+from lib_negtrans import TITLE, __version__
 from lib_negtrans.files import atomic_write, write_text_atomic
 
 from .files import Embedding, write_embedding
@@ -87,7 +87,7 @@ def describe(embedding: Embedding) -> str:
     base = f" Base: {embedding.checkpoint_name}" if embedding.checkpoint_name else ""
     if base and embedding.checkpoint_hash:
         base += f" [{embedding.checkpoint_hash[:HASH_DIGITS]}]"
-    return f"For the negative prompt of Realistic Translation{strength}. {', '.join(parts)}.{base}{'.' if base else ''}"
+    return f"For the negative prompt of {TITLE}{strength}. {', '.join(parts)}.{base}{'.' if base else ''}"
 
 
 def _former(card: Path) -> dict:

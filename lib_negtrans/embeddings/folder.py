@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lib_negtrans.apps.panels.translation_panel import NO_EMBEDDING
+from lib_negtrans.embeddings import NO_EMBEDDING
 from lib_negtrans.jobs.training import EMBEDDING_SUFFIXES
 
 from .files import EmbeddingError, read_embedding, stands_in

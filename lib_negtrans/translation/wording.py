@@ -17,12 +17,17 @@ def controlled_layers(flag: int) -> int:
     return sum(count for area, count in _LAYERS_BY_AREA.items() if area <= flag)
 
 
+def cannot_work(error: ParamError) -> str:
+    """What is wrong, where a description would be."""
+    return f"This cannot work: {error}"
+
+
 def describe_translation(params: TranslationParams, embedding: str | None = None, weight: float = 1.0) -> str:
     """One paragraph; what is wrong with the parameters, if anything is."""
     try:
         params.validate()
     except ParamError as error:
-        return f"This cannot work: {error}"
+        return cannot_work(error)
     timesteps = params.timesteps
     used, tac_steps = len(timesteps), params.tac_steps
     rows_up = sum(inversion_rows(params))

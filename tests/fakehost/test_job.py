@@ -51,8 +51,7 @@ def job_module(fake_host, monkeypatch):
 
 
 def make(job_module, p, **changes):
-    values = dict(zip(arguments.NAMES, arguments.defaults(), strict=True)) | changes
-    return job_module.TranslationJob(p, lambda: arguments.parse(list(values.values())))
+    return job_module.TranslationJob(p, lambda: arguments.parse([changes]))
 
 
 def test_everything_is_taken_off_again(job_module):

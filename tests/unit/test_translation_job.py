@@ -164,7 +164,7 @@ def test_settings_come_back_from_a_picture():
     assert [settings[name] for name in ("steps", "cfg_scale", "seed", "strength", "start")] == [20, 3, 1, 0.4, "noise"]
     for other in ("", "a cat", "a cat\nSteps: 20, Sampler: Euler a, Seed: 1"):
         assert settings_from_infotext(other) == {}
-    with pytest.raises(ValueError, match="could not convert"):
+    with pytest.raises(ValueError, match="Strength must be a number"):
         settings_from_infotext("\nSteps: 20, NegTrans strength: much")
 
 

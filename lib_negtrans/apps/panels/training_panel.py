@@ -20,7 +20,7 @@ import gradio as gr
 from torch import Tensor
 
 from lib_negtrans.jobs.training import FINISHED, TrainingManager, TrainingRefused, TrainingRequest, TrainingSnapshot
-from lib_negtrans.options import Option, ParamError
+from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, iter_image_files, to_pil
 from lib_negtrans.steps import finish
 from lib_negtrans.training.data.captions import CHOICES, named_template
@@ -30,6 +30,7 @@ from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.presets import TRAINING_PRESETS
 
 from .compare_panel import ComparePanel
+from .option_component import training_component
 from .prepare_panel import PreparePanel
 from .training_view import STYLE, dataset_html, message_html, status_html
 
@@ -74,7 +75,7 @@ class _Panel:
     def __init__(self, manager: TrainingManager, options: TabOptions):
         self.manager, self.options = manager, options
         self.fields: dict[str, Any] = {}  # parameter name -> component
-        self.preparation = PreparePanel(manager.preparation, elem_id, option_component)
+        self.preparation = PreparePanel(manager.preparation, elem_id)
         self.comparison = ComparePanel(manager.comparison, elem_id)
 
     def build(self) -> None:
@@ -129,13 +130,13 @@ class _Panel:
         defaults = TrainingParams().to_dict() | TRAINING_PRESETS["standard"][1]
         with gr.Row():
             for name in BASIC_OPTIONS:
-                self.fields[name] = option_component(name, described[name], defaults[name])
+                self.fields[name] = training_component(described[name], defaults[name], elem_id(name))
         with gr.Accordion("All options", open=False, elem_id=elem_id("options")):
             others = [name for name in described if name not in BASIC_OPTIONS]
             for pair in zip_longest(others[::2], others[1::2]):
                 with gr.Row():
                     for name in filter(None, pair):
-                        self.fields[name] = option_component(name, described[name], defaults[name])
+                        self.fields[name] = training_component(described[name], defaults[name], elem_id(name))
 
     def _build_buttons(self) -> None:
         self.overwrite = gr.Checkbox(
@@ -323,20 +324,6 @@ class _Panel:
         kept = run_folder / f"preview-render{Path(uploaded).suffix.lower() or '.png'}"
         shutil.copyfile(uploaded, kept)
         return kept
-
-
-def option_component(name: str, option: Option, value: Any) -> Any:
-    """The component for a parameter: by its type, range and choices."""
-    common = {"label": option.label, "info": option.help, "value": value, "elem_id": elem_id(name)}
-    if option.choices is not None:
-        return gr.Dropdown(list(option.choices), **common)
-    if isinstance(value, bool):
-        return gr.Checkbox(**common)
-    if isinstance(value, str):
-        return gr.Textbox(**common)
-    if option.maximum is not None and option.step is not None and option.maximum <= 100:
-        return gr.Slider(option.minimum, option.maximum, step=option.step, **common)
-    return gr.Number(precision=0 if isinstance(value, int) else None, **common)
 
 
 def _preset_fields() -> list[str]:

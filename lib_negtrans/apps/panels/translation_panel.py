@@ -12,15 +12,16 @@ from typing import Any
 
 import gradio as gr
 
-from lib_negtrans.options import Option, ParamError
+from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
+from lib_negtrans.options import ParamError
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
-from lib_negtrans.translation.wording import describe_translation
+from lib_negtrans.translation.wording import cannot_work, describe_translation
 
-NO_EMBEDDING = "None"
+from .option_component import option_component
+
 REFRESH_SYMBOL = "\U0001f504"
 # by a plain request: one that waits in gradio's queue when the webui reloads its page keeps the server from closing
 QUIET = {"show_progress": False, "queue": False}
-_WIDE_RANGE = 1000  # whole numbers over more than this get a number field, no slider
 
 
 @dataclass
@@ -33,20 +34,6 @@ class TranslationPanel:
     summary: Any
     controls: dict[str, Any]
     host: dict[str, Any] = field(default_factory=dict)
-
-
-def option_control(name: str, option: Option, default: Any, elem_id: str) -> Any:
-    """The component for one option: slider, number, radio, check box or text."""
-    common = {"label": option.label, "info": option.help, "elem_id": elem_id, "value": default}
-    if option.choices is not None:
-        return gr.Radio(choices=list(option.choices), **common)
-    if isinstance(default, bool):
-        return gr.Checkbox(**common)
-    if isinstance(default, str):
-        return gr.Textbox(lines=1, **common)
-    if isinstance(default, int) and option.maximum - option.minimum > _WIDE_RANGE:
-        return gr.Number(precision=0, **common)
-    return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=option.step, **common)
 
 
 def build_translation_panel(
@@ -69,7 +56,7 @@ def build_translation_panel(
     behind = [name for name in names if options[name].advanced or name in advanced]
 
     def control(name: str) -> Any:
-        component = option_control(name, options[name], getattr(defaults, name), f"{elem_prefix}{name}")
+        component = option_component(options[name], getattr(defaults, name), f"{elem_prefix}{name}")
         component.visible = defaults.applies(name)
         return component
 
@@ -125,13 +112,11 @@ def _summary(panel: TranslationPanel) -> Callable[..., str]:
     names = list(_all_controls(panel))
 
     def summary(embedding: str | None, weight: float | None, *values: Any) -> str:
-        defaults = TranslationParams()
-        given = {}
-        for name, value in zip(names, values, strict=True):
-            default = getattr(defaults, name)
-            given[name] = default if value is None else type(default)(value)
-        name = None if embedding in (None, "", NO_EMBEDDING) else embedding
-        text = describe_translation(TranslationParams(**given), name, float(weight or 0.0))
+        try:
+            params = TranslationParams.from_given(dict(zip(names, values, strict=True)))
+            text = describe_translation(params, chosen_embedding(embedding), float(weight or 0.0))
+        except ParamError as error:
+            text = cannot_work(error)
         return f"<p class='negtrans-summary'>{html.escape(text)}</p>"
 
     return summary

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modules import sd_hijack, shared
 
-from lib_negtrans.translation.arguments import NO_EMBEDDING
+from lib_negtrans.embeddings import NO_EMBEDDING
 
 from .refusal import TranslationRefused
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from modules import shared
 
+from lib_negtrans import TITLE
 from lib_negtrans.options import ParamError
-from lib_negtrans.translation.arguments import TITLE, PanelValues, preset_of
+from lib_negtrans.translation.arguments import PanelValues, preset_of
 from lib_negtrans.translation.infotext import translation_fields
 from lib_negtrans.translation.negatives import with_triggers
 from lib_negtrans.translation.params import TranslationParams

@@ -6,6 +6,7 @@ from typing import Any
 
 from modules import sd_unet, shared
 
+from lib_negtrans import TITLE
 from lib_negtrans.models.a1111 import WebuiHost, is_forge
 from lib_negtrans.models.protocol import HostError
 
@@ -23,7 +24,7 @@ def refuse_host() -> None:
     """Refuse hosts whose sampling is another (HOST.md 3)."""
     if is_forge():
         raise TranslationRefused(
-            "Realistic Translation does not work on Forge yet: use AUTOMATIC1111's webui, or python -m lib_negtrans."
+            f"{TITLE} does not work on Forge yet: use AUTOMATIC1111's webui, or python -m lib_negtrans."
         )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 from modules import script_callbacks, shared
 
+from lib_negtrans import TITLE
+
 from .registration import register_once
 
 DEFAULTS = {
@@ -31,7 +33,7 @@ def add_settings() -> None:
         "negtrans_mean_latent",
         shared.OptionInfo(
             DEFAULTS["negtrans_mean_latent"],
-            "Realistic Translation encodes the mean of the VAE's distribution",
+            f"{TITLE} encodes the mean of the VAE's distribution",
             section=SECTION,
             infotext=MEAN_LATENT_KEY,
         ).info("keeps texture; off: a random sample of it, as plain img2img does"),

@@ -6,13 +6,12 @@ from typing import Any
 
 from modules import infotext_utils, script_callbacks, scripts, shared
 
+from lib_negtrans import TITLE as SCRIPT_TITLE
 from lib_negtrans.apps.panels.training_panel import TAB_ID, TITLE, TabOptions, build_train_tab
 from lib_negtrans.embeddings.files import stands_in
 
 from .registration import register_once
 from .webui_workplace import manager
-
-SCRIPT_TITLE = "Realistic Translation"
 
 
 def register() -> None:
