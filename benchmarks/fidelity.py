@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib_negtrans.core.inversion import Trajectory, inversion_steps, planned_iterations
 from lib_negtrans.core.schedule import Schedule
-from lib_negtrans.core.translate import translation_steps
+from lib_negtrans.core.translate import Source, translation_steps
 from lib_negtrans.evaluation.crops import render_files, spread
 from lib_negtrans.models.standalone import StandaloneHost
 from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture, pad_to_multiple
@@ -75,11 +75,14 @@ def inverted(host: StandaloneHost, latent: Tensor, schedule: Schedule, **options
     """An inversion without a prompt, options as in `inversion_steps`, and the latent that sampling makes of its end."""
     context = host.encode_prompts([""])
 
-    def predict(z: Tensor, timestep: int, _features: object = None) -> Tensor:
+    def predict(z: Tensor, timestep: int) -> Tensor:
         return host.predict_noise(z, timestep, context)
 
+    def guided(z: Tensor, position: int, _source: Source) -> Tensor:
+        return predict(z, schedule.timestep(position))
+
     trajectory = finish(inversion_steps(latent, schedule, predict, **options))
-    return trajectory, finish(translation_steps(trajectory.latents[-1], schedule, predict))
+    return trajectory, finish(translation_steps(trajectory.latents[-1], schedule, guided))
 
 
 def exact_inverse(host: StandaloneHost, latent: Tensor, schedule: Schedule) -> Trajectory:

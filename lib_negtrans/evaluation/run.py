@@ -114,11 +114,8 @@ def translate_pictures(
     for indices in _batches(pictures, batch):
         stack = torch.stack([pictures[i] for i in indices])
         found = _found_masks([pictures[i] for i in indices], masks and [masks[i] for i in indices], configuration)
-        mask = None if found is None else pad_to_multiple(found).to(host.device)
-        done = translate(
-            host, pad_to_multiple(stack).to(host.device), configuration.params, configuration.embeddings, mask=mask
-        )
-        results += list(done.image[..., : stack.shape[2], : stack.shape[3]].float().cpu())
+        done = translate(host, stack, configuration.params, configuration.embeddings, mask=found)
+        results += list(done.image.float().cpu())
         forwards += done.forwards.total
         if on_picture is not None:
             on_picture(len(results))

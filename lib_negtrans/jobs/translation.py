@@ -26,7 +26,7 @@ from lib_negtrans.memory import is_out_of_memory
 from lib_negtrans.models.prompts import PromptError
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
-from lib_negtrans.pictures.images import ImageError, Picture, pad_to_multiple, to_pil, write_png
+from lib_negtrans.pictures.images import ImageError, Picture, to_pil, write_png
 from lib_negtrans.pictures.masks import mask_from_picture
 from lib_negtrans.translation.cache import TrajectoryCache
 from lib_negtrans.translation.folder import prepared
@@ -194,10 +194,9 @@ class TranslationRunner:
         rgb, alpha, (width, height) = loaded.rgb, loaded.alpha, loaded.size
         source = self._keep("source.png", _png(rgb, alpha))
         self._set(phase=INVERTING, size=(width, height), source=source)
-        image = pad_to_multiple(rgb[None]).to(host.device)
-        mask = None if loaded.mask is None else pad_to_multiple(loaded.mask[None, None]).to(host.device)
+        mask = None if loaded.mask is None else loaded.mask[None, None]
         vectors = {**request.embeddings, **embeddings}
-        steps = translate_image(host, image, params, vectors, self.cache, mask=mask)
+        steps = translate_image(host, rgb[None], params, vectors, self.cache, mask=mask)
         result = self._run(steps, params, (width, height))
         if result is None:
             return False
@@ -205,7 +204,7 @@ class TranslationRunner:
         if request.negative:
             extra |= {EMBEDDING_KEY: request.negative.name, WEIGHT_KEY: request.negative.weight}
         infotext = format_infotext(request.params, (width, height), extra)
-        content = _png(result.image[0, :, :height, :width], alpha, {"parameters": infotext})
+        content = _png(result.image[0], alpha, {"parameters": infotext})
         name = self._keep(f"translated-{datetime.now():%Y%m%d-%H%M%S}.png", content)
         self._set(
             result=name, infotext=infotext, seconds=result.seconds, fraction=1.0,

@@ -31,7 +31,6 @@ from lib_negtrans.pictures.images import (
     flatten_alpha,
     iter_image_files,
     load_picture,
-    pad_to_multiple,
     save_png,
     to_pil,
 )
@@ -227,12 +226,10 @@ class _Run:
         return reading.result()
 
     def _translate(self, loaded: Loaded) -> tuple[Tensor, Forwards, float]:
-        width, height = loaded.size
-        image = pad_to_multiple(loaded.rgb[None]).to(self.host.device)
-        mask = None if loaded.mask is None else pad_to_multiple(loaded.mask[None, None]).to(self.host.device)
-        steps = translate_image(self.host, image, self.params, self.embeddings, mask=mask)
+        mask = None if loaded.mask is None else loaded.mask[None, None]
+        steps = translate_image(self.host, loaded.rgb[None], self.params, self.embeddings, mask=mask)
         result = finish(steps, self.on_progress)
-        return result.image[0, :, :height, :width].float().cpu(), result.forwards, result.seconds
+        return result.image[0].float().cpu(), result.forwards, result.seconds
 
     def _save(self, item: Item, loaded: Loaded, image: Tensor) -> None:
         try:

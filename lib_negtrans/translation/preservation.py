@@ -7,9 +7,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lib_negtrans.core.colour import PIXEL_WAYS, preserve_latent, preserve_pixels, to_latent_size
-from lib_negtrans.core.inversion import Trajectory
-from lib_negtrans.core.schedule import Schedule
-from lib_negtrans.core.translate import Blend
 from lib_negtrans.pictures.masks import soft
 
 from .params import TranslationParams
@@ -21,32 +18,6 @@ def controlled_region(params: TranslationParams, mask: Tensor | None, size: tupl
     None is everywhere: without a mask (B or 1, 1, H, W), and where the background is put back anyway.
     """
     return to_latent_size(mask, size) if mask is not None and params.background == "translate" else None
-
-
-def background_blend(
-    params: TranslationParams,
-    mask: Tensor | None,
-    schedule: Schedule,
-    trajectory: Trajectory | None,
-    source: Tensor,
-    noise: Tensor | None = None,
-) -> Blend | None:
-    """Puts the source's latent of each noise level where the background is kept, as inpainting does; None for nothing.
-
-    The level's latent is the trajectory's, else the source latent (B, 4, h, w) with the start's noise on it.
-    """
-    if mask is None or params.background != "keep":
-        return None
-    share = to_latent_size(mask, tuple(source.shape[-2:])).to(source)
-
-    def blend(latent: Tensor, position: int) -> Tensor:
-        if trajectory is not None:
-            kept = trajectory.latents[position]
-        else:
-            kept = schedule.add_noise(source, noise, position) if position else source
-        return share * latent + (1 - share) * kept
-
-    return blend
 
 
 def finished_picture(

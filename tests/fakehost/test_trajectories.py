@@ -43,28 +43,28 @@ def kept(trajectories):
 def test_they_are_forgotten_with_the_checkpoint_and_on_reload_ui(fake_host, trajectories):
     fake_host.load_scripts()
     unet = nn.Linear(2, 2)
-    trajectories.put("key", trajectory(), unet)
+    trajectories.Store(unet).put("key", trajectory())
     assert kept(trajectories) == 1
     for loaded in fake_host.callbacks["on_model_loaded"]:
         loaded(None)
     assert kept(trajectories) == 0
-    trajectories.put("key", trajectory(), unet)
+    trajectories.Store(unet).put("key", trajectory())
     fake_host.reload_ui()
     assert kept(trajectories) == 0
 
 
 def test_weights_must_be_those_that_it_ended_with(trajectories):
     unet, found = nn.Linear(2, 2), trajectory()
-    trajectories.put("key", found, unet)
-    assert trajectories.get("key", unet) is found
+    store = trajectories.Store(unet)
+    store.put("key", found)
+    assert store.get("key") is found
     with torch.no_grad():
         unet.weight.add_(1)  # a LoRA, merged in by whatever extension
-    assert trajectories.get("key", unet) is None
-    assert trajectories.get(None, unet) is None
+    assert store.get("key") is None
 
 
 def test_without_memory_for_them_they_are_neither_kept_nor_looked_up(trajectories, monkeypatch):
-    trajectories.put("key", trajectory(), nn.Linear(2, 2))
+    trajectories.Store(nn.Linear(2, 2)).put("key", trajectory())
     monkeypatch.setattr(trajectories, "option", lambda name: 0)
     assert trajectories.model_state(job()) is None and kept(trajectories) == 0
 

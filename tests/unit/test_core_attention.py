@@ -12,7 +12,7 @@ from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, s
 from lib_negtrans.core.inversion import inversion_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
 from lib_negtrans.core.tac import TacPlan
-from lib_negtrans.core.translate import translation_steps
+from lib_negtrans.core.translate import Method, translation_steps
 from tests.ldm_unet import UNetModel, call, diffusers_unet, ldm_twin
 
 SHALLOW = ["IN01", "IN02", "IN04", "IN05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"]
@@ -165,14 +165,16 @@ def test_hooks_are_gone_when_a_job_is_interrupted(unet):
     def predict(z, timestep):
         return call(unet, z, timestep, context(1))
 
-    def guided(z, timestep, features):
+    def guided(z, position, features):
         with control.inject(features, [-1, 0]):
-            return call(unet, torch.cat([z, z]), timestep, context(2)).chunk(2)[1]
+            return call(unet, torch.cat([z, z]), schedule.timestep(position), context(2)).chunk(2)[1]
 
     def job():
         with control:
             trajectory = yield from inversion_steps(drawn(1, 4, *SIZE), schedule, predict, capture=control)
-            yield from translation_steps(trajectory.latents[-1], schedule, guided, trajectory=trajectory, tac_steps=5)
+            yield from translation_steps(
+                trajectory.latents[-1], schedule, guided, Method(tac_steps=5), trajectory=trajectory
+            )
 
     for stop_after in (2, 7):  # in the inversion, in the translation
         steps = job()

@@ -29,8 +29,12 @@ def gaussian_epsilon(schedule: Schedule, variance: float):
 
 
 def sample(trajectory, predict):
-    steps = translation_steps(trajectory.latents[-1], trajectory.schedule, lambda z, t, _features: predict(z, t))
-    return finish(steps)
+    schedule = trajectory.schedule
+
+    def guided(z, position, _source):
+        return predict(z, schedule.timestep(position))
+
+    return finish(translation_steps(trajectory.latents[-1], schedule, guided))
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

@@ -11,12 +11,13 @@ from lib_negtrans.core.attention import AttentionControl, shallow_layers
 from lib_negtrans.core.guidance import cfg
 from lib_negtrans.core.inversion import Trajectory, inversion_steps, second_order_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, thinned
-from lib_negtrans.core.translate import controlled_steps, translation_steps
+from lib_negtrans.core.translate import Method, controlled_steps, translation_steps
 from lib_negtrans.steps import finish
 from tests.ldm_unet import call, diffusers_unet, ldm_twin
 
 SCHEDULE = Schedule.from_strength(sd1_alphas_cumprod(), 50, 0.3)
 SIZE = (8, 8)
+DIFFERENCE = Method(solver="difference")
 
 
 def drawn(*shape, seed=0):
@@ -46,8 +47,8 @@ def trajectory_with_features():
 
 
 def recording(log):
-    def guided(z, timestep, features):
-        log.append((timestep, features))
+    def guided(z, position, source):
+        log.append((position, source))
         return 0.1 * z
 
     return guided
@@ -55,10 +56,11 @@ def recording(log):
 
 def test_captured_features_go_to_the_first_steps():
     trajectory, log = trajectory_with_features(), []
-    result = finish(
-        translation_steps(trajectory.latents[-1], SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13)
+    steps = translation_steps(
+        trajectory.latents[-1], SCHEDULE, recording(log), Method(tac_steps=13), trajectory=trajectory
     )
-    assert [t for t, _ in log] == list(SCHEDULE.timesteps)[::-1]
+    result = finish(steps)
+    assert [position for position, _ in log] == list(range(15, 0, -1))
     for index, (_, features) in enumerate(log):
         assert features is (trajectory.features[15 - index] if index < 13 else None)
     expected = trajectory.latents[-1]
@@ -77,84 +79,32 @@ def test_steps_report_where_they_lead():
     assert log[0][1] is None
 
 
-class CountingSource:
-    """A source prediction on a UNet that counts its calls and keeps what they were called with."""
-
-    def __init__(self, unet):
-        self.unet, self.calls = unet, []
-
-    def __call__(self, z, timestep):
-        self.calls.append((z, timestep))
-        return call(self.unet, z, timestep, drawn(1, 5, 16, seed=9))
-
-
-@pytest.mark.parametrize(
-    ("source_is_cond", "moved", "calls"), [(True, False, 12), (False, False, 13), (True, True, 13)]
-)
-def test_recomputed_features_come_from_the_stored_latents(source_is_cond, moved, calls):
-    unet, log = diffusers_unet(), []
-    source = CountingSource(unet)
-    trajectory = Trajectory(SCHEDULE, [drawn(1, 4, *SIZE, seed=k) for k in range(16)])
-    start = trajectory.latents[-1] + (0.1 if moved else 0.0)
-    with AttentionControl(shallow_layers(unet, SIZE, 256)) as control:
-        steps = translation_steps(
-            start, SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13, features_from="recomputed",
-            control=control, predict_source=source, source_is_cond=source_is_cond,
-        )  # fmt: skip
-        finish(steps)
-        skipped = 13 - calls
-        assert len(source.calls) == calls
-        for index, (z, timestep) in enumerate(source.calls, start=skipped):
-            assert z is trajectory.latents[15 - index] and timestep == 281 - 20 * index
-        assert [features is None for _, features in log] == [True] * skipped + [False] * calls + [True] * 2
-        with control.capture() as expected:
-            call(unet, trajectory.latents[10], 181, drawn(1, 5, 16, seed=9))
-        q, k = log[5][1]["OUT11"]
-        assert torch.equal(q, expected["OUT11"][0]) and torch.equal(k, expected["OUT11"][1])
+@pytest.mark.parametrize("dropped", [range(1, 16), (4, 9)])
+def test_what_was_not_captured_is_handed_over_as_its_stored_latent(dropped):
+    trajectory, log = trajectory_with_features(), []
+    for position in dropped:
+        del trajectory.features[position]
+    finish(
+        translation_steps(
+            trajectory.latents[-1], SCHEDULE, recording(log), Method(tac_steps=13), trajectory=trajectory
+        )
+    )  # fmt: skip
+    for position, source in log:
+        kept = trajectory.latents if position in dropped else trajectory.features
+        assert source is (kept[position] if position > 2 else None)
 
 
-def test_a_source_beside_is_handed_over_as_its_stored_latent():
-    log, trajectory = [], Trajectory(SCHEDULE, [drawn(1, 4, *SIZE, seed=k) for k in range(16)])
-    with AttentionControl(shallow_layers(diffusers_unet(), SIZE, 256)) as control:
-        source = CountingSource(diffusers_unet())
-        steps = translation_steps(
-            trajectory.latents[-1], SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13,
-            features_from="recomputed", control=control, predict_source=source, source_is_cond=True,
-            source_beside=True,
-        )  # fmt: skip
-        finish(steps)
-    assert not source.calls
-    wanted = [None, *(trajectory.latents[15 - index] for index in range(1, 13)), None, None]
-    assert len(log) == 15 and all(given is latent for (_, given), latent in zip(log, wanted, strict=True))
+def test_recomputed_leaves_captured_features_alone():
+    trajectory, log = trajectory_with_features(), []
+    method = Method(tac_steps=13, features_from="recomputed")
+    finish(translation_steps(trajectory.latents[-1], SCHEDULE, recording(log), method, trajectory=trajectory))
+    wanted = [*(trajectory.latents[position] for position in range(15, 2, -1)), None, None]
+    assert all(source is latent for (_, source), latent in zip(log, wanted, strict=True))
 
 
-def test_no_layer_needs_no_source():
-    source, log = CountingSource(diffusers_unet()), []
-    trajectory = Trajectory(SCHEDULE, [drawn(1, 4, *SIZE, seed=k) for k in range(16)])
-    with AttentionControl([]) as control:
-        finish(
-            translation_steps(
-                trajectory.latents[0], SCHEDULE, recording(log), trajectory=trajectory, tac_steps=13,
-                features_from="recomputed", control=control, predict_source=source,
-            )
-        )  # fmt: skip
-    assert source.calls == [] and all(features is None for _, features in log)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({}, "needs the source trajectory"),
-        ({"trajectory": Trajectory(SCHEDULE, [torch.zeros(1)] * 16)}, "no captured features for timestep 281"),
-        (
-            {"trajectory": Trajectory(SCHEDULE, [torch.zeros(1)] * 16), "features_from": "recomputed"},
-            "need an attention control",
-        ),
-    ],
-)
-def test_features_that_cannot_be_had(options, says):
-    with pytest.raises(ValueError, match=says):
-        finish(translation_steps(torch.zeros(1), SCHEDULE, recording([]), tac_steps=1, **options))
+def test_attention_control_needs_a_trajectory():
+    with pytest.raises(ValueError, match="needs the source trajectory"):
+        finish(translation_steps(torch.zeros(1), SCHEDULE, recording([]), Method(tac_steps=1)))
 
 
 @pytest.fixture(scope="module")
@@ -174,12 +124,18 @@ def run(unet, *, fixed_point: int = 1, features_from: str = "captured", scale: f
     def predict(z, timestep):
         return call(unet, z, timestep, source)
 
-    def guided(z, timestep, features):
+    def guided(z, position, features):
+        timestep = schedule.timestep(position)
+
         def both():
             return cfg(*call(unet, torch.cat([z, z]), timestep, torch.cat([negative, source])).chunk(2), scale)
 
         if features is None:
             return both()
+        if isinstance(features, torch.Tensor):
+            stored = features
+            with control.capture(stop_early=True) as features:
+                predict(stored, timestep)
         with control.inject(features, [-1, 0]):
             return both()
 
@@ -188,9 +144,8 @@ def run(unet, *, fixed_point: int = 1, features_from: str = "captured", scale: f
         every = [fixed_point] * len(schedule)
         trajectory = finish(inversion_steps(latent, schedule, predict, iterations=every, capture=captures))
         steps = translation_steps(
-            trajectory.latents[-1], schedule, guided, trajectory=trajectory, tac_steps=3,
-            features_from=features_from, control=control, predict_source=predict, source_is_cond=True,
-        )  # fmt: skip
+            trajectory.latents[-1], schedule, guided, Method(3, features_from), trajectory=trajectory
+        )
         return finish(steps)
 
 
@@ -223,16 +178,18 @@ def test_the_difference_solver_gives_the_source_back_exactly_whatever_the_model(
     def wild(z, timestep):
         return torch.sin(20 * z + timestep)
 
+    def guided(z, position, _source):
+        return wild(z, schedule.timestep(position))
+
     start = drawn(2, 4, *SIZE)
     trajectory = second_order(start, schedule, wild)
     back = finish(
         translation_steps(
-            trajectory.latents[-1], schedule, lambda z, t, _features: wild(z, t), trajectory=trajectory,
-            solver="difference",
+            trajectory.latents[-1], schedule, guided, DIFFERENCE, trajectory=trajectory
         )
     )  # fmt: skip
     assert torch.equal(back, start)
-    plain = finish(translation_steps(trajectory.latents[-1], schedule, lambda z, t, _features: wild(z, t)))
+    plain = finish(translation_steps(trajectory.latents[-1], schedule, guided))
     assert (plain - start).abs().max() > 0.1
 
 
@@ -241,13 +198,11 @@ def test_a_constant_difference_is_integrated_exactly():
     schedule = Schedule(sd1_alphas_cumprod(), thinned(SCHEDULE.timesteps, 3))
     start, difference = drawn(1, 4, *SIZE), drawn(1, 4, *SIZE, seed=1)
     trajectory = second_order(start, schedule, lambda z, t: 0.3 * z)
-    outputs = {schedule.timestep(k): trajectory.outputs[k] for k in range(1, 4)}
-    found = finish(
-        translation_steps(
-            trajectory.latents[-1], schedule, lambda z, t, _features: outputs[t] + difference, trajectory=trajectory,
-            solver="difference",
-        )
+    steps = translation_steps(
+        trajectory.latents[-1], schedule, lambda z, k, _source: trajectory.outputs[k] + difference, DIFFERENCE,
+        trajectory=trajectory,
     )  # fmt: skip
+    found = finish(steps)
     expected = start + schedule.scales(0)[0] * (schedule.sigma(0) - schedule.sigma(3)) * difference
     torch.testing.assert_close(found, expected)
 
@@ -259,17 +214,13 @@ def test_pictures_of_one_source_share_its_row():
     of_image = [1, 0, 1]
     results = finish(
         translation_steps(
-            trajectory.latents[-1][of_image], schedule, lambda z, t, _features: 0.2 * z, trajectory=trajectory,
-            solver="difference", per_image=lambda values: values[of_image],
+            trajectory.latents[-1][of_image], schedule, lambda z, k, _source: 0.2 * z, DIFFERENCE,
+            trajectory=trajectory, per_image=lambda values: values[of_image],
         )
     )  # fmt: skip
     single = finish(
         translation_steps(
-            trajectory.latents[-1],
-            schedule,
-            lambda z, t, _features: 0.2 * z,
-            trajectory=trajectory,
-            solver="difference",
+            trajectory.latents[-1], schedule, lambda z, k, _source: 0.2 * z, DIFFERENCE, trajectory=trajectory
         )
     )
     torch.testing.assert_close(results, single[of_image])
@@ -277,30 +228,6 @@ def test_pictures_of_one_source_share_its_row():
 
 def test_the_difference_solver_needs_the_sources_outputs():
     trajectory = finish(inversion_steps(drawn(1, 4, *SIZE), SCHEDULE, lambda z, t: 0.3 * z, fixed_point=0))
-    steps = translation_steps(
-        trajectory.latents[-1], SCHEDULE, recording([]), trajectory=trajectory, solver="difference"
-    )
+    steps = translation_steps(trajectory.latents[-1], SCHEDULE, recording([]), DIFFERENCE, trajectory=trajectory)
     with pytest.raises(ValueError, match="invert in second order"):
         next(steps)
-
-
-def test_where_both_branches_are_one_the_sources_output_serves():
-    trajectory, first = second_order(drawn(1, 4, *SIZE), SCHEDULE, lambda z, t: 0.3 * z), []
-
-    def predict_first(z, timestep, features, known):
-        first.append((timestep, known))
-        return 0.1 * z
-
-    def run(start, **options):
-        log = []
-        steps = translation_steps(
-            start, SCHEDULE, recording(log), trajectory=trajectory, predict_first=predict_first, **options
-        )
-        finish(steps)
-        return len(log)
-
-    assert run(trajectory.latents[-1], source_is_cond=True) == 14
-    assert [(t, torch.equal(known, trajectory.outputs[15])) for t, known in first] == [(281, True)]
-    # another prompt or another start: the conditional branch is not the source's
-    assert run(trajectory.latents[-1]) == run(trajectory.latents[-1] + 1, source_is_cond=True) == 15
-    assert len(first) == 1

@@ -304,14 +304,14 @@ def test_masks_inside_the_input_are_no_pictures(pictures):
         plan(pictures, pictures / "out", pictures / "nowhere")
 
 
-def test_padding_and_size_apply_to_the_mask_too(model, shared_tiny_host, tmp_path):
+def test_size_applies_to_the_mask_too(model, shared_tiny_host, tmp_path):
     source = picture(tmp_path / "a.png", size=(130, 100))
     Image.fromarray(np.full((100, 130), 255, np.uint8)).save(tmp_path / "m.png")
     options = {"masks": tmp_path / "m.png", "params": TranslationParams(mask="file", steps=10)}
     results = list(run(shared_tiny_host, source, tmp_path / "out", size=(100, 100), **options))
     assert results[0].error is None
     (height, width), mask = model.seen[0]
-    assert (height, width) == (80, 104) and mask.shape == (1, 1, 80, 104)
+    assert (height, width) == (77, 100) and mask.shape == (1, 1, 77, 100)
     assert Image.open(tmp_path / "out" / "a.png").size == (100, 77)
 
 

@@ -3,14 +3,13 @@
 The host's img2img DDIM is off by one against any inversion (HOST.md fact 3), so its `p.sample` is replaced. The guided
 prediction stays the host's own: its CFG denoiser, called at our timesteps, so that AND, prompt editing, LoRA, masks,
 live preview, interrupt and other extensions' callbacks go on working. Inversion and source features ask the model
-directly.
+directly. The way up and down the grid is every host's (translation/pipeline.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Generator, Hashable
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,15 +19,13 @@ from torch import Tensor, nn
 
 from lib_negtrans import TITLE
 from lib_negtrans.core import guidance
-from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features
-from lib_negtrans.core.inversion import Trajectory
+from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.core.schedule import Schedule
-from lib_negtrans.core.tac import TacPlan
-from lib_negtrans.core.translate import translation_steps
+from lib_negtrans.core.translate import Source
 from lib_negtrans.steps import finish
-from lib_negtrans.translation.cache import inversion_key
+from lib_negtrans.translation.denoiser import GuidedDenoiser
 from lib_negtrans.translation.params import TranslationParams
-from lib_negtrans.translation.plan import guidance_of, inversion_of, tac_plan_of
+from lib_negtrans.translation.pipeline import Progress, both_directions
 
 from . import trajectories
 from .combining import combined_by
@@ -41,28 +38,17 @@ from .source_rows import RowDenoiser, row_denoiser
 PREDICTION_TYPE = "epsilon"
 
 
-@dataclass(frozen=True)
-class Sources:
-    """The distinct init latents of a batch: latents (S, 4, h, w) float32, and each image's index among them."""
-
-    latents: Tensor
-    of_image: list[int]
-
-    @classmethod
-    def from_batch(cls, latents: Tensor) -> Sources:
-        first: list[int] = []
-        of_image = []
-        for image, latent in enumerate(latents):
-            same = next((s for s, other in enumerate(first) if torch.equal(latents[other], latent)), None)
-            if same is None:
-                same = len(first)
-                first.append(image)
-            of_image.append(same)
-        return cls(latents[first], of_image)
-
-    def per_image(self, values: Tensor) -> Tensor:
-        """(S, ...) -> (B, ...)."""
-        return values[self.of_image]
+def distinct(latents: Tensor) -> tuple[list[int], list[int]]:
+    """Of latents (B, 4, h, w) the rows (S) that no row before is equal to, and each row's index among them."""
+    first: list[int] = []
+    of_image = []
+    for image, latent in enumerate(latents):
+        same = next((s for s, other in enumerate(first) if torch.equal(latents[other], latent)), None)
+        if same is None:
+            same = len(first)
+            first.append(image)
+        of_image.append(same)
+    return first, of_image
 
 
 def sample(
@@ -92,16 +78,31 @@ def sample(
         "cond_scale": p.cfg_scale,
         "s_min_uncond": sampler.s_min_uncond,
     }
-    job = _Sampling(p, params, noise, keeper)
+    denoiser = WebuiDenoiser(p, params, noise, keeper)
+    # it counts both directions for the progress bar; the CFG denoiser's own count is of guided steps
+    total = len(denoiser.schedule) * (2 if params.inverts else 1)
     try:
         # an interrupt anywhere inside ends both directions: the host answers it with `last_latent`
-        samples = sampler.launch_sampling(job.total_steps, job.run)
+        samples = sampler.launch_sampling(total, lambda: _both_directions(denoiser))
     except AttentionShapeError as error:
-        raise TranslationRefused(f"Attention control: {error}{_hint(job.unet)}") from error
+        raise TranslationRefused(f"Attention control: {error}{_hint(denoiser.unet)}") from error
     sampler.add_infotext(p)
     samples = _final_mask_blend(p, samples)
     devices.torch_gc()
-    return keeper.finish(samples, job.sources.of_image, job.sources.latents)
+    return keeper.finish(samples, denoiser.of_image, denoiser.latent)
+
+
+def _both_directions(denoiser: WebuiDenoiser) -> Tensor:
+    sampler, steps = denoiser.sampler, len(denoiser.schedule)
+    sampler.model_wrap_cfg.steps = sampler.model_wrap_cfg.total_steps = steps
+
+    def on_step(progress: Progress) -> None:
+        if progress.phase == "inversion":  # in the other one the CFG denoiser stores its own preview
+            sd_samplers_common.store_latent(denoiser.per_image(progress.latent))
+        sampler.callback_state({"i": progress.index})
+
+    budget = trajectories.feature_budget(denoiser.latent.device)
+    return finish(both_directions(denoiser, budget, trajectories.Store(denoiser.unet)), on_step)
 
 
 def _hint(unet: nn.Module) -> str:
@@ -110,104 +111,37 @@ def _hint(unet: nn.Module) -> str:
     return " ControlNet's reference modes do so too: use another module, or set the TAC ratio to 0."
 
 
-class _Sampling:
-    """One batch on its way up and down the grid."""
+class WebuiDenoiser(GuidedDenoiser):
+    """The translation of one batch of the host's: guided predictions are its CFG denoiser's, the others the model's."""
+
+    _rows: RowDenoiser
 
     def __init__(self, p: Any, params: TranslationParams, noise: Tensor, keeper: Keeper) -> None:
-        self.p, self.params, self.noise = p, params, noise
-        self.sampler = p.sampler
-        self.cfg_denoiser = p.sampler.model_wrap_cfg
-        self.unet = p.sd_model.model.diffusion_model
-        alphas_cumprod = p.sd_model.alphas_cumprod.detach().double().cpu()
-        self.schedule = Schedule(alphas_cumprod, params.timesteps, PREDICTION_TYPE)
-        self.tac_steps = params.tac_steps
-        self.sources = Sources.from_batch(p.init_latent.float())
-        self.total_steps = len(self.schedule) * (2 if params.inverts else 1)
-        self.trajectory: Trajectory | None = None
-        self.key: Hashable | None = None
-        self.denoiser: nn.Module = self.cfg_denoiser.inner_model
-        self.source_context = self._encode(params.source_prompt)
-        self.guide = guidance_of(params)
-        # where the prompt is empty its own prediction serves, and no row is added
-        self.needs_empty = self.guide.needs_unconditional and any(prompt.strip() for prompt in p.prompts)
-        self.empty_context = self._encode("") if params.inverts_guided or self.needs_empty else None
-        size = tuple(self.sources.latents.shape[-2:])
-        self.tac = tac_plan_of(params, self.unet, size) if self.tac_steps else TacPlan()
-        first = [self.sources.of_image.index(source) for source in range(len(self.sources.latents))]
-        region = keeper.region(first, size)
-        self.region = None if region is None else region.to(self.sources.latents.device)
-
-    def run(self) -> Tensor:
-        """Inversion and translation; called by the host's `launch_sampling`."""
-        # `launch_sampling` counts both directions for the progress bar; the CFG denoiser's own count is of guided steps
-        self.cfg_denoiser.steps = self.cfg_denoiser.total_steps = len(self.schedule)
-        # while nothing of ours is hooked into the model, which is part of the key
-        self.key = self._key()
-        self.trajectory = self._known_trajectory()
-        try:
-            return self._both_directions()
-        finally:  # only now: LoRAs get into the weights with the first call
-            trajectories.put(self.key, self.trajectory, self.unet)
-
-    def _both_directions(self) -> Tensor:
-        with (
-            AttentionControl(self.tac.layers, self.region) as control,
-            row_denoiser(self.cfg_denoiser, control) as rows,
-        ):
-            if self.params.inverts and self.trajectory is None:
-                self.trajectory = self._invert(control)
-            return self._translate(control, rows)
-
-    def _key(self) -> Hashable | None:
-        """What the inversion of these sources goes by in the cache; None where it cannot be vouched for."""
-        state = trajectories.model_state(self.p)
-        if state is None or not self.params.inverts:
-            return None
-        layers = AttentionControl(self.tac.layers) if self.params.captures else None
-        return inversion_key(state, self.sources.latents, self.params, self.schedule, self.source_context, layers)
-
-    def _known_trajectory(self) -> Trajectory | None:
-        known = trajectories.get(self.key, self.unet)
-        if known is not None:
-            sd_samplers_common.store_latent(self.sources.per_image(known.latents[-1]))
-            self.sampler.callback_state({"i": len(self.schedule) - 1})
-        return known
-
-    def _invert(self, control: AttentionControl) -> Trajectory:
-        budget = trajectories.feature_budget(self.sources.latents.device)
-        steps = inversion_of(self.params, self.sources.latents, self.schedule, self._predict_inversion, control, budget)
-        trajectory = self._follow(steps, 0, lambda step: self.sources.per_image(step.latent))
-        devices.test_for_nans(trajectory.latents[-1], "unet")
-        return trajectory
-
-    def _translate(self, control: AttentionControl, rows: RowDenoiser) -> Tensor:
-        if self.params.start == "inversion":
-            start = self.sources.per_image(self.trajectory.latents[-1])
-        else:
-            start = self._noised()
-
-        def predict_guided(latent: Tensor, timestep: int, features: Features | None) -> Tensor:
-            return self._predict_guided(rows, latent, timestep, features)
-
-        steps = translation_steps(
-            start, self.schedule, predict_guided,
-            trajectory=self.trajectory, tac_steps=self.tac_steps, features_from=self.params.features_from,
-            control=control, predict_source=lambda z, timestep: self._predict(z, timestep, self.source_context),
-            solver=self.params.solver, per_image=self.sources.per_image,
-            release_features=self.params.captures and self.key is None,
+        latents = p.init_latent.float()
+        first, of_image = distinct(latents)
+        region = keeper.region(first, tuple(latents.shape[-2:]))
+        schedule = Schedule(p.sd_model.alphas_cumprod.detach().double().cpu(), params.timesteps, PREDICTION_TYPE)
+        super().__init__(
+            params, p.sd_model.model.diffusion_model, latents[first], schedule,
+            of_image=of_image, region=None if region is None else region.to(latents.device),
         )  # fmt: skip
-        # the CFG denoiser stores its own preview
-        return self._follow(steps, self.total_steps - len(self.schedule), None)
+        self.p, self.noise, self.sampler = p, noise, p.sampler
+        self._cfg_denoiser = p.sampler.model_wrap_cfg
+        self._model: nn.Module = self._cfg_denoiser.inner_model
+        self.source_context = self._encode(params.source_prompt)
+        # where the prompt is empty its own prediction serves, and no row is added
+        self._needs_empty = self.guide.needs_unconditional and any(prompt.strip() for prompt in p.prompts)
+        self._empty_context = self._encode("") if params.inverts_guided or self._needs_empty else None
 
-    def _follow(self, steps: Generator, offset: int, preview: Callable[[Any], Tensor] | None) -> Any:
-        def on_step(step: Any) -> None:
-            if preview is not None:
-                sd_samplers_common.store_latent(preview(step))
-            self.sampler.callback_state({"i": offset + step.index})
+    def state(self) -> Hashable | None:
+        return trajectories.model_state(self.p)
 
-        return finish(steps, on_step)
+    @contextmanager
+    def running(self) -> Generator[None, None, None]:
+        with self.control, row_denoiser(self._cfg_denoiser, self.control) as self._rows:
+            yield
 
-    def _noised(self) -> Tensor:
+    def noised(self) -> Tensor:
         """The init latent with the host's noise on it, as its own img2img mixes it."""
         noise = self.noise
         if self.p.initial_noise_multiplier != 1.0:
@@ -223,48 +157,47 @@ class _Sampling:
             noised = noised + event.noise * extra * self.schedule.scales(len(self.schedule))[0]
         return noised
 
+    def inversion(self, z: Tensor, timestep: int) -> Tensor:
+        output = self.source(z, timestep)
+        if self.params.inverts_guided:
+            output = guidance.cfg(self._predict(z, timestep, self._empty_context), output, self.params.cfg_scale)
+        devices.test_for_nans(output, "unet")
+        return output
+
+    def source(self, z: Tensor, timestep: int) -> Tensor:
+        return self._predict(z, timestep, self.source_context)
+
+    def guided(self, z: Tensor, position: int, source: Source) -> Tensor:
+        timestep, step = self.schedule.timestep(position), len(self.schedule) - position
+        features = self.recomputed(source, timestep) if isinstance(source, Tensor) else source
+        arguments = self.sampler.sampler_extra_args
+        composed, _ = prompt_parser.reconstruct_multicond_batch(arguments["cond"], self._cfg_denoiser.step)
+        if self._cfg_denoiser.mask is not None:
+            # the host blends the clean picture in at every step; the render at this step's noise level belongs there
+            self._cfg_denoiser.init_latent = self.kept(position).to(self.p.init_latent)
+        called = self._rows.prediction(
+            features, [len(conds) for conds in composed], self.of_image,
+            strengths=self.tac.strengths(step), both_halves=self.tac.both_halves, keep_inputs=self._needs_empty,
+        )  # fmt: skip
+        empty = (lambda: self._rows.with_context(self._empty_context)) if self._needs_empty else None
+        combined = nullcontext() if self.guide.is_plain else combined_by(self._cfg_denoiser, self.guide, step, empty)
+        with called, combined:
+            return self._cfg_denoiser(z, z.new_full((len(z),), float(timestep)), **arguments).float()
+
     def _encode(self, text: str) -> Tensor:
         prompts = prompt_parser.SdConditioning([text], width=self.p.width, height=self.p.height)
         with devices.autocast():
             schedules = prompt_parser.get_learned_conditioning(self.p.sd_model, prompts, 1)
         return prompt_parser.reconstruct_cond_batch(schedules, 0)
 
-    def _predict_inversion(self, latent: Tensor, timestep: int) -> Tensor:
-        cond = self._predict(latent, timestep, self.source_context)
-        if not self.params.inverts_guided:
-            return cond
-        return guidance.cfg(self._predict(latent, timestep, self.empty_context), cond, self.params.cfg_scale)
-
-    def _predict(self, latent: Tensor, timestep: int, context: Tensor) -> Tensor:
+    def _predict(self, z: Tensor, timestep: int, context: Tensor) -> Tensor:
         """The noise prediction for sources (S, 4, h, w), without guidance."""
         if shared.state.interrupted or shared.state.skipped:
             raise sd_samplers_common.InterruptedException
-        count = latent.shape[0]
+        count = len(z)
         cond = {"c_crossattn": [context.expand(count, -1, -1)], "c_concat": [self.p.image_conditioning[:count]]}
         with _without_controlnet(self.unet):
-            return self.denoiser(latent, latent.new_full((count,), float(timestep)), cond=cond).float()
-
-    def _predict_guided(self, rows: RowDenoiser, latent: Tensor, timestep: int, features: Features | None) -> Tensor:
-        arguments = self.sampler.sampler_extra_args
-        composed, _ = prompt_parser.reconstruct_multicond_batch(arguments["cond"], self.cfg_denoiser.step)
-        if self.cfg_denoiser.mask is not None:
-            # the host blends the clean picture in at every step; the render at this step's noise level belongs there
-            self.cfg_denoiser.init_latent = self._kept_latent(timestep).to(self.p.init_latent)
-        step = len(self.schedule) - 1 - self.schedule.timesteps.index(timestep)
-        called = rows.prediction(
-            features, [len(conds) for conds in composed], self.sources.of_image,
-            strengths=self.tac.strengths(step), both_halves=self.tac.both_halves, keep_inputs=self.needs_empty,
-        )  # fmt: skip
-        empty = (lambda: rows.with_context(self.empty_context)) if self.needs_empty else None
-        combined = nullcontext() if self.guide.is_plain else combined_by(self.cfg_denoiser, self.guide, step, empty)
-        with called, combined:
-            return self.cfg_denoiser(latent, latent.new_full((latent.shape[0],), float(timestep)), **arguments).float()
-
-    def _kept_latent(self, timestep: int) -> Tensor:
-        position = self.schedule.timesteps.index(timestep) + 1
-        if self.trajectory is not None:
-            return self.sources.per_image(self.trajectory.latents[position])
-        return self.schedule.add_noise(self.p.init_latent.float(), self.noise, position)
+            return self._model(z, z.new_full((count,), float(timestep)), cond=cond).float()
 
 
 def _final_mask_blend(p: Any, samples: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def _model_loaded(_model: Any) -> None:
 def model_state(p: Any) -> Hashable | None:
     """What of the host an inversion depends on; None where something else takes part in it, or none is to be kept.
 
-    Weights are not in here: LoRAs get into them with the first call only. `get` and `put` look at them.
+    Weights are not in here: LoRAs get into them with the first call only. `Store` looks at them.
     """
     unet = p.sd_model.model.diffusion_model
     # ControlNet keeps the former forward, which the inversion then calls unless the settings say otherwise
@@ -80,18 +80,18 @@ def _networks() -> Hashable:
     )
 
 
-def get(key: Hashable | None, unet: nn.Module) -> Trajectory | None:
-    """The inversion under this key, if the weights are those that it ended with."""
-    return None if key is None else cache.get((key, network_state(unet)))
+class Store:
+    """The inversions of one UNet, each for the weights that it ended with: LoRAs get into them with the first call."""
 
+    def __init__(self, unet: nn.Module) -> None:
+        self.unet = unet
 
-def put(key: Hashable | None, trajectory: Trajectory | None, unet: nn.Module) -> None:
-    """Keep an inversion, in main memory."""
-    if key is None or trajectory is None:
-        return
-    cache.limit = int(option("negtrans_cache_mb")) * MIB
-    trajectory.features.park()
-    cache.put((key, network_state(unet)), trajectory)
+    def get(self, key: Hashable) -> Trajectory | None:
+        return cache.get((key, network_state(self.unet)))
+
+    def put(self, key: Hashable, trajectory: Trajectory) -> None:
+        cache.limit = int(option("negtrans_cache_mb")) * MIB
+        cache.put((key, network_state(self.unet)), trajectory)
 
 
 def feature_budget(device: torch.device) -> FeatureBudget:

@@ -14,7 +14,7 @@ from torch import Tensor
 from lib_negtrans.embeddings.card import save
 from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.pictures.images import pad_to_multiple, to_pil
+from lib_negtrans.pictures.images import to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 from lib_negtrans.training.checkpoint import checkpoints, decode
 from lib_negtrans.training.errors import CheckpointError, TrainingError
@@ -105,14 +105,12 @@ def compare(
                 "choose the model that it was trained on."
             )
     rgb = fitted_render(render, size)
-    height, width = rgb.shape[1:]
     yield "render", to_pil(rgb)
-    image = pad_to_multiple(rgb[None]).to(host.device)
     with_negative = TranslationParams.from_dict(params.to_dict() | {"negative_prompt": TRIGGER})
     for candidate in found:
         with torch.inference_mode(False), torch.no_grad():
             vectors: dict[str, Tensor] = {TRIGGER: candidate.embedding.vectors.to(host.device)}
-            result = translate(host, image, with_negative, vectors).image[0, :, :height, :width]
+            result = translate(host, rgb[None], with_negative, vectors).image[0]
         yield candidate.label, to_pil(result)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.pictures.images import flatten_alpha, load_picture, pad_to_multiple, save_png, to_pil
+from lib_negtrans.pictures.images import flatten_alpha, load_picture, save_png, to_pil
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import translate
@@ -51,10 +51,8 @@ class TranslationPreview:
         return self._rgb
 
     def __call__(self, step: int, embeddings: Mapping[str, Tensor]) -> Path:
-        height, width = self.rgb.shape[1:]
-        image = pad_to_multiple(self.rgb[None]).to(self.host.device)
         params = TranslationParams.from_dict(self.params.to_dict() | {"negative_prompt": ", ".join(embeddings)})
-        result = translate(self.host, image, params, embeddings).image[0, :, :height, :width]
+        result = translate(self.host, self.rgb[None], params, embeddings).image[0]
         path = self.folder / f"step-{step:08d}.png"
         save_png(path, to_pil(result))
         return path
