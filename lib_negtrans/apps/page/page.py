@@ -14,7 +14,7 @@ from PIL import Image
 from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TAB_ID, TabOptions, build_train_tab, dropped_path
 from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
 from lib_negtrans.apps.panels.training_view import message_html
-from lib_negtrans.apps.panels.translation_panel import NO_EMBEDDING, TranslationPanel, build_translation_panel
+from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.embeddings.folder import EmbeddingFolder
@@ -23,6 +23,7 @@ from lib_negtrans.jobs.translation import TranslationRefused, TranslationRequest
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, Picture, load_picture
 from lib_negtrans.pictures.masks import mask_from_picture
+from lib_negtrans.translation.arguments import NO_EMBEDDING
 from lib_negtrans.translation.infotext import EMBEDDING_KEY, WEIGHT_KEY, parse_infotext, settings_from_infotext
 from lib_negtrans.translation.negatives import Negative
 from lib_negtrans.translation.params import TranslationParams
@@ -133,7 +134,7 @@ class _TranslationTab:
         names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
         sliders = {"strength": strength, "steps": steps, "cfg_scale": cfg_scale}
         self.panel: TranslationPanel = build_translation_panel(
-            names, self.folder.choices, self.folder.choices, PREFIX, sliders, advanced=BEHIND
+            names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND
         )
         self.controls = {
             "prompt": prompt, "negative_prompt": negative, "seed": seed, **sliders, **self.panel.controls,
@@ -174,7 +175,7 @@ class _TranslationTab:
 
         def use() -> list[Any]:
             return [
-                gr.update(choices=self.folder.choices(), value=manager.snapshot().name),
+                gr.update(choices=self.choices(), value=manager.snapshot().name),
                 gr.update(selected=TRANSLATE_TAB),
             ]
 
@@ -182,9 +183,13 @@ class _TranslationTab:
 
     # what the events do
 
+    def choices(self) -> list[str]:
+        """Of the embedding's dropdown, as the folder is now."""
+        return [NO_EMBEDDING, *self.folder.names()]
+
     def refreshed(self, current: str | None) -> Any:
         """The dropdown with what the folder holds now."""
-        choices = self.folder.choices()
+        choices = self.choices()
         return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
 
     def start(
@@ -246,7 +251,7 @@ class _TranslationTab:
         except ImageError as error:
             return [*(gr.update() for _ in range(len(self.controls) + 3)), message_html(str(error), good=False)]
         name = pairs.get(EMBEDDING_KEY, NO_EMBEDDING)
-        choices = self.folder.choices()
+        choices = self.choices()
         note = "Settings restored."
         if name not in choices:
             note = f"Settings restored but for the negative embedding {name}: it is not in {self.folder.folder}."
