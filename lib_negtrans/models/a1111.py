@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import sys
 import warnings
@@ -25,6 +24,8 @@ from modules import (
 )
 from modules.textual_inversion.textual_inversion import Embedding as HostEmbedding
 from torch import Tensor, nn
+
+from lib_negtrans.files import sha256_of
 
 from .protocol import HostError
 
@@ -407,12 +408,7 @@ def _without_ldm_checkpoints(unet: nn.Module) -> Iterator[None]:
 
 
 def _sha256(filename: str) -> str:
-    path = Path(filename)
-    key = (filename, path.stat().st_mtime)
+    key = (filename, Path(filename).stat().st_mtime)
     if key not in _hashes:
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        _hashes[key] = digest.hexdigest()
+        _hashes[key] = sha256_of([filename])
     return _hashes[key]

@@ -20,13 +20,13 @@ from PIL import Image
 
 from lib_negtrans import __version__
 from lib_negtrans.pictures.images import MINIMUM_SIDE, ImageError, open_upright, picture_from_pil, to_pil
+from lib_negtrans.pictures.tree import look_through
 
 from .choice import choose
 from .framing import cut, find_subject, frame
 from .names import Names
 from .params import PrepareParams
 from .similar import Fingerprint, Seen, fingerprint
-from .tree import look_through
 
 REPORT_FILE = "prepare.json"
 READERS = 4  # threads that decode: more would hold too many large pictures at once

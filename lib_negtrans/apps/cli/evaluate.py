@@ -14,7 +14,8 @@ from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
 from lib_negtrans.evaluation.run import evaluate, judge_pictures, round_trip
 from lib_negtrans.models.protocol import HostError
-from lib_negtrans.pictures.images import ImageError, flatten_alpha, iter_image_files, load_picture, save_png
+from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.translation.params import TranslationParams
 
 from .common_options import add_params, given, load_host, load_negatives

@@ -129,7 +129,7 @@ class _TranslationTab:
         names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
         sliders = {"strength": strength, "steps": steps, "cfg_scale": cfg_scale}
         self.panel: TranslationPanel = build_translation_panel(
-            names, self.folder.choices, self.folder.choices, PREFIX, sliders, advanced=BEHIND
+            names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND
         )
         self.controls = {
             "prompt": prompt, "negative_prompt": negative, "seed": seed, **sliders, **self.panel.controls,
@@ -170,7 +170,7 @@ class _TranslationTab:
 
         def use() -> list[Any]:
             return [
-                gr.update(choices=self.folder.choices(), value=manager.snapshot().name),
+                gr.update(choices=self.choices(), value=manager.snapshot().name),
                 gr.update(selected=TRANSLATE_TAB),
             ]
 
@@ -178,9 +178,13 @@ class _TranslationTab:
 
     # what the events do
 
+    def choices(self) -> list[str]:
+        """Of the embedding's dropdown, as the folder is now."""
+        return [NO_EMBEDDING, *self.folder.names()]
+
     def refreshed(self, current: str | None) -> Any:
         """The dropdown with what the folder holds now."""
-        choices = self.folder.choices()
+        choices = self.choices()
         return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
 
     def start(
@@ -242,7 +246,7 @@ class _TranslationTab:
         except ImageError as error:
             return [*(gr.update() for _ in range(len(self.controls) + 3)), message_html(str(error), good=False)]
         name = pairs.get(EMBEDDING_KEY, NO_EMBEDDING)
-        choices = self.folder.choices()
+        choices = self.choices()
         note = "Settings restored."
         if name not in choices:
             note = f"Settings restored but for the negative embedding {name}: it is not in {self.folder.folder}."

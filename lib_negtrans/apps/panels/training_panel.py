@@ -21,7 +21,8 @@ from torch import Tensor
 
 from lib_negtrans.jobs.training import FINISHED, TrainingManager, TrainingRefused, TrainingRequest, TrainingSnapshot
 from lib_negtrans.options import ParamError
-from lib_negtrans.pictures.images import ImageError, iter_image_files, to_pil
+from lib_negtrans.pictures.images import ImageError, to_pil
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import DatasetReport, automatic_size, read_folder, training_files

@@ -8,10 +8,9 @@ from pathlib import Path
 from modules import sd_hijack, shared
 
 from lib_negtrans.embeddings import NO_EMBEDDING
+from lib_negtrans.embeddings.folder import embedding_files
 
 from .refusal import TranslationRefused
-
-_SUFFIXES = (".pt", ".safetensors", ".bin")
 
 
 def loaded_names() -> list[str]:
@@ -24,9 +23,9 @@ def choices() -> list[str]:
     database = sd_hijack.model_hijack.embedding_db
     if database.word_embeddings or database.skipped_embeddings:
         return [NO_EMBEDDING, *loaded_names()]
-    folders = [Path(folder) for folder in (*database.embedding_dirs, shared.cmd_opts.embeddings_dir)]
-    files = {file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES}
-    return [NO_EMBEDDING, *sorted({file.stem for file in files}, key=str.casefold)]
+    folders = (*database.embedding_dirs, shared.cmd_opts.embeddings_dir)
+    names = {file.stem for folder in folders for file in embedding_files(Path(folder))}
+    return [NO_EMBEDDING, *sorted(names, key=str.casefold)]
 
 
 def rescanned_choices() -> list[str]:

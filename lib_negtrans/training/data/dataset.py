@@ -15,8 +15,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha, iter_image_files, load_picture
+from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha, load_picture
 from lib_negtrans.pictures.sizes import bucket_for, cover
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.errors import DatasetError
 
