@@ -29,7 +29,8 @@ class PreparePanel:
         with gr.Accordion("Prepare a folder", open=False, visible=visible, elem_id=self.elem_id("prepare")):
             self.source = gr.Textbox(
                 label="Folder with pictures of any kind", placeholder="/path/to/pictures",
-                info="Sub-folders included; nothing in it is changed.", elem_id=self.elem_id("prepare_source"),
+                info="Sub-folders are included. Nothing in this folder is changed.",
+                elem_id=self.elem_id("prepare_source"),
             )  # fmt: skip
             self.target = gr.Textbox(
                 label="New folder for the result", placeholder="/path/to/renders",
@@ -42,7 +43,7 @@ class PreparePanel:
                     for name in pair:
                         self.fields[name] = self._component(name, described[name], defaults[name])
             self.overwrite = gr.Checkbox(
-                label="Replace an earlier result there", value=False, elem_id=self.elem_id("prepare_overwrite")
+                label="Replace an earlier result in that folder", value=False, elem_id=self.elem_id("prepare_overwrite")
             )
             with gr.Row():
                 self.start = gr.Button("Prepare", elem_id=self.elem_id("prepare_start"))
