@@ -40,7 +40,7 @@ def combine(parts: Sequence[tuple[Embedding, float]], way: str, name: str) -> Em
     for other, _ in parts[1:]:
         if other.width != first.width:
             raise EmbeddingError(
-                f"{other.name} has width {other.width} and {first.name} {first.width}: they are for other models."
+                f"{other.name} has width {other.width} and {first.name} {first.width}: they do not fit the same model."
             )
     if way == "concatenate":
         vectors = torch.cat([embedding.vectors * weight for embedding, weight in parts])

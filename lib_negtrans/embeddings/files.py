@@ -178,7 +178,7 @@ def _decode_safetensors(path: Path) -> tuple[dict, dict]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise EmbeddingError(f"{path} is damaged or no safetensors file: {error}.") from error
+        raise EmbeddingError(f"{path} is damaged or not a safetensors file: {error}.") from error
 
 
 def _decode_pickle(path: Path) -> dict:
@@ -189,7 +189,7 @@ def _decode_pickle(path: Path) -> dict:
         raise EmbeddingError(f"{path} holds more than tensors and may be malicious: it was not read.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         # what a cut off or foreign file makes of the unpickler
-        raise EmbeddingError(f"{path} is damaged or no embedding: copy it again.") from error
+        raise EmbeddingError(f"{path} is damaged or not an embedding: copy it again.") from error
     if data is None:  # the webui's own torch.load answers so after its check
         raise EmbeddingError(f"{path} holds more than tensors and may be malicious: the webui refused it.")
     if not isinstance(data, dict):

@@ -208,7 +208,9 @@ class WebuiHost:
                 context = encode([prompt])
                 if still_there():
                     return context
-        raise HostError("Embeddings are being refreshed all the time: leave the Textual Inversion tab for a moment.")
+        raise HostError(
+            "The embeddings are being refreshed again and again: leave the Textual Inversion tab for a moment."
+        )
 
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:
         """The UNet's raw output (eps or v) for latent (B,4,h,w), timestep int or (B,), context (B,T,width): float32.
@@ -230,7 +232,9 @@ class WebuiHost:
 
     def _refuse_another_checkpoint(self) -> None:
         if not self._is_in_place():
-            raise HostError(f"The checkpoint was changed in mid-run: choose {Path(self._file).stem} again and resume.")
+            raise HostError(
+                f"The checkpoint was changed during the training: choose {Path(self._file).stem} again and resume."
+            )
 
     def _is_in_place(self) -> bool:
         same = sd_models.model_data.sd_model is self.model and self.model.sd_checkpoint_info.filename == self._file
@@ -242,7 +246,7 @@ class WebuiHost:
         """Raises HostError when the webui runs in a way that training cannot go through."""
         if getattr(self.model, "lowvram", False):
             raise HostError(
-                "Training needs text encoder and UNet in memory at once: start the webui without --medvram, --lowvram."
+                "Training needs text encoder and UNet in memory together: start the webui without --medvram, --lowvram."
             )
         if devices.fp8:
             raise HostError("The weights are stored in 8 bits: set Settings > Optimizations > FP8 weight to Disable.")

@@ -147,7 +147,9 @@ class StandaloneHost:
         self.prompt_tokenizer = PromptTokenizer.from_clip(tokenizer)
         width = self.unet.config.cross_attention_dim
         if width != self.embedding_width:
-            raise HostError(f"The text encoder has width {self.embedding_width}, the UNet takes {width}: a wrong pair.")
+            raise HostError(
+                f"The text encoder has width {self.embedding_width}, the UNet takes {width}: they do not fit together."
+            )
 
     @property
     def _token_table(self) -> nn.Module:

@@ -35,35 +35,37 @@ def describe_translation(params: TranslationParams, embedding: str | None = None
     sentences = []
     if params.start == "inversion":
         sentences.append(
-            f"Inverts the picture over {used} of {params.steps} steps, to noise level {timesteps[-1]} of 1000"
-            + (f", made exact by {extra} more evaluations" if extra else "")
-            + "; the seed changes nothing."
+            f"The render is inverted in {used} of {params.steps} steps, up to noise level {timesteps[-1]} of 1000"
+            + (f", and {extra} more model calls make this exact" if extra else "")
+            + ". The seed has no effect."
         )
     else:
-        sentences.append(f"Adds noise of the seed, to level {timesteps[-1]} of 1000.")
+        sentences.append(f"Noise from the seed is added to the render, up to level {timesteps[-1]} of 1000.")
     away = "the negative prompt"
     if embedding:
         away = f"{embedding}{'' if weight == 1 else f' (weight {weight:g})'} and {away}"
     kept = guidance_of(params).variant.kept()
     sentences.append(
-        f"Then {used} steps away from {away}, CFG scale {params.cfg_scale:g}{f', {kept}' if kept else ''}."
+        f"Then {used} steps lead away from {away}, with CFG scale {params.cfg_scale:g}{f', {kept}' if kept else ''}."
     )
     layers = _layers(params)
     if tac_steps and layers:
-        follow = "follow" if params.tac_blend == 1 else f"follow to {100 * params.tac_blend:g} %"
-        sentences.append(f"In the first {tac_steps}, {layers} of 16 attention layers {follow} the render's texture.")
+        hold = "hold" if params.tac_blend == 1 else f"hold {100 * params.tac_blend:g} % of"
+        sentences.append(
+            f"In the first {tac_steps} of them, {layers} of 16 attention layers {hold} the render's texture."
+        )
     else:
-        sentences.append("Attention control is off: texture may change.")
+        sentences.append("Attention control is off, so the texture may change.")
     source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
     calls = used * guided_rows(params) + rows_up + source_calls
-    sentences.append(f"About {calls} model evaluations.")
+    sentences.append(f"This takes about {calls} model calls.")
     if params.colour != "off" and params.colour_strength:
-        sentences.append("Colour and tone are taken back from the render.")
+        sentences.append("The render's colours are brought back.")
     if params.mask != "none":
-        kept = "the render's background is kept" if params.background == "keep" else "its background is free of them"
-        sentences.append(f"Texture and colour are held on the garment, {kept}.")
+        kept = "stays as it is in the render" if params.background == "keep" else "may change freely"
+        sentences.append(f"Texture and colour are held on the garment only; the background {kept}.")
     if params.strength > _LARGE_STRENGTH:
-        sentences.append(f"Strength {params.strength:g} changes much: the presets use 0.3 to 0.5.")
+        sentences.append(f"Strength {params.strength:g} changes the picture a lot: the presets use 0.3 to 0.5.")
     return " ".join(sentences)
 
 

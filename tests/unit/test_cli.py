@@ -59,12 +59,12 @@ def test_a_messy_tree_is_mirrored_failures_are_named_and_a_second_run_does_the_r
     failures = [line for line in err.splitlines() if line.startswith("failed:")]
     assert len(failures) == 2
     assert "corrupt.png: cannot be read" in failures[0] and "tiny.png: is 1x1 pixels" in failures[1]
-    assert "Traceback" not in err and "5 translated, 0 there already, 2 failed" in out
+    assert "Traceback" not in err and "5 translated, 0 done already, 2 failed" in out
 
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
     (tmp_path / "out" / "a.png").unlink()
     code, out, _err = run("translate", "--input", tmp_path / "in", "--out", tmp_path / "out", *FAST)
-    assert code == 1 and "1 translated, 4 there already, 2 failed" in out
+    assert code == 1 and "1 translated, 4 done already, 2 failed" in out
     changed = [p for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
     assert [p.name for p in changed] == ["a.png"]
 

@@ -29,18 +29,41 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options and every translation parameter; the common ones are the caller's."""
-    parser.add_argument("--renders", required=True, metavar="DIR", help="renders, with mask_NAME.png beside or alpha")
-    parser.add_argument("--photos", metavar="DIR", help="photographs to compare with (default: 200 kept as numbers)")
-    parser.add_argument("--outputs", metavar="DIR", help="judge these pictures, of the renders' names; no translating")
-    parser.add_argument("--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; repeatable")
+    parser.add_argument(
+        "--renders",
+        required=True,
+        metavar="DIR",
+        help="folder of renders, with a mask_NAME.png beside each, or with transparency",
+    )
+    parser.add_argument(
+        "--photos", metavar="DIR", help="folder of photographs to compare with (default: features of 200 photographs)"
+    )
+    parser.add_argument(
+        "--outputs",
+        metavar="DIR",
+        help="judge the pictures in this folder, named as the renders; nothing is translated",
+    )
+    parser.add_argument(
+        "--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; may be repeated"
+    )
     names = describe_names().replace("%", "%%")
     parser.add_argument(
-        "--configs", default="default,no-tac,none", metavar="NAME[:FIELD=VALUE]..,..", help=f"to compare. {names}"
+        "--configs",
+        default="default,no-tac,none",
+        metavar="NAME[:FIELD=VALUE]..,..",
+        help=f"the configurations to compare. {names}",
     )
-    parser.add_argument("--region", choices=("crop", "full"), default="crop", help="translate garment crops or renders")
+    parser.add_argument(
+        "--region", choices=("crop", "full"), default="crop", help="translate crops of the garment, or whole renders"
+    )
     parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
-    parser.add_argument("--judged-background", choices=("same", "mean"), default="same", help="for KID garment")
-    parser.add_argument("--count", type=int, metavar="N", help="only N of the renders, spread evenly")
+    parser.add_argument(
+        "--judged-background",
+        choices=("same", "mean"),
+        default="same",
+        help="what replaces the backgrounds for the column KID garment",
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="use only N of the renders, spread evenly")
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")
     add_params(parser, TranslationParams)
@@ -77,7 +100,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
 def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
     if not Path(folder).is_dir():
-        raise CallError(f"{option} {folder} is no folder.")
+        raise CallError(f"{option} {folder} is not a folder.")
     files = spread(render_files(Path(folder)), count)
     if len(files) < 3:
         raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")

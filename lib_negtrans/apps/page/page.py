@@ -106,7 +106,8 @@ class _TranslationTab:
                 )
             with gr.Column(scale=2, min_width=140):
                 self.longest = gr.Number(
-                    label="Longest side", info="Larger pictures are made smaller to this, in pixels; 0 keeps them.",
+                    label="Longest side",
+                    info="Larger pictures are reduced to this size, in pixels. 0 keeps their size.",
                     value=self.default_side, precision=0, minimum=0, elem_id=f"{PREFIX}longest",
                 )  # fmt: skip
                 self.settings = gr.File(

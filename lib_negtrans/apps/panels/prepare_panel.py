@@ -31,7 +31,8 @@ class PreparePanel:
         with gr.Accordion("Prepare a folder", open=False, visible=visible, elem_id=self.elem_id("prepare")):
             self.source = gr.Textbox(
                 label="Folder with pictures of any kind", placeholder="/path/to/pictures",
-                info="Sub-folders included; nothing in it is changed.", elem_id=self.elem_id("prepare_source"),
+                info="Sub-folders are included. Nothing in this folder is changed.",
+                elem_id=self.elem_id("prepare_source"),
             )  # fmt: skip
             self.target = gr.Textbox(
                 label="New folder for the result", placeholder="/path/to/renders",
@@ -45,7 +46,7 @@ class PreparePanel:
                         own_id = self.elem_id(f"prepare_{name}")
                         self.fields[name] = training_component(described[name], defaults[name], own_id)
             self.overwrite = gr.Checkbox(
-                label="Replace an earlier result there", value=False, elem_id=self.elem_id("prepare_overwrite")
+                label="Replace an earlier result in that folder", value=False, elem_id=self.elem_id("prepare_overwrite")
             )
             with gr.Row():
                 self.start = gr.Button("Prepare", elem_id=self.elem_id("prepare_start"))

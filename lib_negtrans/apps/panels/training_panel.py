@@ -98,7 +98,7 @@ class _Panel:
         )  # fmt: skip
         self.photos = gr.Textbox(
             label="Folder with photos, if there is one", placeholder="/path/to/photos", elem_id=elem_id("photos"),
-            info="Real ones, of such garments: to validate against, and for the objective contrastive.",
+            info="Real photos of similar garments. Validation and the objective contrastive use them.",
             visible=self.options.typed_folders,
         )  # fmt: skip
         with gr.Row():
@@ -107,20 +107,20 @@ class _Panel:
                 elem_id=elem_id("files"),
             )  # fmt: skip
             self.preview_image = gr.Image(
-                label="Render to preview on; else the first one", type="filepath", height=180,
+                label="Render for the previews (if none: the first one)", type="filepath", height=180,
                 elem_id=elem_id("preview_image"),
             )  # fmt: skip
         self.check = gr.Button("Check dataset", elem_id=elem_id("check"))
         self.report = gr.HTML("", elem_id=elem_id("report"))
         self.thumbnails = gr.Gallery(
-            label="Pictures as they are trained on", columns=6, height="auto", visible=False,
+            label="The pictures as the training uses them", columns=6, height="auto", visible=False,
             elem_id=elem_id("thumbnails"),
         )  # fmt: skip
 
     def _build_settings(self) -> None:
         self.name = gr.Textbox(
             label="Name", placeholder="neg-render", elem_id=elem_id("name"),
-            info="File name and trigger word: a-z, 0-9, - and _.",
+            info="The file name, and the trigger word in prompts. Use only a-z, 0-9, - and _.",
         )  # fmt: skip
         self.name_hint = gr.HTML("", elem_id=elem_id("name_hint"))
         described = TrainingParams.options()
@@ -271,8 +271,8 @@ class _Panel:
         except (TrainingRefused, ParamError) as error:
             return [message_html(str(error), good=False), *self.show(seen)]
         if name in self.manager.snapshot().queue:
-            return [message_html(f"{name} waits for its turn; this page may be closed meanwhile."), *self.show(seen)]
-        return [message_html(f"{name} is on its way; this page may be closed meanwhile."), *self.show(seen)]
+            return [message_html(f"{name} waits for its turn. You may close this page."), *self.show(seen)]
+        return [message_html(f"{name} has started. You may close this page: the training goes on."), *self.show(seen)]
 
     def cancel_waiting(self, seen: Any, name: str) -> list[Any]:
         """Take the named training out of the queue, or the last one if that name does not wait."""
@@ -307,7 +307,7 @@ class _Panel:
         typed = (folder or "").strip().strip('"')
         if files:
             if typed:
-                raise TrainingRefused("There are a folder and dropped pictures: clear one of the two.")
+                raise TrainingRefused("You gave both a folder and dropped pictures: clear one of the two.")
             return copy_dropped(files, target)
         if not typed or not self.options.typed_folders:
             raise TrainingRefused("There are no pictures yet: name a folder, or drop pictures.")

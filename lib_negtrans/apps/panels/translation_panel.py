@@ -64,7 +64,7 @@ def build_translation_panel(
     with gr.Row(elem_id=f"{elem_prefix}preset_row"):
         preset = gr.Dropdown(
             label="Preset", choices=list(TRANSLATION_PRESETS), value="default", elem_id=f"{elem_prefix}preset",
-            info="Sets the options below, and steps, CFG scale and strength above.",
+            info="Sets the options below, and also steps, CFG scale and strength above.",
         )  # fmt: skip
         apply_preset = gr.Button("Apply preset", elem_id=f"{elem_prefix}apply_preset", scale=0, min_width=120)
     sentence = gr.HTML(preset_sentence("default"), elem_id=f"{elem_prefix}preset_sentence")
@@ -73,7 +73,7 @@ def build_translation_panel(
     with gr.Row(elem_id=f"{elem_prefix}embedding_row"):
         embedding = gr.Dropdown(
             label="Negative embedding", choices=embeddings(), value=NO_EMBEDDING, elem_id=f"{elem_prefix}embedding",
-            info="Goes before what you type in the negative prompt.",
+            info="It is put in front of what you type in the negative prompt.",
         )  # fmt: skip
         refresh = gr.Button(
             REFRESH_SYMBOL, elem_id=f"{elem_prefix}refresh_embeddings", elem_classes=["tool"], scale=0, min_width=40
@@ -82,7 +82,8 @@ def build_translation_panel(
         relist = gr.Button("List", elem_id=f"{elem_prefix}list_embeddings", elem_classes=["negtrans_hidden"])
         weight = gr.Slider(
             label="Embedding weight", minimum=weight_range[0], maximum=weight_range[1], step=0.05, value=1.0,
-            elem_id=f"{elem_prefix}embedding_weight", info="More pushes harder; 1 is as trained.",
+            elem_id=f"{elem_prefix}embedding_weight",
+            info="A higher weight pushes away more strongly. 1 is the embedding as it was trained.",
         )  # fmt: skip
     for name in names:
         if name not in behind:

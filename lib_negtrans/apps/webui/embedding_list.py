@@ -48,7 +48,7 @@ def fingerprint(name: str) -> str:
             )
         known = ", ".join(loaded_names()[:8]) or "none"
         raise TranslationRefused(
-            f"There is no negative embedding {name}; loaded are {known}. Put its file into embeddings/ and refresh."
+            f"There is no negative embedding {name}. Loaded: {known}. Put its file into embeddings/ and refresh."
         )
     vectors = embedding.vec.detach().cpu().float().contiguous()
     return hashlib.sha256(vectors.numpy().tobytes()).hexdigest()[:10]

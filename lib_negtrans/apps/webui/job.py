@@ -91,7 +91,9 @@ class TranslationJob:
         if ours.is_plain or not neutral_prompt_acts(self.p.all_prompts):
             return params, None
         asked = params.guidance + (f", CFG rescale {params.cfg_rescale:g}" if params.cfg_rescale else "")
-        self.p.comment(f"{TITLE}: the neutral-prompt keywords in the prompt rule this picture, {asked} was not used.")
+        self.p.comment(
+            f"{TITLE}: the prompt has keywords of neutral-prompt, which guide this picture; {asked} was not used."
+        )
         return replace(params, guidance="cfg", cfg_rescale=0.0), asked
 
     def attach(self) -> None:

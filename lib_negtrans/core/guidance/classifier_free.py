@@ -14,7 +14,7 @@ class ClassifierFree(Variant):
     """The negative prompt in the place of the empty one: w c + (1 - w) n."""
 
     name = "cfg"
-    subtracts = "all"
+    subtracts = "all of it"
     needs_empty = False
 
     def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:

@@ -15,13 +15,13 @@ class Perp(Variant):
     """Perp-Neg (arXiv 2304.04968): only the part of N perpendicular to D, so that it never undoes the prompt."""
 
     name = "perp"
-    subtracts = "what does not oppose the prompt"
+    subtracts = "what does not work against the prompt"
 
     def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
         return push_away(empty, cond, perpendicular(negative - empty, cond - empty), scale)
 
     def kept(self) -> str:
-        return "what opposes the prompt left out"
+        return "without what works against the prompt"
 
 
 def perpendicular(vector: Tensor, direction: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ class Salience(Variant):
     """
 
     name = "salience"
-    subtracts = "where it outweighs the prompt"
+    subtracts = "where it is stronger than the prompt"
 
     def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
         towards, away = cond - empty, negative - empty
@@ -26,7 +26,7 @@ class Salience(Variant):
         return cfg(empty, cond, scale) - (scale - 1) * torch.where(wins, away - towards, torch.zeros_like(away))
 
     def kept(self) -> str:
-        return "only where it outweighs the prompt"
+        return "only where it is stronger than the prompt"
 
 
 def _weight(vector: Tensor) -> Tensor:

@@ -20,27 +20,32 @@ class Sega(Variant):
     """
 
     name = "sega"
-    subtracts = "each channel's strongest, in chosen steps"
+    subtracts = "the strongest values of each channel, in the steps you choose"
 
     threshold: float = setting(
         0.9, "SEGA threshold",
-        "Guidance sega: values below this quantile of their channel stay. 0.9 likes CFG scale 15; 0 subtracts all.",
+        "For guidance sega: values below this quantile of their channel are not subtracted. 0.9 needs a higher CFG "
+        "scale, about 15. 0 subtracts all values.",
         minimum=0.0, maximum=0.99, step=0.01, infotext="NegTrans SEGA threshold",
     )  # fmt: skip
     warmup: int = setting(
-        1, "SEGA warm-up", "Guidance sega: steps before the negative is first subtracted.",
+        1, "SEGA warm-up",
+        "For guidance sega: how many steps pass before the negative is subtracted for the first time.",
         minimum=0, maximum=999, step=1, infotext="NegTrans SEGA warm-up",
     )  # fmt: skip
     cooldown: int = setting(
-        0, "SEGA cool-down", "Guidance sega: the step from which the negative is no longer subtracted; 0 is never.",
+        0, "SEGA cool-down",
+        "For guidance sega: from this step on, the negative is no longer subtracted. 0 subtracts it to the end.",
         minimum=0, maximum=999, step=1, infotext="NegTrans SEGA cool-down",
     )  # fmt: skip
     momentum: float = setting(
-        0.1, "SEGA momentum", "Guidance sega: share of the earlier steps' direction that is added to each step's.",
+        0.1, "SEGA momentum",
+        "For guidance sega: how much of the earlier steps' direction is added to that of each step.",
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans SEGA momentum",
     )  # fmt: skip
     beta: float = setting(
-        0.4, "SEGA momentum decay", "Guidance sega: how slowly the earlier steps' direction is forgotten.",
+        0.4, "SEGA momentum decay",
+        "For guidance sega: how slowly the direction of earlier steps is forgotten. A higher value remembers longer.",
         minimum=0.0, maximum=0.99, step=0.05, infotext="NegTrans SEGA momentum decay",
     )  # fmt: skip
     _nu: Tensor | None = field(default=None, init=False, repr=False)
@@ -58,4 +63,4 @@ class Sega(Variant):
         return cfg(empty, cond, scale) + g if active else cfg(empty, cond, scale)
 
     def kept(self) -> str:
-        return f"the strongest {100 * (1 - self.threshold):g} % of each channel only"
+        return f"using only the strongest {100 * (1 - self.threshold):g} % of each channel"

@@ -19,8 +19,8 @@ class TopK(Variant):
 
     ratio: float = setting(
         0.1, "Top-k ratio",
-        "Guidance topk: the share of the negative's values, from the largest, that is subtracted. 0.1 likes CFG scale "
-        "15; 1 is cfg.",
+        "For guidance topk: which share of the negative's values is subtracted, the largest first. 0.1 needs a higher "
+        "CFG scale, about 15. 1 is the same as cfg.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
     )  # fmt: skip
 
@@ -28,7 +28,7 @@ class TopK(Variant):
         return push_away(empty, cond, keep_largest(negative - empty, self.ratio), scale)
 
     def kept(self) -> str:
-        return f"the strongest {100 * self.ratio:g} % of it only"
+        return f"using only its strongest {100 * self.ratio:g} %"
 
 
 def keep_largest(vector: Tensor, ratio: float) -> Tensor:
