@@ -34,6 +34,7 @@ from lib_negtrans.models.standalone import default_model_path, load_model  # noq
 from lib_negtrans.training.data.sets import Folders  # noqa: E402
 from lib_negtrans.training.negative import NegativeTraining  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
+from lib_negtrans.translation.negatives import Negative  # noqa: E402
 
 NAME = "neg-objective"
 KINDS = {
@@ -92,7 +93,7 @@ def main() -> None:
             for kind, values in kinds.items():
                 vectors = train(args, host, kind, values, seed, Path(folder))
                 text = ",".join(f"default:strength={strength:g}" for strength in args.strengths)
-                ways = parse_configurations(text, None, NAME, {NAME: vectors})
+                ways = parse_configurations(text, None, [Negative(NAME, vectors)])
                 result = evaluate(host, renders, photos, ways, network, size=args.size)
                 points = [(row.ssim, row.kid.value, row.kid_garment.value) for row in result.rows[1:]]
                 found[kind].append(points)

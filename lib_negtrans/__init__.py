@@ -6,6 +6,7 @@ What Python scripts need can be imported from here: `from lib_negtrans import lo
 from importlib import import_module
 
 __version__ = "0.1.0"
+TITLE = "Realistic Translation"  # the script's, in img2img's list and in every picture's text
 
 _MODULES = {
     "embeddings.files": ("Embedding", "read_embedding"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -33,6 +34,16 @@ def atomic_write(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def sha256_of(files: Iterable[str | Path], start: bytes = b"") -> str:
+    """sha256 of `start` and then the files' bytes, hex. Raises OSError."""
+    digest = hashlib.sha256(start)
+    for file in files:
+        with Path(file).open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def write_bytes_atomic(path: str | Path, content: bytes, overwrite: bool = True) -> None:

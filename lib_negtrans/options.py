@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 
@@ -57,7 +58,8 @@ class Params:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ParamError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}.")
-        return cls(**values).validate()
+        # JSON of another program may write whole numbers as 2.0
+        return cls(**{n: cls.typed(n, v) if isinstance(v, float) else v for n, v in values.items()}).validate()
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> Any:
@@ -68,15 +70,30 @@ class Params:
     @classmethod
     def from_given(cls, given: dict[str, Any]) -> Any:
         """From what a page's components hold, validated; an emptied one is its default. Raises ParamError."""
-        values, defaults = {}, cls()
-        for name, value in given.items():
-            if value is None:
-                continue
-            try:
-                values[name] = type(getattr(defaults, name))(value.strip() if isinstance(value, str) else value)
-            except (TypeError, ValueError) as error:
-                raise ParamError(f"{cls.options()[name].label} must be a number, not {value!r}.") from error
-        return cls.from_dict(values)
+        return cls.from_dict({name: cls.typed(name, value) for name, value in given.items() if value is not None})
+
+    @classmethod
+    def typed(cls, name: str, value: Any) -> Any:
+        """A value from a control, a request, a command line or a PNG's text as the option's type. Raises ParamError.
+
+        Texts lose the blanks around them; 2.0 is a whole number, 2.7 is none.
+        """
+        kind, label = type(getattr(cls(), name)), cls.options()[name].label
+        if kind is str:
+            if not isinstance(value, str):
+                raise ParamError(f"{label} must be text, not {value!r}.")
+            return value.strip()
+        if kind is bool:
+            if not isinstance(value, bool):
+                raise ParamError(f"{label} must be true or false, not {value!r}.")
+            return value
+        try:
+            number = Decimal(str(value).strip())  # a float would round a large seed
+        except ArithmeticError:
+            raise ParamError(f"{label} must be a number, not {value!r}.") from None
+        if kind is int and not (number.is_finite() and number == number.to_integral_value()):
+            raise ParamError(f"{label} must be a whole number, not {value!r}.")
+        return kind(number)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

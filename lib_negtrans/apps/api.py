@@ -20,8 +20,8 @@ from pydantic import BaseModel, Field
 
 from lib_negtrans import __version__
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+from lib_negtrans.embeddings.folder import embedding_files
 from lib_negtrans.jobs.training import (
-    EMBEDDING_SUFFIXES,
     TrainingBusy,
     TrainingManager,
     TrainingRefused,
@@ -243,10 +243,8 @@ class _Service:
 
     def embeddings(self):
         """The embeddings that this extension trained."""
-        folder = self.manager.workplace.embeddings_folder
-        files = sorted(p for p in folder.rglob("*") if p.suffix in EMBEDDING_SUFFIXES) if folder.is_dir() else []
         found = []
-        for path in files:
+        for path in embedding_files(self.manager.workplace.embeddings_folder):
             try:
                 embedding = read_embedding(path)
             except EmbeddingError:

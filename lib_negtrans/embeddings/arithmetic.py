@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from .card import write_card
-from .files import MAX_VECTORS, Embedding, EmbeddingError, read_embedding, write_embedding
+from .card import save
+from .files import MAX_VECTORS, Embedding, EmbeddingError, read_embedding
 
 WAYS = ("concatenate", "average")
 
@@ -21,10 +21,8 @@ def convert(
 
     Returns what was written, and complaints about the card. Raises EmbeddingError, FileExistsError, OSError.
     """
-    target = Path(target)
-    embedding = replace(read_embedding(source), name=target.stem)
-    write_embedding(target, embedding, overwrite, layout)
-    return embedding, write_card(target, embedding)
+    embedding = replace(read_embedding(source), name=Path(target).stem)
+    return embedding, save(target, embedding, overwrite, layout)
 
 
 def combine(parts: Sequence[tuple[Embedding, float]], way: str, name: str) -> Embedding:
@@ -42,7 +40,7 @@ def combine(parts: Sequence[tuple[Embedding, float]], way: str, name: str) -> Em
     for other, _ in parts[1:]:
         if other.width != first.width:
             raise EmbeddingError(
-                f"{other.name} has width {other.width} and {first.name} {first.width}: they are for other models."
+                f"{other.name} has width {other.width} and {first.name} {first.width}: they do not fit the same model."
             )
     if way == "concatenate":
         vectors = torch.cat([embedding.vectors * weight for embedding, weight in parts])

@@ -7,12 +7,27 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lib_negtrans import __version__
+from lib_negtrans import TITLE, __version__
 from lib_negtrans.files import atomic_write, write_text_atomic
 
-from .files import Embedding
+from .files import Embedding, write_embedding
 
 HASH_DIGITS = 10  # as the webui shows hashes
+
+
+def save(
+    path: str | Path,
+    embedding: Embedding,
+    overwrite: bool = False,
+    layout: str | None = None,
+    preview: str | Path | None = None,
+) -> list[str]:
+    """`write_embedding`, then `write_card`: whatever writes an embedding for a user does both.
+
+    Returns the card's complaints. Raises EmbeddingError, FileExistsError, OSError for the embedding.
+    """
+    write_embedding(path, embedding, overwrite, layout)
+    return write_card(Path(path), embedding, preview)
 
 
 def write_card(path: Path, embedding: Embedding, preview: str | Path | None = None) -> list[str]:
@@ -72,7 +87,7 @@ def describe(embedding: Embedding) -> str:
     base = f" Base: {embedding.checkpoint_name}" if embedding.checkpoint_name else ""
     if base and embedding.checkpoint_hash:
         base += f" [{embedding.checkpoint_hash[:HASH_DIGITS]}]"
-    return f"For the negative prompt of Realistic Translation{strength}. {', '.join(parts)}.{base}{'.' if base else ''}"
+    return f"For the negative prompt of {TITLE}{strength}. {', '.join(parts)}.{base}{'.' if base else ''}"
 
 
 def _former(card: Path) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ MAX_FILE_BYTES = 64 << 20
 MAX_NAME_LENGTH = 64
 _IMAGE_SUFFIXES = (".png", ".webp", ".jxl", ".avif")
 _PICKLE_SUFFIXES = (".pt", ".bin")
+EMBEDDING_SUFFIXES = (*_PICKLE_SUFFIXES, ".safetensors")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
@@ -104,6 +106,11 @@ def validate_name(name: str, tokenize: Callable[[str], Sized] | None = None) -> 
     return name
 
 
+def stands_in(name: str, prompt: str) -> bool:
+    """Whether a trigger word stands in a prompt, in whatever case: as a word, so `neg` does not in "neg-2"."""
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", prompt, re.IGNORECASE) is not None
+
+
 def read_embedding(path: str | Path) -> Embedding:
     """Reads A1111's .pt, diffusers' .safetensors/.bin and kohya's .safetensors/.pt; never runs code from the file.
 
@@ -115,7 +122,7 @@ def read_embedding(path: str | Path) -> Embedding:
         raise EmbeddingError(
             f"{path} is an image, and embeddings inside images are not read: get the .pt or .safetensors."
         )
-    if suffix not in (*_PICKLE_SUFFIXES, ".safetensors"):
+    if suffix not in EMBEDDING_SUFFIXES:
         raise EmbeddingError(f"{path} is not an embedding: those end in .pt, .safetensors or .bin.")
     try:
         size = path.stat().st_size
@@ -171,7 +178,7 @@ def _decode_safetensors(path: Path) -> tuple[dict, dict]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise EmbeddingError(f"{path} is damaged or no safetensors file: {error}.") from error
+        raise EmbeddingError(f"{path} is damaged or not a safetensors file: {error}.") from error
 
 
 def _decode_pickle(path: Path) -> dict:
@@ -182,7 +189,7 @@ def _decode_pickle(path: Path) -> dict:
         raise EmbeddingError(f"{path} holds more than tensors and may be malicious: it was not read.") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
         # what a cut off or foreign file makes of the unpickler
-        raise EmbeddingError(f"{path} is damaged or no embedding: copy it again.") from error
+        raise EmbeddingError(f"{path} is damaged or not an embedding: copy it again.") from error
     if data is None:  # the webui's own torch.load answers so after its check
         raise EmbeddingError(f"{path} holds more than tensors and may be malicious: the webui refused it.")
     if not isinstance(data, dict):

@@ -1,16 +1,27 @@
-"""The negative embeddings of a folder, by trigger word, for the standalone page."""
+"""The embeddings of a folder, by trigger word."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor
 
-from lib_negtrans.apps.panels.translation_panel import NO_EMBEDDING
-from lib_negtrans.jobs.training import EMBEDDING_SUFFIXES
+from .files import EMBEDDING_SUFFIXES, EmbeddingError, read_embedding, stands_in
 
-from .files import EmbeddingError, read_embedding
+
+def embedding_files(folder: Path) -> list[Path]:
+    """Embedding files of a folder and its sub-folders, sorted, those higher up first; none where there is no folder.
+
+    Hidden ones are passed over, and NAME.run, where the command line keeps a training's checkpoints.
+    """
+
+    def passed_over(path: Path) -> bool:
+        return any(part.startswith(".") or part.endswith(".run") for part in path.relative_to(folder).parts)
+
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EMBEDDING_SUFFIXES and path.is_file())
+    return sorted(
+        (path for path in found if not passed_over(path)), key=lambda path: (len(path.parts), str(path).casefold())
+    )
 
 
 class EmbeddingFolder:
@@ -21,21 +32,11 @@ class EmbeddingFolder:
 
     def files(self) -> dict[str, Path]:
         """Trigger word -> file, sub-folders included; the first of two files of one name."""
-        if not self.folder.is_dir():
-            return {}
-        found: dict[str, Path] = {}
-        for path in sorted(self.folder.rglob("*"), key=lambda path: (len(path.parts), str(path).casefold())):
-            # the command line keeps a training's checkpoints in NAME.run
-            passed_over = any(
-                part.startswith(".") or part.endswith(".run") for part in path.relative_to(self.folder).parts
-            )
-            if path.suffix.lower() in EMBEDDING_SUFFIXES and path.is_file() and not passed_over:
-                found.setdefault(path.stem, path)
-        return found
+        return {path.stem: path for path in reversed(embedding_files(self.folder))}
 
-    def choices(self) -> list[str]:
-        """For a dropdown: "None" and the names."""
-        return [NO_EMBEDDING, *sorted(self.files(), key=str.casefold)]
+    def names(self) -> list[str]:
+        """The trigger words, for a dropdown."""
+        return sorted(self.files(), key=str.casefold)
 
     def vectors(self, name: str) -> Tensor:
         """The vectors (n, width) of one. Raises EmbeddingError for a missing one and one of another kind of model."""
@@ -52,5 +53,4 @@ class EmbeddingFolder:
 
     def named_in(self, *prompts: str) -> dict[str, Tensor]:
         """The embeddings whose trigger words stand in the prompts. Raises EmbeddingError."""
-        words = set(re.findall(r"[\w-]+", " ".join(prompts)))
-        return {name: self.vectors(name) for name in self.files() if name in words}
+        return {name: self.vectors(name) for name in self.files() if stands_in(name, "\n".join(prompts))}

@@ -89,7 +89,7 @@ def _safetensors_header(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[st
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise EmbeddingError(f"{path} is damaged or no safetensors file: {error}.") from error
+        raise EmbeddingError(f"{path} is damaged or not a safetensors file: {error}.") from error
 
 
 def _describe_weights(path: Path, kind: str, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.options import ParamError
+from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 
 # What each name changes; presets of params.py are names too. A dict may set prompts: those win over the call's.
@@ -45,14 +46,12 @@ def describe_names() -> str:
 def parse_configurations(
     text: str,
     values: Mapping[str, Any] | None = None,
-    trigger: str = "",
-    embeddings: Mapping[str, Tensor] | None = None,
+    negatives: Sequence[Negative] = (),
 ) -> list[Configuration]:
     """`NAME[:FIELD=VALUE]...,...` -> configurations, in order, each once; a group's changes are put on all its members.
 
     values: the call's parameters, for all of them; what a name sets wins over those, what the text sets over both.
-    trigger: what the embeddings add to the negative prompt, with their weights; "none" leaves it out.
-    Raises ParamError.
+    negatives: put before the negative prompt of all but "none". Raises ParamError.
     """
     found: dict[str, Configuration] = {}
     for item in _items(text):
@@ -65,11 +64,8 @@ def parse_configurations(
             known = [*TRANSLATION_PRESETS, *NAMED, *GROUPS]
             raise ParamError(f"unknown configuration {name!r}; there are {', '.join(known)}.")
         merged = {**(values or {}), **base, **dict(_change(change) for change in changes)}
-        if name != "none" and trigger:
-            negative = merged.get("negative_prompt", "")
-            merged["negative_prompt"] = f"{trigger}, {negative}" if negative else trigger
         params = translation_preset("default", **merged)
-        found[item] = Configuration(item, params, dict(embeddings or {}) if name != "none" else {})
+        found[item] = Configuration(item, *with_negatives(params, negatives if name != "none" else ()))
     if not found:
         raise ParamError("--configs names nothing: give for example default,no-tac,none.")
     return list(found.values())

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from lib_negtrans.pictures.images import ImageError, flatten_alpha, iter_image_files, load_picture, mask_beside
+from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, mask_beside
+from lib_negtrans.pictures.sizes import resized
+from lib_negtrans.pictures.tree import iter_image_files
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 MARGIN = 4  # around the garment; sleeves cut off at the very edge look wrong in themselves
@@ -47,13 +49,9 @@ def centre_box(width: int, height: int) -> Box:
 
 
 def cut(image: Tensor, box: Box, size: int) -> Tensor:
-    """The box of an image (C, H, W) at (C, size, size), antialiased bicubic; one resampler for renders and photos."""
+    """The box of an image (C, H, W) at (C, size, size), renders and photos alike."""
     left, top, right, bottom = box
-    part = image[:, top:bottom, left:right]
-    if part.shape[-2:] == (size, size):
-        return part
-    resized = interpolate(part[None], size=(size, size), mode="bicubic", antialias=True, align_corners=False)
-    return resized[0].clamp(0, 1)
+    return resized(image[:, top:bottom, left:right], (size, size))
 
 
 def cut_mask(mask: Tensor, box: Box, size: int) -> Tensor:

@@ -117,7 +117,7 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         except ParamError as error:  # of a run that another version made
             raise ComparisonRefused(str(error)) from error
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise ComparisonRefused(f"The render of {run} is not there any more: drop one to compare on.") from error
+            raise ComparisonRefused(f"The render of {run} no longer exists: drop one to compare on.") from error
         return picture, request.params
 
     def _work(self, run: str, found: list[Candidate], render: Path, training: TrainingParams) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from lib_negtrans.embeddings.card import write_card
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding, validate_name
+from lib_negtrans.embeddings.folder import embedding_files
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, load_picture
@@ -42,14 +43,12 @@ from .training_snapshot import BUSY, FAILED, FINISHED, IDLE, READING, STOPPED, T
 from .workplace import LocalWorkplace, Workplace
 
 __all__ = [
-    "BUSY", "EMBEDDING_SUFFIXES", "FAILED", "FINISHED", "IDLE", "READING", "STOPPED", "TRAINING", "WAITING",
+    "BUSY", "FAILED", "FINISHED", "IDLE", "READING", "STOPPED", "TRAINING", "WAITING",
     "LocalWorkplace", "TrainingBusy", "TrainingManager", "TrainingRefused", "TrainingRequest", "TrainingSnapshot",
-    "Workplace", "embeddings_called",
+    "Workplace",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-EMBEDDING_SUFFIXES = (".pt", ".safetensors", ".bin")
 
 
 class TrainingRefused(Exception):
@@ -96,8 +95,8 @@ class TrainingManager:
         except EmbeddingError as error:
             raise TrainingRefused(str(error)) from error
         out = self.out(name)
-        for other in embeddings_called(self.workplace.embeddings_folder, name):
-            if other != out:
+        for other in embedding_files(self.workplace.embeddings_folder):
+            if other != out and other.stem.lower() == name.lower():
                 raise TrainingRefused(f"{other} has the same trigger word: choose another name, or move that file.")
         if overwrite or resume:
             return name
@@ -293,11 +292,3 @@ class TrainingManager:
             if line:
                 state.log.append(line)
             self._job = None
-
-
-def embeddings_called(folder: Path, name: str) -> list[Path]:
-    """Embedding files below a folder whose trigger word is this name, in whatever sub-folder and case."""
-    if not folder.is_dir():
-        return []
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in EMBEDDING_SUFFIXES)
-    return sorted(path for path in files if path.stem.lower() == name.lower())

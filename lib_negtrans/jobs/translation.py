@@ -34,7 +34,7 @@ from lib_negtrans.translation.infotext import EMBEDDING_KEY, WEIGHT_KEY, format_
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import Progress, Translation, translate_image
-from lib_negtrans.translation.plan import inversion_rows
+from lib_negtrans.translation.plan import guided_rows, inversion_rows
 
 from .training import LocalWorkplace
 
@@ -252,7 +252,7 @@ class TranslationRunner:
 
 def _rows(params: TranslationParams) -> list[int]:
     """The rows that the UNet evaluates in each step of both phases."""
-    return inversion_rows(params) + [2 if params.cfg_scale != 1 else 1] * len(params.timesteps)
+    return inversion_rows(params) + [guided_rows(params)] * len(params.timesteps)
 
 
 def _work_done(rows: list[int], progress: Progress) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import sys
 import warnings
@@ -25,6 +24,8 @@ from modules import (
 )
 from modules.textual_inversion.textual_inversion import Embedding as HostEmbedding
 from torch import Tensor, nn
+
+from lib_negtrans.files import sha256_of
 
 from .protocol import HostError
 
@@ -207,7 +208,9 @@ class WebuiHost:
                 context = encode([prompt])
                 if still_there():
                     return context
-        raise HostError("Embeddings are being refreshed all the time: leave the Textual Inversion tab for a moment.")
+        raise HostError(
+            "The embeddings are being refreshed again and again: leave the Textual Inversion tab for a moment."
+        )
 
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:
         """The UNet's raw output (eps or v) for latent (B,4,h,w), timestep int or (B,), context (B,T,width): float32.
@@ -229,7 +232,9 @@ class WebuiHost:
 
     def _refuse_another_checkpoint(self) -> None:
         if not self._is_in_place():
-            raise HostError(f"The checkpoint was changed in mid-run: choose {Path(self._file).stem} again and resume.")
+            raise HostError(
+                f"The checkpoint was changed during the training: choose {Path(self._file).stem} again and resume."
+            )
 
     def _is_in_place(self) -> bool:
         same = sd_models.model_data.sd_model is self.model and self.model.sd_checkpoint_info.filename == self._file
@@ -241,7 +246,7 @@ class WebuiHost:
         """Raises HostError when the webui runs in a way that training cannot go through."""
         if getattr(self.model, "lowvram", False):
             raise HostError(
-                "Training needs text encoder and UNet in memory at once: start the webui without --medvram, --lowvram."
+                "Training needs text encoder and UNet in memory together: start the webui without --medvram, --lowvram."
             )
         if devices.fp8:
             raise HostError("The weights are stored in 8 bits: set Settings > Optimizations > FP8 weight to Disable.")
@@ -407,12 +412,7 @@ def _without_ldm_checkpoints(unet: nn.Module) -> Iterator[None]:
 
 
 def _sha256(filename: str) -> str:
-    path = Path(filename)
-    key = (filename, path.stat().st_mtime)
+    key = (filename, Path(filename).stat().st_mtime)
     if key not in _hashes:
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        _hashes[key] = digest.hexdigest()
+        _hashes[key] = sha256_of([filename])
     return _hashes[key]

@@ -20,7 +20,7 @@ def load_folder(path: Path) -> Networks:
         try:
             return json.loads((path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise HostError(f"{path} is no diffusers folder of Stable Diffusion 1.x: it lacks {name}.") from error
+            raise HostError(f"{path} is not a diffusers folder of Stable Diffusion 1.x: it lacks {name}.") from error
 
     kind = config("model_index.json").get("_class_name", "")
     unet = config("unet/config.json")
@@ -34,7 +34,7 @@ def load_folder(path: Path) -> Networks:
     refuse_other_families(path, family)
     scheduler = config("scheduler/scheduler_config.json")
     if scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
-        raise HostError(f"{path} has another noise schedule than Stable Diffusion 1.x: use another model.")
+        raise HostError(f"{path} does not have the noise schedule of Stable Diffusion 1.x: use another model.")
     try:
         parts = [
             cls.from_pretrained(

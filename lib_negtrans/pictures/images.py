@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from lib_negtrans.files import atomic_write
 from lib_negtrans.options import ParamError
+
+from .sizes import resized
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MINIMUM_SIDE = 64  # the UNet's lowest level would be empty below this
@@ -39,24 +41,6 @@ class Picture:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.rgb.shape[2], self.rgb.shape[1]
-
-
-def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
-    """Files with an image suffix below a folder, sorted; hidden ones, those below `exclude` and masks are left out.
-
-    A mask is a file that `mask_beside` gives for another picture: never trained on, nor translated.
-    """
-    stems: dict[Path, set[str]] = {}
-    files = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() not in EXTENSIONS or hidden or not path.is_file():
-            continue
-        if exclude is None or not path.resolve().is_relative_to(exclude.resolve()):
-            files.append(path)
-            stems.setdefault(path.parent, set()).add(path.stem)
-    masks = {place: masks_among(names) for place, names in stems.items()}
-    yield from (path for path in files if path.stem not in masks[path.parent])
 
 
 def mask_stems(stem: str) -> tuple[str, str, str]:
@@ -163,13 +147,7 @@ def parse_size(text: str) -> tuple[int, int]:
 def fit_within(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (C, H, W) to fit in (width, height), aspect kept, antialiased."""
     scale = min(size[0] / image.shape[2], size[1] / image.shape[1])
-    target = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[2] * scale)))
-    if target == tuple(image.shape[1:]):
-        return image
-    resized = torch.nn.functional.interpolate(
-        image[None], size=target, mode="bicubic", antialias=True, align_corners=False
-    )
-    return resized[0].clamp(0.0, 1.0)
+    return resized(image, (max(1, round(image.shape[2] * scale)), max(1, round(image.shape[1] * scale))))
 
 
 def pad_to_multiple(image: Tensor, multiple: int = MULTIPLE) -> Tensor:

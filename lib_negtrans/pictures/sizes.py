@@ -1,11 +1,11 @@
-"""Picture sizes for training: a square, or for other aspects a rectangle of about the same area (a bucket)."""
+"""Sizes of pictures: the one resampler, and a training's sizes, a square or a rectangle of its area (a bucket)."""
 
 from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 ASPECTS = ("buckets", "square")
 WIDEST = 2.5  # times as wide as high, or as high as wide; what is longer is cropped to that
@@ -35,17 +35,22 @@ def bucket_for(size: int, picture: tuple[int, int], aspect: str = "buckets") -> 
     return min(bucket_sizes(size), key=lambda b: (round(abs(math.log(b[0] / b[1]) - wanted), 9), -b[0] * b[1]))
 
 
+def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(C, H, W) in [0, 1] -> (C, height, width) of (width, height): bicubic, antialiased; itself where it has it."""
+    height, width = size[1], size[0]
+    if image.shape[1:] == (height, width):
+        return image
+    found = interpolate(image[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+    return found[0].clamp(0.0, 1.0)
+
+
 def cover(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) in [0, 1] -> (C, height, width) of (width, height): resized (bicubic, antialiased), the rest cropped.
+    """(C, H, W) in [0, 1] -> (C, height, width) of (width, height): `resized`, the rest cropped.
 
     The centre is kept.
     """
     height, width = image.shape[1:]
     scale = max(size[0] / width, size[1] / height)
-    target = (max(size[1], round(height * scale)), max(size[0], round(width * scale)))
-    if target != (height, width):
-        image = torch.nn.functional.interpolate(
-            image[None], size=target, mode="bicubic", antialias=True, align_corners=False
-        )[0].clamp(0.0, 1.0)
-    top, left = (target[0] - size[1]) // 2, (target[1] - size[0]) // 2
+    image = resized(image, (max(size[0], round(width * scale)), max(size[1], round(height * scale))))
+    top, left = (image.shape[1] - size[1]) // 2, (image.shape[2] - size[0]) // 2
     return image[:, top : top + size[1], left : left + size[0]]

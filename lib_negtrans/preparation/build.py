@@ -20,13 +20,13 @@ from PIL import Image
 
 from lib_negtrans import __version__
 from lib_negtrans.pictures.images import MINIMUM_SIDE, ImageError, open_upright, picture_from_pil, to_pil
+from lib_negtrans.pictures.tree import look_through
 
 from .choice import choose
 from .framing import cut, find_subject, frame
 from .names import Names
 from .params import PrepareParams
 from .similar import Fingerprint, Seen, fingerprint
-from .tree import look_through
 
 REPORT_FILE = "prepare.json"
 READERS = 4  # threads that decode: more would hold too many large pictures at once
@@ -103,20 +103,24 @@ class PrepareReport:
         """The report for people, shortest first; every file that was left out has its line."""
         subjects = Counter(picture.subject for picture in self.prepared)
         captions = Counter(picture.caption for picture in self.prepared)
-        ways = {"alpha": "by transparency", "plain border": "by a plain border", "unknown": "on the upper centre"}
+        ways = {
+            "alpha": "by transparency",
+            "plain border": "by a plain border",
+            "unknown": "around the upper centre, as no subject was found",
+        }
         ways["whole"] = "as they are"
         lines = [
             f"{len(self.prepared)} of {self.found} pictures prepared at {self.params.size} pixels in {self.target}.",
             "Framed " + ", ".join(f"{ways[how]} ({count})" for how, count in subjects.most_common()) + ".",
         ]
         if padded := sum(picture.padded for picture in self.prepared):
-            lines.append(f"{padded} padded, so that nothing of the subject is cut.")
+            lines.append(f"{padded} were padded, so that the subject is not cut.")
         counts = f"{captions['file']} from .txt files, {captions['folders']} from names of sub-folders"
         lines.append(f"Captions: {counts}, {captions['none']} without.")
         if len(self.sub_folders) > 1:
             lines.append("From " + ", ".join(f"{name} ({count})" for name, count in self.sub_folders.items()) + ".")
         if self.spare:
-            lines.append(f"{self.spare} more could be used and were not drawn.")
+            lines.append(f"{self.spare} more could be used but were not chosen.")
         return lines + self.notes + [f"Left out: {path} {reason}" for path, reason in self.left_out]
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image
 
+from lib_negtrans.pictures.masks import border_mask
 from lib_negtrans.pictures.sizes import bucket_for
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; may reach beyond the picture
 
 VISIBLE = 8  # of 255: alpha below it is nothing
-TOLERANCE = 14  # of 255: how far a plain border's pixels may lie from its colour
-PLAIN = 0.97  # share of a side's pixels that must have the border's colour
-PLAIN_SIDES = 3  # of four: a figure often stands on the fourth
+ENOUGH = 1024  # pixels of a side in which a plain border is looked for: a scan's lab values would take gigabytes
 MARGIN = 0.06  # of the subject's longer side, around it
 SPECK = 3  # pixels in a row or column that are not yet a subject
 HEADROOM = 0.12  # of what a portrait picture loses, how much above: a face is in the upper part
@@ -30,21 +30,22 @@ class Subject:
 
 
 def find_subject(image: Image.Image) -> Subject:
-    """The subject of an RGB or RGBA picture: what is not transparent, else what is not a plain border's colour."""
-    values = np.asarray(image, dtype=np.int16)
+    """The subject of an RGB or RGBA picture: what is not transparent, else what `border_mask` leaves of it."""
+    values = np.asarray(image)
     rgb = values[..., :3]
-    sides = [rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]
-    border = np.median(np.concatenate(sides), axis=0).astype(np.int16)
+    border = np.median(np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]), axis=0)
     colour = tuple(int(v) for v in border)
     if values.shape[2] == 4 and (values[..., 3] < VISIBLE).any():
         box = _extent(values[..., 3] >= VISIBLE)
         return Subject(box, "alpha" if box else "unknown", colour)
-    plain = [(np.abs(side - border).max(axis=1) <= TOLERANCE).mean() >= PLAIN for side in sides]
-    if sum(plain) >= PLAIN_SIDES:
-        box = _extent(np.abs(rgb - border).max(axis=2) > TOLERANCE)
-        if box is not None:
-            return Subject(box, "plain border", colour)
-    return Subject(None, "unknown", colour)
+    reduced = max(1, max(image.size) // ENOUGH)
+    small = np.asarray(image.convert("RGB").reduce(reduced), dtype=np.float32) / 255
+    mask = border_mask(torch.from_numpy(small.transpose(2, 0, 1)))
+    box = None if mask is None else _extent(mask.numpy() > 0.5)
+    if box is None:
+        return Subject(None, "unknown", colour)
+    left, top, right, bottom = (side * reduced for side in box)
+    return Subject((left, top, min(right, image.width), min(bottom, image.height)), "plain border", colour)
 
 
 def _extent(mask: np.ndarray) -> Box | None:

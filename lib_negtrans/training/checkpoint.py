@@ -42,7 +42,7 @@ def decode(content: bytes) -> dict[str, Any]:
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         plain, digest, version = metadata["plain"], metadata["sha256"], int(metadata["format"])
     except (safetensors.SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"is cut off or no checkpoint ({type(error).__name__})") from error
+        raise CheckpointError(f"is cut off or not a checkpoint ({type(error).__name__})") from error
     if digest != _digest(plain, tensors):
         raise CheckpointError("is damaged (its checksum differs)")
     if version > FORMAT:

@@ -63,7 +63,7 @@ class Started(Event):
         low, high = self.timesteps
         return (
             f"{begin}: {self.steps} steps on {self.images} pictures, timesteps {low} to {high}, "
-            f"learning rate {self.rates}, captions like {self.caption!r}."
+            f"learning rate {self.rates}; captions are like {self.caption!r}."
         )
 
 
@@ -146,7 +146,9 @@ class Validated(Event):
         if self.gap is not None:
             numbers += f", gap to photos {100 * self.gap:.2f} % ± {100 * self.gap_error:.2f}"
         best = "; best so far" if self.best else ""
-        return f"Validation at step {self.step}: {numbers}{best}. {self.text} Near: {', '.join(self.nearest)}."
+        return (
+            f"Validation at step {self.step}: {numbers}{best}. {self.text} Nearest tokens: {', '.join(self.nearest)}."
+        )
 
 
 @dataclass(frozen=True)

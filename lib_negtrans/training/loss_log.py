@@ -31,7 +31,7 @@ class LossLog:
             self._file.flush()
         except OSError as error:
             self._broken = True  # a line may be half written: nothing more until a resume writes the file anew
-            return f"The loss file ends here ({error.strerror or error}); training goes on, a resume will complete it."
+            return f"The loss file ends here ({error.strerror or error}); training goes on, resuming completes it."
         return None
 
     def close(self) -> None:

@@ -54,7 +54,9 @@ def parse_learning_rate(text: str) -> LearningRate:
         if not part:
             continue
         if pieces and pieces[-1][1] is None:
-            raise ScheduleError(f"Learning rate: {part!r} would never be reached, the piece before it goes to the end.")
+            raise ScheduleError(
+                f"Learning rate: {part!r} would never be reached, because the piece before it goes to the end."
+            )
         rate_text, separator, until_text = part.partition(":")
         pieces.append((_rate(rate_text), _until(part, until_text) if separator else None))
         ends = [until for _, until in pieces if until is not None]

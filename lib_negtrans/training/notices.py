@@ -24,15 +24,15 @@ def starting_notices(
         words = report.entries[0].words
         yield Notice(f"No picture has a .txt: captions come from file names, such as {words!r}.", "warning")
     if init_tokens > params.vectors:
-        text = f"The initialisation text has {init_tokens} tokens, the embedding {params.vectors} vectors"
-        yield Notice(f"{text}: not all are used.", "warning")
+        text = f"The initialisation text has {init_tokens} tokens, but the embedding has {params.vectors} vectors"
+        yield Notice(f"{text}: the last tokens are not used.", "warning")
     low, high = params.timesteps
     used = f"those that a translation at strength {params.strength:g} uses"
     if params.min_timestep >= 0 or params.max_timestep >= 0:
-        used = "as the options say, whatever the strength"
+        used = "the options name them, whatever the strength is"
     yield Notice(f"Timesteps {low} to {high} are trained: {used}.")
     if params.optimizer == "prodigy" and params.lr.strip() not in ("1", "1.0"):
-        text = f"Prodigy finds the step size by itself and takes the learning rate {params.lr} times that: use 1."
+        text = f"Prodigy finds the step size by itself and multiplies it by the learning rate {params.lr}: use 1."
         yield Notice(text, "warning")
     if params.weight_decay:
         yield Notice("Weight decay pulls the vectors towards zero; Norm decay keeps them as long as real tokens.")

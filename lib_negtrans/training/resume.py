@@ -43,12 +43,13 @@ def check_resumable(
     saved = payload["identity"]
     if differing := differences(saved, identity):
         raise CheckpointError(
-            f"{path.name} is of another run ({differing}): give the same, or start afresh in another run folder."
+            f"{path.name} belongs to a run with other options ({differing}): use the same ones, or start afresh in "
+            "another run folder."
         )
     if "dataset" in identity and saved["dataset"] != identity["dataset"]:
         unreadable = "".join(f" {name} {reason}" for name, reason in skipped[:3])
         raise CheckpointError(
-            f"{path.name} is of other pictures or captions than the folder holds now: restore them, "
+            f"{path.name} belongs to other pictures or captions than those in the folder now: restore them, "
             f"or start afresh in another run folder.{unreadable}"
         )
     if payload["step"] > steps:
@@ -60,11 +61,11 @@ def check_resumable(
 def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Name, parameters and model that differ, in words; "" when none does."""
     labels = {name: option.label for name, option in TrainingParams.options().items()}
-    found = [f"name {saved['name']!r} there, {here['name']!r} here"] if saved["name"] != here["name"] else []
+    found = [f"name {saved['name']!r} before, {here['name']!r} now"] if saved["name"] != here["name"] else []
     for key in [*here["params"], *(key for key in saved["params"] if key not in here["params"])]:
         there, now = saved["params"].get(key), here["params"].get(key)
         if there != now:
-            found.append(f"{labels.get(key, key)} {there!r} there, {now!r} here")
+            found.append(f"{labels.get(key, key)} {there!r} before, {now!r} now")
     if saved["model"] != here["model"]:
         found.append("the model's weights")
     return "; ".join(found)

@@ -1,31 +1,40 @@
-"""The script's argument list: order, version and meaning. Knows no host, so that tests and clients can use it.
+"""The script's argument: one object of named values. Knows no host, so that tests and clients can use it.
 
-`/sdapi/v1/img2img` puts a request's `script_args` into the host's list by slice assignment: a list of another length
-moves the other scripts' arguments (HOST.md 2.3). So the order is fixed here, the first argument is the list's version,
-and both are checked. A new argument goes to the end with a new VERSION.
+A request's `script_args` is `[{"version": 2, "preset": .., "embedding": .., "embedding_weight": .., OPTION: ..}]`:
+names in any order, what is left out as the preset has it, an unknown name refused. The panel's values come as a list in
+the order of `NAMES`, which begins with 1; requests of version 1 are such lists, and are still taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lib_negtrans import TITLE
+from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.options import ParamError
 
 from .params import TRANSLATION_PRESETS, TranslationParams
 
-TITLE = "Realistic Translation"
-VERSION = 1
-NO_EMBEDDING = "None"
-# options of TranslationParams with a control of their own; steps, CFG scale and strength are the host's
-PANEL_OPTIONS = (
+VERSION, LIST_VERSION = 2, 1
+# what the host has controls of its own for, by its names
+HOST_OPTIONS = {
+    "prompt": "prompt", "negative_prompt": "negative_prompt", "strength": "denoising_strength", "steps": "steps",
+    "cfg_scale": "cfg_scale", "seed": "seed",
+}  # fmt: skip
+# the order of version 1's list: options that are newer than it are not in it
+LIST_NAMES = (
+    "version", "preset", "embedding", "embedding_weight",
     "source_prompt", "start", "fixed_point", "tac_layers", "tac_ratio", "features", "order",
     "guidance", "topk_ratio", "sega_threshold", "sega_warmup", "sega_cooldown", "sega_momentum", "sega_beta",
     "cfg_rescale", "tac_halves", "tac_blend", "tac_depths",
     "solver", "step_share", "colour", "colour_strength", "mask", "background",
 )  # fmt: skip
-NAMES = ("version", "preset", "embedding", "embedding_weight", *PANEL_OPTIONS)
+NAMES = (*LIST_NAMES, *(n for n in TranslationParams.options() if n not in HOST_OPTIONS and n not in LIST_NAMES))
+# options of TranslationParams with a control in the panel
+PANEL_OPTIONS = NAMES[4:]
 WEIGHT_RANGE = (0.0, 3.0)
 
 
@@ -45,49 +54,62 @@ class PanelValues:
 
 
 def parse(arguments: Sequence[Any]) -> PanelValues:
-    """The argument list in the order of `NAMES`; None takes the preset's value. Raises ParamError in words."""
-    if len(arguments) != len(NAMES):
-        raise ParamError(wrong_length(len(arguments)))
-    values = dict(zip(NAMES, arguments, strict=True))
-    if values["version"] not in (VERSION, float(VERSION), str(VERSION)):
-        raise ParamError(
-            f"script_args must begin with {VERSION}, the version of the list, not {values['version']!r}; "
-            f"the list is {', '.join(NAMES)}."
-        )
-    preset = values["preset"] or "default"
+    """What `named` takes, with the preset's values for what is left out. Raises ParamError in words."""
+    values = named(arguments)
+    preset = values.get("preset") or "default"
     if preset not in TRANSLATION_PRESETS:
         raise ParamError(f"unknown preset {preset!r}; there are {', '.join(TRANSLATION_PRESETS)}.")
     defaults = {**_panel_defaults(), **TRANSLATION_PRESETS[preset][1]}
-    options = {name: cast(name, defaults[name] if values[name] is None else values[name]) for name in PANEL_OPTIONS}
-    weight = 1.0 if values["embedding_weight"] is None else values["embedding_weight"]
+    options = {name: TranslationParams.typed(name, values.get(name, defaults[name])) for name in PANEL_OPTIONS}
+    weight = values.get("embedding_weight", 1.0)
     low, high = WEIGHT_RANGE
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not low <= weight <= high:
         raise ParamError(f"Embedding weight must lie between {low:g} and {high:g}, not {weight!r}.")
-    name = values["embedding"]
+    name = values.get("embedding")
     if name is not None and not isinstance(name, str):
         raise ParamError(f"The negative embedding must be a name or {NO_EMBEDDING}, not {name!r}.")
-    return PanelValues(None if name in (None, "", NO_EMBEDDING) else name, float(weight), options)
+    return PanelValues(chosen_embedding(name), float(weight), options)
+
+
+def named(arguments: Sequence[Any]) -> dict[str, Any]:
+    """Name -> value of an object alone in its list, or of a list in the order of `NAMES`; without those that are None.
+
+    Nones may follow the object: the host counts a script's arguments. Raises ParamError in words.
+    """
+    if arguments and isinstance(arguments[0], Mapping):
+        if any(value is not None for value in arguments[1:]):
+            raise ParamError("script_args is one object: nothing but null may follow it.")
+        values = dict(arguments[0])
+        expected = VERSION
+    elif len(arguments) in (len(NAMES), len(LIST_NAMES)):
+        values = dict(zip(NAMES, arguments, strict=False))
+        expected = LIST_VERSION
+    else:
+        raise ParamError(wrong_length(len(arguments)))
+    for name in values:
+        if name not in NAMES:
+            raise ParamError(_unknown(name))
+    version = values.pop("version", VERSION)
+    if version not in (expected, float(expected), str(expected)):
+        raise ParamError(
+            f"script_args must begin with {LIST_VERSION}, the version of the list, not {version!r}; the list is "
+            f"{', '.join(NAMES)}."
+            if expected == LIST_VERSION
+            else f"script_args is an object of version {VERSION}, not {version!r}."
+        )
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _unknown(name: str) -> str:
+    if name in HOST_OPTIONS:
+        return f"script_args takes no {name!r}: it is the request's own {HOST_OPTIONS[name]}."
+    nearest = difflib.get_close_matches(str(name), NAMES, 1, cutoff=0)[0]
+    return f"script_args takes no {name!r}: the nearest name that it takes is {nearest!r}."
 
 
 def wrong_length(count: int) -> str:
     """The sentence for a list of another length."""
-    return f"script_args has {count} values, {TITLE} takes {len(NAMES)}: {', '.join(NAMES)}."
-
-
-def cast(name: str, value: Any) -> Any:
-    """A value from a control or a PNG as the option's type: numbers come as floats or text. Raises ParamError."""
-    kind = type(getattr(TranslationParams(), name))
-    if kind is str:
-        if not isinstance(value, str):
-            raise ParamError(f"{TranslationParams.options()[name].label} must be text, not {value!r}.")
-        return value.strip()
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ParamError(f"{TranslationParams.options()[name].label} must be a number, not {value!r}.") from None
-    if kind is int and number != int(number):
-        raise ParamError(f"{TranslationParams.options()[name].label} must be a whole number, not {value!r}.")
-    return kind(number)
+    return f"script_args has {count} values, {TITLE} takes one object, or {len(LIST_NAMES)}: {', '.join(LIST_NAMES)}."
 
 
 def preset_of(options: dict[str, Any]) -> str | None:
@@ -101,8 +123,3 @@ def preset_of(options: dict[str, Any]) -> str | None:
 def _panel_defaults() -> dict[str, Any]:
     defaults = TranslationParams()
     return {name: getattr(defaults, name) for name in PANEL_OPTIONS}
-
-
-def defaults() -> list[Any]:
-    """The shortest valid list: everything as the default preset has it."""
-    return [VERSION, *[None] * (len(NAMES) - 1)]

@@ -90,7 +90,9 @@ class CacheReport:
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.hits} of {self.hits + self.misses} inversions from the cache, {self.bytes / MIB:.0f} MB kept"
+        return (
+            f"{self.hits} of {self.hits + self.misses} inversions came from the cache, {self.bytes / MIB:.0f} MB kept"
+        )
 
 
 class TrajectoryCache:

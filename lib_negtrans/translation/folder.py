@@ -29,12 +29,12 @@ from lib_negtrans.pictures.images import (
     Picture,
     fit_within,
     flatten_alpha,
-    iter_image_files,
     load_picture,
     save_png,
     to_pil,
 )
 from lib_negtrans.pictures.masks import find_mask, load_mask, mask_file
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.runners.claims import Claims
 from lib_negtrans.steps import finish
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from lib_negtrans import __version__
+from lib_negtrans import TITLE, __version__
 
 from .params import TranslationParams
 
@@ -35,7 +35,7 @@ def format_infotext(params: TranslationParams, size: tuple[int, int], extra: dic
     """The `parameters` text of a PNG: prompt, negative prompt and one line of pairs; size is (width, height)."""
     fields = {
         "Steps": params.steps, "Sampler": "DDIM", "CFG scale": params.cfg_scale, "Seed": params.seed,
-        "Size": f"{size[0]}x{size[1]}", "Denoising strength": params.strength, "Script": "Realistic Translation",
+        "Size": f"{size[0]}x{size[1]}", "Denoising strength": params.strength, "Script": TITLE,
         **translation_fields(params), **(extra or {}),
     }  # fmt: skip
     lines = [params.prompt, f"Negative prompt: {params.negative_prompt}" if params.negative_prompt else None]
@@ -65,7 +65,7 @@ def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
 def settings_from_infotext(text: str) -> dict[str, object]:
     """Every option of a translation that a PNG's `parameters` name, prompts included, typed; {} for no picture of ours.
 
-    Raises ValueError for a bad number.
+    Raises ParamError for a bad number.
     """
     prompt, negative, pairs = parse_infotext(text)
     if not any(key.startswith("NegTrans ") for key in pairs):
@@ -74,17 +74,13 @@ def settings_from_infotext(text: str) -> dict[str, object]:
     shared = {options[name].infotext: pairs[key] for name, key in _SHARED_KEYS.items() if key in pairs}
     result: dict[str, object] = {"prompt": prompt, "negative_prompt": negative}
     if "Seed" in pairs:
-        result["seed"] = int(pairs["Seed"])
+        result["seed"] = TranslationParams.typed("seed", pairs["Seed"])
     # an empty text is not written, nor what does nothing
     result |= {name: getattr(defaults, name) for name, opt in options.items() if opt.infotext}
     return result | translation_params_from_fields({**shared, **pairs})
 
 
 def translation_params_from_fields(fields: dict[str, str]) -> dict[str, object]:
-    """Field name -> typed value for every infotext key of ours that is present. Raises ValueError for a bad number."""
-    result: dict[str, object] = {}
-    for name, opt in TranslationParams.options().items():
-        if opt.infotext in fields:
-            default = getattr(TranslationParams(), name)
-            result[name] = type(default)(fields[opt.infotext])
-    return result
+    """Field name -> typed value for every infotext key of ours that is present. Raises ParamError for a bad number."""
+    options = TranslationParams.options()
+    return {n: TranslationParams.typed(n, fields[o.infotext]) for n, o in options.items() if o.infotext in fields}

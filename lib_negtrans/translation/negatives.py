@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from lib_negtrans.embeddings.files import stands_in
 
 from .params import TranslationParams
 
@@ -18,15 +21,18 @@ class Negative:
     weight: float = 1.0
 
 
-def with_negatives(params: TranslationParams, negatives: list[Negative]) -> tuple[TranslationParams, dict[str, Tensor]]:
-    """The parameters with the trigger words put before the negative prompt, and word -> vectors.
-
-    A word the user has typed already is not added again.
-    """
-    words = []
-    for negative in negatives:
-        if negative.name not in params.negative_prompt:
-            words.append(negative.name if negative.weight == 1.0 else f"({negative.name}:{negative.weight:g})")
-    prompt = ", ".join([*words, *([params.negative_prompt] if params.negative_prompt else [])])
+def with_negatives(
+    params: TranslationParams, negatives: Sequence[Negative]
+) -> tuple[TranslationParams, dict[str, Tensor]]:
+    """The parameters `with_triggers` of the negatives in the negative prompt, and word -> vectors."""
+    prompt = with_triggers(((negative.name, negative.weight) for negative in negatives), params.negative_prompt)
     values = params.to_dict() | {"negative_prompt": prompt}
     return type(params).from_dict(values), {negative.name: negative.vectors for negative in negatives}
+
+
+def with_triggers(triggers: Iterable[tuple[str, float]], prompt: str) -> str:
+    """The trigger words put before a prompt, each with its weight, but those that stand in it already."""
+    words = [
+        name if weight == 1.0 else f"({name}:{weight:g})" for name, weight in triggers if not stands_in(name, prompt)
+    ]
+    return ", ".join([*words, prompt] if prompt.strip() else words)

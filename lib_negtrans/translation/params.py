@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_negtrans.core.colour import WAYS as COLOUR_WAYS
-from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
+from lib_negtrans.core.guidance import OPTIONS as GUIDANCE_OPTIONS
+from lib_negtrans.core.guidance import VARIANTS
 from lib_negtrans.core.schedule import thinned, timestep_grid
 from lib_negtrans.core.translate import controlled_steps
 from lib_negtrans.options import ParamError, Params, option
@@ -15,147 +16,146 @@ from lib_negtrans.options import ParamError, Params, option
 DEPTHS = 4  # resolutions of an SD1 UNet
 
 
+def _with_guidance_options(params: type) -> type:
+    """The options of every guidance variant, which apply under it, as fields behind `guidance`."""
+    annotations: dict[str, Any] = {}
+    for name, kind in params.__annotations__.items():
+        annotations[name] = kind
+        if name == "guidance":
+            for own, (variant, described) in GUIDANCE_OPTIONS.items():
+                annotations[own] = described.type
+                applies = ("guidance", (variant,))
+                setattr(params, own, option(described.default, **described.metadata, advanced=True, applies=applies))
+    params.__annotations__ = annotations
+    return params
+
+
 @dataclass
+@_with_guidance_options
 class TranslationParams(Params):
     """One translation. Defaults are ours; `preset("fashionr2r")` is the published code's behaviour."""
 
-    prompt: str = option("", "Prompt", "What the photograph should show; empty follows the paper.")
+    prompt: str = option("", "Prompt", "What the photograph should show. Leave it empty to work as the paper does.")
     negative_prompt: str = option(
-        "", "Negative prompt", "What to push away from; the negative embedding's trigger word goes here."
+        "", "Negative prompt", "What the result should move away from. The negative embedding's trigger word goes here."
     )
     source_prompt: str = option(
-        "", "Source prompt", "Describes the render during inversion; empty is right in most cases.",
+        "", "Source prompt", "Describes the render while it is inverted. In most cases it should be empty.",
         infotext="NegTrans source prompt",
     )  # fmt: skip
     strength: float = option(
-        0.3, "Strength", "How far up the noise schedule the render is inverted: more changes more.",
+        0.3, "Strength", "How far the render is taken towards noise. A higher value changes the picture more.",
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans strength",
     )  # fmt: skip
     steps: int = option(
         50, "Steps",
-        "Grid points over the whole schedule; strength x steps of them are used, and step share of those taken.",
+        "Steps in the whole noise schedule. Steps x strength x step share of them are computed: 50 x 0.3 x 0.8 is 12.",
         minimum=1, maximum=999, step=1, infotext="NegTrans steps",
     )  # fmt: skip
     cfg_scale: float = option(
-        7.5, "CFG scale", "How hard the result is pushed away from the negative prompt; 1 is not at all.",
+        7.5, "CFG scale",
+        "How strongly the result is pushed away from the negative prompt. At 1 it is not pushed at all.",
         minimum=0.0, maximum=30.0, step=0.5, infotext="NegTrans CFG scale",
     )  # fmt: skip
     tac_layers: int = option(
-        256, "TAC layers", "Self-attention layers with at least H*W/this tokens keep the source's attention.",
+        256, "TAC layers",
+        "Self-attention layers with at least height x width / this number of tokens follow the render. A higher "
+        "number means more layers.",
         minimum=1, maximum=4096, step=1, infotext="NegTrans TAC layers",
     )  # fmt: skip
     tac_ratio: float = option(
-        0.9, "TAC ratio", "Share of the steps, from the first, under attention control; 0 turns it off.",
+        0.9, "TAC ratio",
+        "For which share of the steps, from the first on, attention control (TAC) holds the render's texture. 0 turns "
+        "it off.",
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC ratio",
     )  # fmt: skip
     fixed_point: int = option(
         1, "Fixed-point iterations",
-        "Extra UNet calls that make the inversion exact: up to this many times its steps, spent where they are needed; "
-        "0 is plain inversion.",
+        "Extra model calls that make the inversion exact, at most this many for each step on average. They are spent "
+        "on the steps that need them. 0 is plain DDIM inversion.",
         minimum=0, maximum=10, step=1, infotext="NegTrans fixed point", applies=("solver", ("ddim",)),
     )  # fmt: skip
     start: str = option(
-        "inversion", "Start from", "The inverted latent (keeps the picture) or fresh noise added to it (img2img).",
+        "inversion", "Start from",
+        "inversion: start from the inverted render, which keeps the picture. noise: add random noise to the render, "
+        "as img2img does.",
         choices=("inversion", "noise"), infotext="NegTrans start",
     )  # fmt: skip
     guidance: str = option(
         "cfg", "Guidance",
-        "What of the negative is subtracted: all (cfg), what does not oppose the prompt (perp), its strongest values "
-        "(topk), where it outweighs the prompt (salience), each channel's strongest, in chosen steps (sega).",
-        choices=GUIDANCE_KINDS, infotext="NegTrans guidance",
-    )  # fmt: skip
-    topk_ratio: float = option(
-        0.1, "Top-k ratio",
-        "Guidance topk: the share of the negative's values, from the largest, that is subtracted. 0.1 likes CFG scale "
-        "15; 1 is cfg.",
-        minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
-        advanced=True, applies=("guidance", ("topk",)),
-    )  # fmt: skip
-    sega_threshold: float = option(
-        0.9, "SEGA threshold",
-        "Guidance sega: values below this quantile of their channel stay. 0.9 likes CFG scale 15; 0 subtracts all.",
-        minimum=0.0, maximum=0.99, step=0.01, infotext="NegTrans SEGA threshold",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_warmup: int = option(
-        1, "SEGA warm-up", "Guidance sega: steps before the negative is first subtracted.",
-        minimum=0, maximum=999, step=1, infotext="NegTrans SEGA warm-up",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_cooldown: int = option(
-        0, "SEGA cool-down", "Guidance sega: the step from which the negative is no longer subtracted; 0 is never.",
-        minimum=0, maximum=999, step=1, infotext="NegTrans SEGA cool-down",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_momentum: float = option(
-        0.1, "SEGA momentum", "Guidance sega: share of the earlier steps' direction that is added to each step's.",
-        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans SEGA momentum",
-        advanced=True, applies=("guidance", ("sega",)),
-    )  # fmt: skip
-    sega_beta: float = option(
-        0.4, "SEGA momentum decay", "Guidance sega: how slowly the earlier steps' direction is forgotten.",
-        minimum=0.0, maximum=0.99, step=0.05, infotext="NegTrans SEGA momentum decay",
-        advanced=True, applies=("guidance", ("sega",)),
+        "Which part of the negative is subtracted. "
+        + " ".join(f"{name}: {variant.subtracts}." for name, variant in VARIANTS.items()),
+        choices=tuple(VARIANTS), infotext="NegTrans guidance",
     )  # fmt: skip
     cfg_rescale: float = option(
-        0.0, "CFG rescale", "Brings the guided prediction's contrast back to the unguided one's: 0 is off, 1 wholly.",
+        0.0, "CFG rescale", "Guidance raises the contrast; this brings it back. 0 is off, 1 brings it back fully.",
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans CFG rescale", advanced=True,
     )  # fmt: skip
     tac_halves: str = option(
-        "cond", "TAC halves", "Attention control of the prompt's prediction (cond), or of the negative's too (both).",
+        "cond", "TAC halves",
+        "cond: attention control acts on the prompt's prediction only. both: it acts on the negative's prediction too.",
         choices=("cond", "both"), infotext="NegTrans TAC halves", advanced=True,
     )  # fmt: skip
     tac_blend: float = option(
-        1.0, "TAC blend", "The source's share in controlled queries and keys: 1 replaces the picture's own, 0 is off.",
+        1.0, "TAC blend",
+        "How much of the render's attention (queries and keys) is mixed in. 1 uses the render's only, 0 is off.",
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC blend", advanced=True,
     )  # fmt: skip
     tac_depths: str = option(
         "", "TAC depths",
-        "A TAC ratio for each depth, full resolution first, such as 0.9 0.9 0.5; replaces TAC layers and TAC ratio.",
+        "A TAC ratio for each resolution of the model, the highest first, such as 0.9 0.9 0.5. It replaces TAC layers "
+        "and TAC ratio.",
         infotext="NegTrans TAC depths", advanced=True,
     )  # fmt: skip
     features: str = option(
-        "auto", "Source features", "Where Q and K come from: captured in the inversion, or recomputed at each step.",
+        "auto", "Source features",
+        "How the render's attention is obtained. captured: stored during the inversion. recomputed: computed again at "
+        "each step. auto chooses for you.",
         choices=("auto", "captured", "recomputed"), infotext="NegTrans features", advanced=True,
     )  # fmt: skip
     solver: str = option(
         "ddim", "Solver",
-        "ddim runs the same exact steps up and down; difference adds what changes to the render's own path, for few "
-        "steps.",
+        "ddim: inverts and samples with the same exact steps. difference: computes only how the result differs from "
+        "the render, which needs fewer steps.",
         choices=("ddim", "difference"), infotext="NegTrans solver", advanced=True,
     )  # fmt: skip
     step_share: float = option(
         0.8, "Step share",
-        "Share of the grid's steps that are taken, spread evenly over the noise: 0.8 differs little from 1, which "
-        "takes all; 0.4 suits the solver difference.",
+        "Which share of the steps is computed. 1 computes all of them, and 0.8 gives nearly the same picture. With "
+        "the solver difference, use about 0.4.",
         minimum=0.01, maximum=1.0, step=0.01, infotext="NegTrans step share", advanced=True,
     )  # fmt: skip
     order: str = option(
-        "ascending", "Inversion order", "Ascending is right; published repeats the released code.",
+        "ascending", "Inversion order",
+        "ascending is correct. published repeats the order of the released FashionR2R code.",
         choices=("ascending", "published"), infotext="NegTrans order", advanced=True,
     )  # fmt: skip
     colour: str = option(
         "lowpass", "Colour",
-        "Takes colour and tone back from the render: coarse colours and shading (lowpass), each colour channel's mean "
-        "and contrast (statistics), or the latent's coarse part, which is free (latent).",
+        "Brings the render's colours back. lowpass: its colours and shading without fine detail. statistics: the mean "
+        "and contrast of each colour channel. latent: the coarse part of the latent, at no extra cost. off: colours "
+        "may drift.",
         choices=("off", *COLOUR_WAYS), infotext="NegTrans colour",
     )  # fmt: skip
     colour_strength: float = option(
-        1.0, "Colour strength", "How much of the render's colour is taken back: 0 nothing, 1 all.",
+        1.0, "Colour strength", "How much of the render's colour is brought back: 0 is nothing, 1 is all of it.",
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans colour strength", applies=("colour", COLOUR_WAYS),
     )  # fmt: skip
     mask: str = option(
         "none", "Mask",
-        "What is garment: by transparency (alpha), by a uniform border colour (border), by what there is of the two "
-        "(auto), or as painted (file). Colour and attention control then act on it alone.",
+        "Says which part of the picture is the garment. alpha: what is not transparent. border: what differs from a "
+        "uniform colour along the border. auto: alpha if there is transparency, otherwise border. file: what is "
+        "painted white. Colour and attention control then act on the garment only.",
         choices=("none", "auto", "alpha", "border", "file"), infotext="NegTrans mask",
     )  # fmt: skip
     background: str = option(
-        "translate", "Background", "With a mask: translate it apart from the garment, or keep the render's.",
+        "translate", "Background",
+        "With a mask. translate: the background is translated too, separately from the garment. keep: the background "
+        "stays as it is in the render.",
         choices=("translate", "keep"), infotext="NegTrans background",
         applies=("mask", ("auto", "alpha", "border", "file")),
     )  # fmt: skip
-    seed: int = option(0, "Seed", "Seed of the noise when starting from noise.", minimum=0, maximum=2**63 - 1)
+    seed: int = option(0, "Seed", "Chooses the random noise, if Start from is noise.", minimum=0, maximum=2**63 - 1)
 
     def validate(self) -> TranslationParams:
         super().validate()
@@ -171,7 +171,7 @@ class TranslationParams(Params):
         if self.order == "published" and (self.solver != "ddim" or self.step_share != 1):
             raise ParamError("The published inversion order needs the solver ddim and a step share of 1.")
         if self.solver == "difference" and self.start != "inversion":
-            raise ParamError("The solver difference follows the inversion: start from it, or choose the solver ddim.")
+            raise ParamError("The solver difference needs the inversion: set Start from to inversion, or choose ddim.")
         return self
 
     @property
@@ -243,26 +243,30 @@ _PUBLISHED: dict[str, Any] = {
 
 # Each preset with a sentence for the user; None in `values` never occurs, fields left out keep the caller's value.
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("The published method with its inversion corrected, and the render's colours taken back.", {}),
+    "default": ("The published method with its inversion corrected and the render's colours brought back.", {}),
     "fast": (
-        "Two fifths of the default's UNet calls: half of its steps, and only what changes is integrated over them.",
+        "Two fifths of the default's model calls: half as many steps, and each computes only how the result differs "
+        "from the render.",
         {"solver": "difference", "step_share": 0.4},
     ),
     "faithful": (
-        "The published method with its errors corrected and nothing else: all steps, exact inversion, no colour taken "
-        "back.",
+        "The published method with its errors corrected and nothing added: all steps, an exact inversion, no colours "
+        "brought back.",
         {**_PUBLISHED, "fixed_point": 1, "features": "auto", "order": "ascending"},
     ),
     "texture": (
-        "Keeps most texture: only the strongest tenth of the negative, pushed twice as hard, every step controlled.",
+        "Keeps the most texture: subtracts only the strongest tenth of the negative, twice as strongly, with "
+        "attention control in every step.",
         {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 15.0, "tac_ratio": 1.0},
     ),
     "natural": (
-        "Changes more towards a photograph: starts from more noise, with the strongest tenth of the negative.",
+        "Moves further towards a photograph: starts from more noise and subtracts only the strongest tenth of the "
+        "negative.",
         {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 10.0, "strength": 0.5},
     ),
     "fashionr2r": (
-        "The released FashionR2R code as it runs: descending inversion, features recomputed from its source latents.",
+        "Does what the released FashionR2R code does: the inversion runs in descending order, and the render's "
+        "attention is recomputed at each step.",
         {**_PUBLISHED, "fixed_point": 0, "features": "recomputed", "order": "published"},
     ),
 }  # fmt: skip

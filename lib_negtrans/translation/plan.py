@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.core.attention import AttentionControl, self_attention_layers, shallow_layers
 from lib_negtrans.core.features import FeatureBudget
-from lib_negtrans.core.guidance import Guidance, Sega
+from lib_negtrans.core.guidance import OPTIONS, Guidance
 from lib_negtrans.core.inversion import (
     InversionStep,
     Predict,
@@ -52,14 +52,15 @@ def inversion_rows(params: TranslationParams) -> list[int]:
 
 def guidance_of(params: TranslationParams) -> Guidance:
     """A new guidance object, for one translation."""
-    sega = Sega(
-        threshold=params.sega_threshold,
-        warm_up=params.sega_warmup,
-        cool_down=params.sega_cooldown or None,
-        momentum=params.sega_momentum,
-        beta=params.sega_beta,
-    )
-    return Guidance(params.guidance, topk_ratio=params.topk_ratio, sega=sega, rescale_amount=params.cfg_rescale)
+    options = {name: getattr(params, name) for name in OPTIONS}
+    return Guidance(params.guidance, options, rescale_amount=params.cfg_rescale)
+
+
+def guided_rows(params: TranslationParams) -> int:
+    """The UNet's rows for one picture in each guided call: prompt, negative, and the empty prompt where it is read."""
+    if params.cfg_scale == 1:
+        return 1
+    return 3 if guidance_of(params).needs_unconditional and params.prompt.strip() else 2
 
 
 def tac_plan_of(params: TranslationParams, unet: nn.Module, latent_size: tuple[int, int]) -> TacPlan:

@@ -108,7 +108,9 @@ def test_train_to_the_end_and_fetch_the_result(server, manager, data):
     assert state["phase"] == "finished" and state["step"] == 2 and len(state["curve"]) == 2, state["error"]
     status, result = server.call("GET", "/embeddings/neg-render")
     assert status == 200 and base64.b64decode(result["content"]) == (data / "embeddings/neg-render.pt").read_bytes()
-    assert server.call("GET", "/embeddings")[1] == [{"name": "neg-render", "step": 2, "vectors": 2}]
+    (data / "embeddings/neg-copy.PT").write_bytes((data / "embeddings/neg-render.pt").read_bytes())
+    listed = [(entry["name"], entry["step"], entry["vectors"]) for entry in server.call("GET", "/embeddings")[1]]
+    assert listed == [("neg-copy", 2, 2), ("neg-render", 2, 2)]
     assert server.call("GET", "/embeddings/neg-none")[0] == 404
 
 

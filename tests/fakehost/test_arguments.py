@@ -1,6 +1,8 @@
-"""The script's argument list: its order is a contract with API users."""
+"""The script's argument: an object of names, or version 1's list, whose order is a contract with API users."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,7 @@ FULL = [
 
 
 def test_the_order_is_a_contract():
-    assert arguments.NAMES == (
+    assert arguments.LIST_NAMES == (
         "version", "preset", "embedding", "embedding_weight", "source_prompt", "start", "fixed_point", "tac_layers",
         "tac_ratio", "features", "order", "guidance", "topk_ratio", "sega_threshold", "sega_warmup", "sega_cooldown",
         "sega_momentum", "sega_beta", "cfg_rescale", "tac_halves", "tac_blend", "tac_depths", "solver", "step_share",
@@ -34,7 +36,35 @@ def test_none_takes_the_presets_value():
     values = arguments.parse([1, "fashionr2r", *[None] * (len(FULL) - 2)])
     assert (values.options["order"], values.options["fixed_point"]) == ("published", 0)
     assert arguments.preset_of(values.options) == "fashionr2r"
-    assert arguments.preset_of(arguments.parse(arguments.defaults()).options) == "default"
+    assert arguments.preset_of(arguments.parse([{}]).options) == "default"
+
+
+def test_an_object_says_what_a_list_says_in_any_order():
+    named = dict(zip(arguments.LIST_NAMES, FULL, strict=True)) | {"version": 2}
+    assert arguments.parse([named]) == arguments.parse([dict(reversed(named.items()))]) == arguments.parse(FULL)
+    short = arguments.parse([{"version": 2, "preset": "texture", "embedding": "neg-render", "topk_ratio": 0.2}])
+    assert (short.embedding, short.options["guidance"], short.options["topk_ratio"]) == ("neg-render", "topk", 0.2)
+    # as the host's own list has it, in which a script's arguments are counted
+    assert arguments.parse([{"version": 2}, *[None] * (len(FULL) - 1)]) == arguments.parse(
+        [1, *[None] * (len(FULL) - 1)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ([{"topk_ration": 0.2}], "takes no 'topk_ration': the nearest name that it takes is 'topk_ratio'."),
+        ([{"fixpoint": 2}], "is 'fixed_point'"),
+        ([{"strength": 0.5}], "takes no 'strength': it is the request's own denoising_strength"),
+        ([{"version": 1}], "object of version 2, not 1"),
+        ([{}, "default"], "nothing but null may follow"),
+        ([{"tac_layers": 2.7}], "TAC layers must be a whole number, not 2.7"),
+        ([{"guidance": 3}], "Guidance must be text"),
+    ],
+)
+def test_an_object_is_refused_in_one_sentence(given, words):
+    with pytest.raises(ParamError, match=words):
+        arguments.parse(given)
 
 
 def test_numbers_from_the_page_are_floats_or_text():
@@ -79,16 +109,54 @@ def test_ranges_are_those_of_the_parameters(position, value):
 
 @pytest.mark.parametrize("length", [0, len(FULL) - 1, len(FULL) + 1])
 def test_a_list_of_another_length_is_refused_with_the_order(length):
-    with pytest.raises(ParamError, match=f"has {length} values, Realistic Translation takes {len(FULL)}: version, "):
+    with pytest.raises(
+        ParamError, match=f"has {length} values, Realistic Translation takes one object, or {len(FULL)}: v"
+    ):
         arguments.parse([*FULL, 0][:length])
 
 
-def test_shifted_arguments_of_the_whole_page_are_noticed(fake_host):
-    from types import SimpleNamespace
+def page(sent, behind=()):
+    """A job whose request put `sent` into all scripts' arguments: one always-on script, a script, ours, another."""
+    spans = [(1, 3), (3, 4), (4, 4 + len(FULL)), (4 + len(FULL), 6 + len(FULL))]
+    scripts = [SimpleNamespace(args_from=a, args_to=b) for a, b in spans]
+    args = ["choice", "on 1", "on 2", "before", *sent, "after 1", "after 2"]
+    runner = SimpleNamespace(scripts=scripts, alwayson_scripts=[scripts[0], *(scripts[i] for i in behind)])
+    return scripts[2], SimpleNamespace(scripts=runner, script_args=args)
 
-    from lib_negtrans.apps.webui.script import refuse_shifted_arguments
 
-    scripts = SimpleNamespace(scripts=[SimpleNamespace(args_to=4), SimpleNamespace(args_to=15)])
-    refuse_shifted_arguments(SimpleNamespace(scripts=scripts, script_args=[0] * 15))
-    with pytest.raises(ParamError, match=f"has {len(FULL) - 1} values"):
-        refuse_shifted_arguments(SimpleNamespace(scripts=scripts, script_args=[0] * 14))
+@pytest.mark.parametrize("sent", [FULL, [{"tac_ratio": 0.5}], [{"tac_ratio": 0.5}, None], [{}, *[None] * 40]])
+def test_what_a_request_moved_is_moved_back(fake_host, sent):
+    from lib_negtrans.apps.webui.script import own_arguments
+
+    script, p = page(sent)
+    got = own_arguments(script, p, p.script_args[script.args_from : script.args_to])
+    assert arguments.parse(got) == arguments.parse(sent)
+    assert p.script_args[:4] == ["choice", "on 1", "on 2", "before"] and p.script_args[-2:] == ["after 1", "after 2"]
+    assert len(p.script_args) == 6 + len(FULL)
+    again = own_arguments(script, p, p.script_args[script.args_from : script.args_to])  # the Batch tab's next picture
+    assert arguments.parse(again) == arguments.parse(sent)
+
+
+@pytest.mark.parametrize(
+    ("sent", "behind", "words"),
+    [
+        (FULL[:-1], (), f"has {len(FULL) - 1} values"),
+        ([*FULL, 0], (), f"has {len(FULL) + 1} values"),
+        ([], (), "has 0 values"),
+        ([{}], (3,), f"script_args must have {len(FULL)} values here: put nulls"),
+    ],
+)
+def test_what_cannot_be_moved_back_is_refused(fake_host, sent, behind, words):
+    from lib_negtrans.apps.webui.script import own_arguments
+
+    script, p = page(sent, behind)
+    with pytest.raises(ParamError, match=words):
+        own_arguments(script, p, p.script_args[script.args_from : script.args_to])
+
+
+def test_an_axis_goes_before_the_panel_and_a_preset_before_its_options(fake_host):
+    from lib_negtrans.apps.webui.xyz import _values
+
+    assert _values(FULL, {"tac_ratio": 0.1}).options == {**arguments.parse(FULL).options, "tac_ratio": 0.1}
+    preset = _values([{"preset": "default", "source_prompt": "a", "tac_ratio": 0.5}], {"preset": "texture"})
+    assert (preset.options["source_prompt"], preset.options["tac_ratio"]) == ("a", 1.0)

@@ -47,10 +47,10 @@ def combine(combined_by, guidance, unconditional, scale=W, denoiser=None):
 def test_the_limits_are_the_hosts_own_guidance_with_and_composed(combined_by):
     plain = CfgDenoiser().combine_denoised(rows(), CONDS, torch.zeros(2, 77, 8), W)
     empty = rows(1)[:2]
-    for guidance in (Guidance("cfg"), Guidance("topk", topk_ratio=1.0)):
+    for guidance in (Guidance("cfg"), Guidance("topk", {"topk_ratio": 1.0})):
         for unconditional in (None, lambda: empty):
             torch.testing.assert_close(combine(combined_by, guidance, unconditional), plain, rtol=0, atol=1e-4)
-    assert not torch.allclose(combine(combined_by, Guidance("topk", topk_ratio=0.1), lambda: empty), plain)
+    assert not torch.allclose(combine(combined_by, Guidance("topk", {"topk_ratio": 0.1}), lambda: empty), plain)
 
 
 def test_the_empty_prompts_prediction_is_asked_for_once_and_only_where_it_is_used(combined_by):
@@ -75,7 +75,7 @@ def test_an_empty_prompt_is_its_own_unconditional(combined_by):
 def test_what_another_extension_put_there_goes_on_composing_and_comes_back(combined_by):
     denoiser = CfgDenoiser()
     theirs = denoiser.combine_denoised = lambda x_out, conds, uncond, scale: torch.full((2, 4, 8, 8), float(scale))
-    result = combine(combined_by, Guidance("topk", topk_ratio=0.0), None, denoiser=denoiser)
+    result = combine(combined_by, Guidance("topk", {"topk_ratio": 0.0}), None, denoiser=denoiser)
     assert torch.equal(result, torch.ones(2, 4, 8, 8))  # the prompt's prediction is what they compose at scale 1
     assert denoiser.combine_denoised is theirs
 

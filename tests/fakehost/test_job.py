@@ -51,8 +51,7 @@ def job_module(fake_host, monkeypatch):
 
 
 def make(job_module, p, **changes):
-    values = dict(zip(arguments.NAMES, arguments.defaults(), strict=True)) | changes
-    return job_module.TranslationJob(p, lambda: arguments.parse(list(values.values())))
+    return job_module.TranslationJob(p, lambda: arguments.parse([changes]))
 
 
 def test_everything_is_taken_off_again(job_module):
@@ -122,7 +121,7 @@ def test_an_embedding_that_is_not_loaded_is_refused_by_name(job_module, fake_hos
     p = Processing()
     with (
         make(job_module, p, embedding="gone").attached(),
-        pytest.raises(TranslationRefused, match=r"gone; loaded are neg-render") as e,
+        pytest.raises(TranslationRefused, match=r"gone\. Loaded: neg-render") as e,
     ):
         p.init()
     assert (e.value.status_code, e.value.detail) == (422, str(e.value))

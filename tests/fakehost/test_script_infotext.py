@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib_negtrans import TITLE
 from lib_negtrans.apps.webui import infotext_fields as infotext
 from lib_negtrans.translation import arguments
 from lib_negtrans.translation.params import TRANSLATION_PRESETS
@@ -50,7 +51,7 @@ def job_for(fake_host, panel, **attributes):
 
 
 def panels():
-    yield "defaults", arguments.defaults()
+    yield "defaults", [{}]
     for preset in TRANSLATION_PRESETS:
         yield preset, filled([1, preset, "neg-render", 1.25])
     start = [1, "default", "neg-render", 0.7, "a render, of: 1", "noise", 3, 1024, 0.35, "recomputed", "ascending"]
@@ -62,7 +63,7 @@ def panels():
 
 def filled(values):
     """The rest as the preset has it."""
-    return [*values, *[None] * (len(arguments.NAMES) - len(values))]
+    return [*values, *[None] * (len(arguments.LIST_NAMES) - len(values))]
 
 
 @pytest.mark.parametrize("panel", [pytest.param(values, id=name) for name, values in panels()])
@@ -70,8 +71,8 @@ def test_every_control_comes_back(fake_host, panel):
     p, job = job_for(fake_host, panel)
     job._prepare()
     fields = host_read(host_write({"Steps": 50, **p.extra_generation_params}))
-    restored = [arguments.VERSION, *(infotext.reader(name)(fields) for name in arguments.NAMES[1:])]
-    assert arguments.parse(restored) == arguments.parse(panel)
+    restored = {name: infotext.reader(name)(fields) for name in arguments.NAMES[1:]}
+    assert arguments.parse([restored]) == arguments.parse(panel)
 
 
 def test_pictures_of_others_change_nothing():
@@ -80,7 +81,7 @@ def test_pictures_of_others_change_nothing():
 
 
 def test_a_number_that_is_none_falls_back():
-    fields = {"Script": arguments.TITLE, "NegTrans TAC ratio": "much", "NegTrans embedding weight": "heavy"}
+    fields = {"Script": TITLE, "NegTrans TAC ratio": "much", "NegTrans embedding weight": "heavy"}
     assert infotext.reader("tac_ratio")(fields) == 0.9
     assert infotext.reader("embedding_weight")(fields) == 1.0
 
@@ -89,27 +90,9 @@ def test_our_keys_begin_with_our_name():
     assert all(key.startswith("NegTrans ") for key in infotext.field_names())
 
 
-@pytest.mark.parametrize(
-    ("weight", "typed", "used"),
-    [
-        (1.0, "blurry", "neg-render, blurry"),
-        (1.2, "blurry", "(neg-render:1.2), blurry"),
-        (1.0, "", "neg-render"),
-        (1.2, "blurry, (neg-render:0.5)", "blurry, (neg-render:0.5)"),
-        (1.0, "neg-render-2", "neg-render, neg-render-2"),
-        (1.0, "Neg-Render", "Neg-Render"),
-    ],
-)
-def test_the_embedding_goes_before_what_was_typed(fake_host, weight, typed, used):
-    from lib_negtrans.apps.webui.job import trigger_text, with_trigger
-
-    assert with_trigger(trigger_text("neg-render", weight), typed) == used
-
-
 def test_what_does_nothing_is_not_written(fake_host):
     def keys(guidance):
-        panel = dict(zip(arguments.NAMES, arguments.defaults(), strict=True)) | {"guidance": guidance}
-        p, job = job_for(fake_host, list(panel.values()))
+        p, job = job_for(fake_host, [{"guidance": guidance}])
         job._prepare()
         return {key for key in p.extra_generation_params if "SEGA" in key or "top-k" in key}
 

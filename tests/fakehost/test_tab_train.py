@@ -113,7 +113,7 @@ def test_check_dataset(panel, renders):
 
 def test_train_watch_and_finish(panel, manager, renders):
     message, *_ = start(panel, renders, "neg-render")
-    assert "neg-render is on its way" in message
+    assert "neg-render has started" in message
     again, again_status, *_ = start(panel, renders, "neg-b")
     assert "neg-b waits for its turn" in again and "Waiting for their turn:" in again_status
     assert "neg-b will not be trained" in panel.cancel_waiting(None, "")[0]
@@ -184,7 +184,7 @@ def test_dropped_pictures_are_kept_with_the_run(panel, manager, renders, tmp_pat
     assert "same name" in start(panel, "", "neg-a", files=[*files, str(renders / "red coat 0.png")])[0]
     render = tmp_path / "upload.png"
     Image.new("RGB", (64, 96)).save(render)
-    assert "on its way" in start(panel, "", "neg-a", files=files, preview=str(render))[0]
+    assert "has started" in start(panel, "", "neg-a", files=files, preview=str(render))[0]
     render.unlink()
     state = manager.wait(120)
     assert state.phase == FINISHED, state.error

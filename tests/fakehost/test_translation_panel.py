@@ -25,7 +25,7 @@ def test_inputs_are_the_argument_list_with_its_defaults(fake_host):
             panel = build(fake_host)
     assert len(panel.inputs) == len(arguments.NAMES)
     values = arguments.parse([component.value for component in panel.inputs])
-    assert values == arguments.parse(arguments.defaults())
+    assert values == arguments.parse([{}])
     assert all(component.label for component in panel.inputs)
     assert all(component.elem_id.startswith("negtrans_") for component in panel.inputs)
 
@@ -61,23 +61,23 @@ def test_layer_counts_are_those_of_the_method():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "Inverts the picture over 12 of 50 steps, to noise level 281 of 1000"),
-        ({}, "In the first 10, 10 of 16"),
-        ({}, "About 45 model evaluations"),
-        ({}, "level 281 of 1000, made exact by 9 more evaluations; the seed"),
-        ({"solver": "difference", "step_share": 0.4}, "over 6 of 50 steps, to noise level 281 of 1000; the seed"),
+        ({}, "The render is inverted in 12 of 50 steps, up to noise level 281 of 1000"),
+        ({}, "In the first 10 of them, 10 of 16"),
+        ({}, "about 45 model calls"),
+        ({}, "level 281 of 1000, and 9 more model calls make this exact. The seed"),
+        ({"solver": "difference", "step_share": 0.4}, "in 6 of 50 steps, up to noise level 281 of 1000. The seed"),
         (
             TRANSLATION_PRESETS["fashionr2r"][1] | {"source_prompt": "a render"},
-            "over 15 of 50 steps, to noise level 281 of 1000; the seed",
+            "in 15 of 50 steps, up to noise level 281 of 1000. The seed",
         ),
-        ({"start": "noise"}, "Adds noise of the seed"),
+        ({"start": "noise"}, "Noise from the seed is added"),
         ({"tac_ratio": 0.0}, "Attention control is off"),
         ({"tac_blend": 0.0}, "Attention control is off"),
-        ({"tac_blend": 0.25}, "10 of 16 attention layers follow to 25 % the render"),
-        ({"tac_depths": "1 0.5 0 0.2"}, "In the first 12, 11 of 16"),
-        ({"guidance": "topk", "topk_ratio": 0.05}, "the strongest 5 % of it only"),
-        ({"guidance": "sega", "prompt": "a photo"}, "About 57 model evaluations"),
-        ({"strength": 0.9}, "changes much"),
+        ({"tac_blend": 0.25}, "10 of 16 attention layers hold 25 % of the render"),
+        ({"tac_depths": "1 0.5 0 0.2"}, "In the first 12 of them, 11 of 16"),
+        ({"guidance": "topk", "topk_ratio": 0.05}, "using only its strongest 5 %"),
+        ({"guidance": "sega", "prompt": "a photo"}, "about 57 model calls"),
+        ({"strength": 0.9}, "changes the picture a lot"),
         ({"strength": 0.0}, "This cannot work: Strength must be above 0"),
         ({"order": "published"}, "This cannot work: The published inversion order"),
     ],

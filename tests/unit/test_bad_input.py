@@ -149,7 +149,7 @@ def test_a_folder_without_a_usable_picture(place, capsys, monkeypatch, spoil, sa
         ({"template": "no-such", "name": "neg-y"}, "no caption template"),
         ({"more": ["--resume"], "steps": "1"}, "has 2 steps already, not 1: ask for more steps"),
         ({"more": ["--resume"], "lr": "1e-3"}, "Learning rate"),
-        ({"more": ["--images", "/no/such/folder"], "name": "neg-y"}, "is no folder"),
+        ({"more": ["--images", "/no/such/folder"], "name": "neg-y"}, "is not a folder"),
     ],
 )
 def test_wrong_values_are_one_sentence_and_change_nothing(place, capsys, change, says):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans.apps.cli import common_options
+from lib_negtrans.apps.cli import common_options, demo
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation.folder import plan
@@ -59,12 +59,12 @@ def test_a_messy_tree_is_mirrored_failures_are_named_and_a_second_run_does_the_r
     failures = [line for line in err.splitlines() if line.startswith("failed:")]
     assert len(failures) == 2
     assert "corrupt.png: cannot be read" in failures[0] and "tiny.png: is 1x1 pixels" in failures[1]
-    assert "Traceback" not in err and "5 translated, 0 there already, 2 failed" in out
+    assert "Traceback" not in err and "5 translated, 0 done already, 2 failed" in out
 
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.png")}
     (tmp_path / "out" / "a.png").unlink()
     code, out, _err = run("translate", "--input", tmp_path / "in", "--out", tmp_path / "out", *FAST)
-    assert code == 1 and "1 translated, 4 there already, 2 failed" in out
+    assert code == 1 and "1 translated, 4 done already, 2 failed" in out
     changed = [p for p, stamp in stamps.items() if p.stat().st_mtime_ns != stamp]
     assert [p.name for p in changed] == ["a.png"]
 
@@ -163,10 +163,34 @@ def test_the_output_inside_the_input_is_not_translated_again(tmp_path):
     assert [item.source.name for item in plan(tmp_path, tmp_path / "out")] == ["a.png"]
 
 
-def test_negatives_join_the_prompt_once():
+def test_the_demo_leaves_its_embedding_with_a_card(run, tmp_path, monkeypatch):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    for number in range(3):
+        noise(tmp_path / f"renders/train/mh_{number}.png", 128, 128)
+        noise(tmp_path / f"renders/eval/mh_{number}.png", 128, 128)
+    monkeypatch.setattr(demo, "RENDERS", tmp_path / "renders")
+    monkeypatch.setattr(demo, "_translate", interrupted)
+    code, _out, err = run("demo", "--out", tmp_path / "o", "--steps", "1", "--count", "3")
+    assert code == 130, err
+    assert json.loads((tmp_path / "o/neg-render-demo.json").read_text())["activation text"] == "neg-render-demo"
+
+
+@pytest.mark.parametrize(
+    ("typed", "used"),
+    [
+        ("blurry, neg-c", "neg-a, (neg-b:1.3), blurry, neg-c"),
+        ("(neg-b:0.5), Neg-A", "neg-c, (neg-b:0.5), Neg-A"),
+        ("neg-a-2, neg-bb, xneg-c", "neg-a, (neg-b:1.3), neg-c, neg-a-2, neg-bb, xneg-c"),
+        ("", "neg-a, (neg-b:1.3), neg-c"),
+    ],
+    ids=["one typed", "weighted or in capitals", "only parts of other words", "none typed"],
+)
+def test_negatives_join_the_prompt_once(typed, used):
     negatives = [Negative("neg-a", None), Negative("neg-b", None, 1.3), Negative("neg-c", None)]
-    params, embeddings = with_negatives(TranslationParams(negative_prompt="blurry, neg-c"), negatives)
-    assert params.negative_prompt == "neg-a, (neg-b:1.3), blurry, neg-c"
+    params, embeddings = with_negatives(TranslationParams(negative_prompt=typed), negatives)
+    assert params.negative_prompt == used
     assert list(embeddings) == ["neg-a", "neg-b", "neg-c"]
 
 

@@ -6,17 +6,16 @@ import pytest
 import torch
 
 from lib_negtrans.core.guidance import (
-    KINDS,
+    OPTIONS,
+    VARIANTS,
     Guidance,
-    Sega,
     cfg,
-    keep_largest,
-    perp,
-    perpendicular,
     rescale,
-    salience,
-    top_k,
 )
+from lib_negtrans.core.guidance.perp import Perp, perpendicular
+from lib_negtrans.core.guidance.salience import Salience
+from lib_negtrans.core.guidance.sega import Sega
+from lib_negtrans.core.guidance.topk import TopK, keep_largest
 
 W = 7.5
 
@@ -28,14 +27,14 @@ def predictions(seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torc
 
 def test_cfg_with_an_empty_prompt_is_reversed_sega_without_threshold():
     u, _, n = predictions()
-    guided = Sega(scale=W - 1, threshold=0, momentum=0)(u, u, n, W, step=0)
+    guided = Sega(threshold=0, warmup=0, momentum=0)(u, u, n, W, step=0)
     assert torch.allclose(guided, cfg(n, u, W), atol=1e-5)
 
 
 def test_top_k_with_everything_is_cfg_and_with_nothing_ignores_the_negative():
     u, c, n = predictions()
-    assert torch.allclose(top_k(u, c, n, W, 1.0), cfg(n, c, W), atol=1e-4)
-    assert torch.equal(top_k(u, c, n, W, 0.0), cfg(u, c, W))
+    assert torch.allclose(TopK(1.0)(u, c, n, W, 0), cfg(n, c, W), atol=1e-4)
+    assert torch.equal(TopK(0.0)(u, c, n, W, 0), cfg(u, c, W))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -62,38 +61,56 @@ def test_perp_with_an_orthogonal_negative_is_cfg_and_the_projection_is_orthogona
         orthogonal.flatten(1).norm(dim=1) * direction.flatten(1).norm(dim=1)
     )
     assert dot.abs().max() < 1e-6
-    assert torch.allclose(perp(u, c, u + orthogonal, W), cfg(u + orthogonal, c, W), atol=1e-4)
+    assert torch.allclose(Perp()(u, c, u + orthogonal, W, 0), cfg(u + orthogonal, c, W), atol=1e-4)
     # a negative that is the prompt itself takes nothing away
-    assert torch.allclose(perp(u, c, c, W), cfg(u, c, W), atol=1e-3)
+    assert torch.allclose(Perp()(u, c, c, W, 0), cfg(u, c, W), atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-22, 1e-7])
 def test_perp_survives_a_tiny_direction(size):
     u, _, n = predictions()
-    assert torch.isfinite(perp(u, u + size * torch.ones_like(u), n, W)).all()
+    assert torch.isfinite(Perp()(u, u + size * torch.ones_like(u), n, W, 0)).all()
     assert torch.allclose(perpendicular(n, torch.full_like(n, min(size, 1e-22))), n)
+
+
+@pytest.mark.parametrize("size", [10.0**exponent for exponent in range(-8, 1)])
+def test_perp_makes_no_direction_of_rounding(size):
+    u, c, n = predictions()
+    small = u + size * c
+    generator = torch.Generator().manual_seed(1)
+    rounded = small * (1 + torch.finfo(torch.float32).eps * torch.randn(small.shape, generator=generator))
+    exact, other = (Perp()(u, direction, n, 1.0 + 1.0, 0) for direction in (small, rounded))
+    # sqrt(eps) / 2 of the vector's norm of 23 at most, along a unit vector
+    assert (exact - other).norm() < 0.008
+
+
+def test_perp_is_as_exact_as_its_input():
+    _, c, n = (values.double() for values in predictions())
+    for size in (1.0, 1e-3):
+        assert (perpendicular(n, size * c) * c).flatten(1).sum(1).abs().max() < 1e-6
+    assert perpendicular(n, c).dtype == torch.float64
 
 
 def test_salience_takes_one_winner_everywhere():
     u, c, n = predictions()
-    guided = salience(u, c, n, W)
+    guided = Salience()(u, c, n, W, 0)
     base, replaced = cfg(u, c, W), cfg(u, c, W) - (W - 1) * ((n - u) - (c - u))
     is_base, is_replaced = torch.isclose(guided, base, atol=1e-4), torch.isclose(guided, replaced, atol=1e-4)
     assert (is_base | is_replaced).all() and is_base.any() and is_replaced.any()
     # against the empty prompt nothing is ever less salient than nothing: D = 0 is uniform
-    assert torch.isfinite(salience(u, u, n, W)).all()
+    assert torch.isfinite(Salience()(u, u, n, W, 0)).all()
 
 
 def test_sega_keeps_each_channels_share_and_waits_for_its_warm_up():
     u, _, n = predictions()
     n[:, 0] *= 50  # a loud channel must not silence the others
-    moved = Sega(threshold=0.9, momentum=0)(u, u, n, W, step=0) - u
+    moved = Sega(threshold=0.9, warmup=0, momentum=0)(u, u, n, W, step=0) - u
     assert (moved != 0).flatten(2).sum(2).tolist() == [[7] * 4] * 2  # 64 values, quantile .9
-    sega = Sega(warm_up=2, cool_down=3, momentum=0.5)
+    sega = Sega(warmup=2, cooldown=3, momentum=0.5)
     results = [sega(u, u, n, W, step) for step in range(4)]
     assert torch.equal(results[0], u) and torch.equal(results[1], u) and torch.equal(results[3], u)
     # momentum has grown during the warm-up
-    assert (results[2] - u).norm() > (Sega(momentum=0.5)(u, u, n, W, 0) - u).norm()
+    assert (results[2] - u).norm() > (Sega(warmup=0, momentum=0.5)(u, u, n, W, 0) - u).norm()
 
 
 def test_rescale_restores_the_deviation():
@@ -106,15 +123,15 @@ def test_rescale_restores_the_deviation():
 def test_every_kind_by_its_name():
     u, c, n = predictions()
     expected = {
-        "cfg": cfg(n, c, W), "perp": perp(u, c, n, W), "topk": top_k(u, c, n, W, 0.3), "salience": salience(u, c, n, W),
-        "sega": Sega(warm_up=0)(u, c, n, W, 3),
+        "cfg": cfg(n, c, W), "perp": Perp()(u, c, n, W, 3), "topk": TopK(0.3)(u, c, n, W, 3),
+        "salience": Salience()(u, c, n, W, 3), "sega": Sega()(u, c, n, W, 3),
     }  # fmt: skip
-    assert set(expected) == set(KINDS)
+    assert set(expected) == set(VARIANTS)
     for kind, result in expected.items():
-        guidance = Guidance(kind, topk_ratio=0.3)
+        guidance = Guidance(kind, {"topk_ratio": 0.3})
         assert guidance.needs_unconditional == (kind != "cfg")
         assert torch.equal(guidance(u, c, n, W, 3), result), kind
-        rescaled = Guidance(kind, topk_ratio=0.3, rescale_amount=0.7)
+        rescaled = Guidance(kind, {"topk_ratio": 0.3}, rescale_amount=0.7)
         assert torch.equal(rescaled(u, c, n, W, 3), rescale(result, c, 0.7)), kind
         assert torch.equal(rescaled(u, c, n, 1, 3), c), kind
     with pytest.raises(ValueError, match="must be one of cfg, perp"):
@@ -127,8 +144,18 @@ def test_plain_is_cfg_without_rescaling():
 
 def test_segas_scale_follows_the_slider_and_its_momentum_is_the_objects_own():
     u, c, n = predictions()
-    assert torch.allclose(Guidance("sega", sega=Sega(threshold=0, momentum=0))(u, c, n, W, 0), cfg(n, c, W), atol=1e-4)
-    first, other = Guidance("sega"), Guidance("sega")
+    limit = Guidance("sega", {"sega_threshold": 0, "sega_warmup": 0, "sega_momentum": 0})
+    assert torch.allclose(limit(u, c, n, W, 0), cfg(n, c, W), atol=1e-4)
+    first, other = (Guidance("sega", {"sega_warmup": 0}) for _ in range(2))
     once = first(u, c, n, W, 0)
     assert not torch.allclose(first(u, c, n, W, 1), once)
     assert torch.equal(other(u, c, n, W, 0), once)
+
+
+def test_a_variants_options_are_named_after_it_and_described():
+    assert list(OPTIONS) == [
+        "topk_ratio", "sega_threshold", "sega_warmup", "sega_cooldown", "sega_momentum", "sega_beta",
+    ]  # fmt: skip
+    for name, (variant, field) in OPTIONS.items():
+        assert name == f"{variant}_{field.name}"
+        assert field.metadata["help"].startswith(f"Guidance {variant}: ") and field.metadata["label"]

@@ -24,6 +24,7 @@ from lib_negtrans.evaluation.crops import (
 from lib_negtrans.evaluation.reference import PHOTO_FEATURES, load_photo_features
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError
+from lib_negtrans.translation.negatives import Negative
 
 
 def mask_of(height: int, width: int, box: tuple[int, int, int, int]) -> torch.Tensor:
@@ -124,10 +125,9 @@ def test_background_is_taken_away_and_the_garment_kept(kind):
 
 
 def test_configurations_by_name_with_changes():
-    vectors = {"neg": torch.zeros(1, 8)}
     found = parse_configurations(
         "default, no-tac:strength=.5:fixed_point=2,none,noise", {"steps": 20, "negative_prompt": "render"},
-        "neg", vectors,
+        [Negative("neg", torch.zeros(1, 8))],
     )  # fmt: skip
     default, changed, none, noise = found
     assert [c.name for c in found] == ["default", "no-tac:strength=.5:fixed_point=2", "none", "noise"]

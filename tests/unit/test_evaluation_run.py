@@ -180,7 +180,7 @@ def test_the_command_judges_outputs_and_names_what_is_missing(folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--renders {tmp}/nowhere", "is no folder"),
+        ("--renders {tmp}/nowhere", "is not a folder"),
         ("--renders {tmp}", "holds 0 pictures"),
         ("--renders {folder} --size 100", "multiple of 8"),
         ("--renders {folder} --count 2", "at least 3"),

@@ -12,13 +12,13 @@ from lib_negtrans.pictures.images import (
     ImageError,
     fit_within,
     flatten_alpha,
-    iter_image_files,
     load_picture,
     pad_to_multiple,
     parse_size,
     save_png,
     to_pil,
 )
+from lib_negtrans.pictures.tree import iter_image_files
 
 
 def gradient(width: int = 80, height: int = 96) -> np.ndarray:
@@ -132,6 +132,16 @@ def test_walk_leaves_out_hidden_files_the_output_and_other_kinds(tmp_path):
         path.touch()
     found = [str(p.relative_to(tmp_path)) for p in iter_image_files(tmp_path, exclude=tmp_path / "out")]
     assert found == ["a.png", "sub dir/ö 服.JPG"]
+
+
+def test_linked_folders_are_walked_once_and_nothing_inside_the_output(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.png").touch()
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    assert list(iter_image_files(tmp_path / "in")) == [tmp_path / "in/linked/b.png"]
+    assert list(iter_image_files(tmp_path / "elsewhere", exclude=tmp_path)) == []
 
 
 def test_png_text_survives_in_any_language(tmp_path):

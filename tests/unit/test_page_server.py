@@ -78,11 +78,11 @@ def test_ports():
 
 def test_embeddings_of_a_folder(tmp_path):
     folder = EmbeddingFolder(tmp_path / "embeddings", 8)
-    assert folder.choices() == ["None"]
+    assert folder.names() == []
     for name, width in (("neg-a", 8), ("sub/neg-b", 8), ("neg-wide", 16), ("neg-a.run/neg-old", 8)):
         path = tmp_path / "embeddings" / f"{name}.pt"
         write_embedding(path, Embedding(path.stem, torch.ones(2, width)))
-    assert folder.choices() == ["None", "neg-a", "neg-b", "neg-wide"]
+    assert folder.names() == ["neg-a", "neg-b", "neg-wide"]
     assert folder.vectors("neg-b").shape == (2, 8)
     assert set(folder.named_in("a photo, (neg-a:1.2)", "neg-bb", "")) == {"neg-a"}
     with pytest.raises(EmbeddingError, match="another kind of model"):

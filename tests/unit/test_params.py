@@ -90,3 +90,39 @@ def test_an_option_says_when_it_does_nothing():
     names = [name for name in TranslationParams.options() if not TranslationParams().applies(name)]
     assert "topk_ratio" in names and "sega_beta" in names and "cfg_rescale" not in names
     assert TranslationParams(guidance="topk").applies("topk_ratio")
+
+
+@pytest.mark.parametrize("read", [TranslationParams.from_given, TranslationParams.from_dict])
+def test_a_part_of_a_step_is_refused_everywhere_and_two_point_nought_is_two(read):
+    with pytest.raises(ParamError, match=r"Steps must be a whole number, not 2\.7"):
+        read({"steps": 2.7})
+    steps = read({"steps": 20.0}).steps
+    assert steps == 20 and isinstance(steps, int)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "typed"),
+    [
+        ("steps", "20", 20), ("steps", "20.0", 20), ("seed", str(2**63 - 1), 2**63 - 1), ("strength", "0.3", 0.3),
+        ("strength", 1, 1.0), ("prompt", " a ", "a"),
+    ],
+)  # fmt: skip
+def test_text_and_numbers_become_the_options_type(name, value, typed):
+    got = TranslationParams.typed(name, value)
+    assert got == typed and type(got) is type(typed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", "2.7"),
+        ("steps", float("inf")),
+        ("steps", float("nan")),
+        ("steps", True),
+        ("strength", "much"),
+        ("prompt", 3),
+    ],
+)
+def test_what_is_of_no_such_type_is_refused(name, value):
+    with pytest.raises(ParamError, match="must be"):
+        TranslationParams.typed(name, value)

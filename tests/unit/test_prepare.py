@@ -15,6 +15,8 @@ from PIL import Image
 
 from lib_negtrans.apps.cli.main import main
 from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.images import picture_from_pil
+from lib_negtrans.pictures.masks import border_mask
 from lib_negtrans.preparation import build as module
 from lib_negtrans.preparation.build import REPORT_FILE, PrepareError, prepare
 from lib_negtrans.preparation.choice import choose
@@ -192,6 +194,22 @@ def test_the_subject_is_found():
     random = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
     assert find_subject(random).how == "unknown"
     assert find_subject(Image.new("RGB", (70, 90))).how == "unknown"
+
+
+@pytest.mark.parametrize(
+    "box", [(20, 100, 60, 180), (0, 150, 60, 200), (0, 10, 100, 190), (0, 0, 100, 100)],
+    ids=["free", "in a corner", "over two sides", "over half of the border"],
+)  # fmt: skip
+def test_preparation_and_translation_see_the_same_background(box):
+    """A subject is cut out after a plain border exactly where a translation would take its mask from it."""
+    image = subject_on((240, 240, 240), box)
+    mask = border_mask(picture_from_pil(image).rgb)
+    assert find_subject(image).box == (None if mask is None else box)
+
+
+def test_a_large_picture_has_its_subject_at_its_own_scale():
+    box = find_subject(subject_on((240, 240, 240), (301, 1001, 900, 2600), size=(2000, 3000))).box
+    assert np.abs(np.subtract(box, (301, 1001, 900, 2600))).max() <= 4 and box[0] <= 301 and box[2] >= 900
 
 
 @pytest.mark.parametrize("fit", ["crop", "subject", "pad", "aspect"])

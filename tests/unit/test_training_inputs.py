@@ -214,7 +214,7 @@ def test_report_names_everything(mixed_folder):
         "Skipped: tiny.png is 1x1",
         "2 times: a.png",
         "1 picture is not square",
-        "1 picture is transp",
+        "1 picture is partly transp",
     ):
         assert part in text
     plain = report.to_dict()

@@ -19,7 +19,7 @@ from lib_negtrans.pictures.images import Picture
 from lib_negtrans.translation.infotext import EMBEDDING_KEY, format_infotext, parse_infotext, settings_from_infotext
 from lib_negtrans.translation.negatives import Negative
 from lib_negtrans.translation.params import TranslationParams
-from lib_negtrans.translation.pipeline import Progress
+from lib_negtrans.translation.pipeline import Progress, translate
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_settings_come_back_from_a_picture():
     assert [settings[name] for name in ("steps", "cfg_scale", "seed", "strength", "start")] == [20, 3, 1, 0.4, "noise"]
     for other in ("", "a cat", "a cat\nSteps: 20, Sampler: Euler a, Seed: 1"):
         assert settings_from_infotext(other) == {}
-    with pytest.raises(ValueError, match="could not convert"):
+    with pytest.raises(ValueError, match="Strength must be a number"):
         settings_from_infotext("\nSteps: 20, NegTrans strength: much")
 
 
@@ -212,3 +212,13 @@ def test_want_of_memory_of_any_kind_is_a_sentence(workplace, monkeypatch):
     runner = job.TranslationRunner(workplace)
     runner.start(request())
     assert "choose a smaller longest side" in runner.wait(60).error
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"guidance": "perp", "prompt": "a photo"}, {"guidance": "perp"}, {"prompt": "a photo"}, {"cfg_scale": 1.0}],
+)
+def test_progress_counts_the_rows_that_are_computed(workplace, values):
+    asked = request(negative_prompt="plastic", source_prompt="a render", tac_ratio=0.0, **values)
+    forwards = translate(workplace.host, torch.rand(1, 3, 64, 64), asked.params).forwards
+    assert sum(job._rows(asked.params)) == forwards.total

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from lib_negtrans.apps.webui.infotext_fields import reader
-from lib_negtrans.translation.arguments import NAMES, VERSION, defaults
+from lib_negtrans.translation.arguments import LIST_NAMES, LIST_VERSION, NAMES, VERSION
 from tests.webui.server import REPOSITORY, WebuiServer
 
 SIZE = 128
@@ -42,7 +42,12 @@ def difference(a, b) -> int:
 
 
 def arguments(**values: Any) -> list[Any]:
-    return list((dict(zip(NAMES, defaults(), strict=True)) | values).values())
+    return [{"version": VERSION, **values}]
+
+
+def version_1(**values: Any) -> list[Any]:
+    """The same as the list of version 1."""
+    return [LIST_VERSION, *(values.get(name) for name in LIST_NAMES[1:])]
 
 
 class Client:
@@ -81,7 +86,7 @@ def restored(server: WebuiServer, image: str) -> list[Any]:
     answer = server.post("/sdapi/v1/png-info", {"image": image})
     assert answer.status_code == 200, answer.text
     fields = answer.json()["parameters"]
-    return [VERSION, *(reader(name)(fields) for name in NAMES[1:])]
+    return arguments(**{name: reader(name)(fields) for name in NAMES[1:]})
 
 
 def infotext(answer: dict, index: int = 0) -> str:

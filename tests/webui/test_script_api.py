@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.models.standalone import load_model
 from lib_negtrans.pictures.images import picture_from_pil, to_pil
-from lib_negtrans.translation.arguments import NAMES, PANEL_OPTIONS
+from lib_negtrans.translation.arguments import LIST_NAMES, PANEL_OPTIONS
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import translation_preset
 from lib_negtrans.translation.pipeline import translate
-from tests.webui.client import SIZE, Client, arguments, difference, encode, infotext, pixels, render
+from tests.webui.client import SIZE, Client, arguments, difference, encode, infotext, pixels, render, version_1
 
 LONG = ", ".join(f"ugly word number {i}" for i in range(40))  # more than one chunk of 75 tokens
 
@@ -51,6 +51,17 @@ def test_the_same_request_gives_the_same_bytes(client):
         "NegTrans embedding weight: 1.2",
     ):
         assert pair in text
+
+
+def test_a_list_of_version_1_gives_the_same_bytes(client):
+    values = {"preset": "texture", "embedding": "neg-test", "tac_ratio": 0.5}
+    first, second = (client.translate(made(**values)) for made in (arguments, version_1))
+    assert first["images"] == second["images"]
+    # other scripts' arguments are where they were
+    seed = {"alwayson_scripts": {"Seed": {"args": [7]}}}
+    noise = {"start": "noise"}
+    first, second = (client.translate(made(**noise), **seed) for made in (arguments, version_1))
+    assert first["images"] == second["images"]
 
 
 CASES = {
@@ -207,10 +218,12 @@ def test_an_axis_of_the_grid_makes_a_translation(client, webui):
 @pytest.mark.parametrize(
     ("script_args", "changes", "words"),
     [
-        (arguments()[:-1], {}, f"script_args has {len(NAMES) - 1} values"),
-        ([*arguments(), 1], {}, f"script_args has {len(NAMES) + 1} values"),
+        (version_1()[:-1], {}, f"script_args has {len(LIST_NAMES) - 1} values"),
+        ([*version_1(), 1], {}, f"script_args has {len(LIST_NAMES) + 1} values"),
+        (arguments(tac_ration=0.5), {}, "the nearest name that it takes is 'tac_ratio'"),
+        (arguments(tac_layers=2.7), {}, "TAC layers must be a whole number"),
         ([], {}, "script_args has 0 values"),
-        ([2, *arguments()[1:]], {}, "version of the list"),
+        ([2, *version_1()[1:]], {}, "version of the list"),
         (arguments(tac_ratio=3), {}, "TAC ratio must lie between"),
         (arguments(tac_depths="0.9 much"), {}, "TAC depths must be up to 4 numbers"),
         (arguments(embedding="no-such"), {}, "There is no negative embedding no-such"),

@@ -24,9 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--embeddings",
         default="embeddings",
         metavar="DIR",
-        help="negative embeddings to choose from; trained ones go here",
+        help="folder of the negative embeddings; trained ones are put there (default: embeddings)",
     )
-    parser.add_argument("--runs", default="runs", metavar="DIR", help="checkpoints and previews (default: runs)")
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="folder for checkpoints and previews (default: runs)"
+    )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
 
@@ -65,9 +67,11 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     url = f"http://{shown_host}:{listener.getsockname()[1]}/"
 
     def ready() -> None:
-        report.event("serving", f"The page is at {url} (Ctrl-C ends it).", url=url)
+        report.event("serving", f"The page is at {url} (press Ctrl-C to end it).", url=url)
         if args.host not in LOOPBACK:
-            report.problem(f"note: whoever reaches {args.host} can use this page; it asks for no password.")
+            report.problem(
+                f"note: everyone who can reach {args.host} can use this page, because it asks for no password."
+            )
         if not args.no_browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 

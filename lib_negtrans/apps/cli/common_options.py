@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 from lib_negtrans.memory import feature_budget
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.models.standalone import default_model_path, load_model
+from lib_negtrans.options import ParamError
 from lib_negtrans.translation.negatives import Negative
 
 from .reporting import CallError
@@ -76,8 +78,21 @@ def add_params(parser: argparse.ArgumentParser, params: type, skip: tuple[str, .
         else:
             metavar = None if opt.choices else type(field.default).__name__.upper()
             parser.add_argument(
-                flag, type=type(field.default), default=None, choices=opt.choices, metavar=metavar, help=text
+                flag, type=_reader(params, field), default=None, choices=opt.choices, metavar=metavar, help=text
             )
+
+
+def _reader(params: type, field: dataclasses.Field) -> Callable[[str], Any]:
+    if isinstance(field.default, str):
+        return str  # as it was typed
+
+    def read(text: str) -> Any:
+        try:
+            return params.typed(field.name, text)
+        except ParamError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return read
 
 
 def given(args: argparse.Namespace, params: type) -> dict[str, Any]:

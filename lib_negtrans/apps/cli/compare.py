@@ -23,13 +23,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options and those of a translation; the common ones are the caller's."""
     parser.add_argument("what", nargs="+", metavar="RUN|FILE", help="a run folder, or embedding files")
     parser.add_argument("--image", metavar="FILE", help="the render to translate with each of them")
-    parser.add_argument("--only", nargs="+", metavar="STEP", default=[], help="these steps of the run, or best")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="STEP",
+        default=[],
+        help="only these steps of the run; best is the best validation's",
+    )
     parser.add_argument("--size", type=int, default=512, help="short side of the pictures (default: 512)")
     parser.add_argument("--grid", metavar="FILE", help=f"the picture to write (default: {GRID_FILE} in the run folder)")
     parser.add_argument(
-        "--pick", metavar="STEP", help="write the embedding of this step, or best; no pictures are made"
+        "--pick", metavar="STEP", help="write the vectors of this step (or best) as an embedding; no pictures are made"
     )
-    parser.add_argument("--out", metavar="FILE", help="with --pick: NAME.pt or NAME.safetensors")
+    parser.add_argument("--out", metavar="FILE", help="the embedding that --pick writes: NAME.pt or NAME.safetensors")
     parser.add_argument("--overwrite", action="store_true", help="replace an embedding of this name")
     add_params(parser, TranslationParams, skip=("negative_prompt",))
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib_negtrans.embeddings.card import write_card
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render, render_files, spread
@@ -23,6 +24,7 @@ from lib_negtrans.training import events
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.translation.negatives import Negative
 
 from .common_options import load_host
 from .reporting import EXIT_DONE, EXIT_INTERRUPTED, CallError
@@ -46,9 +48,9 @@ THROUGH_VAE = "renders through the VAE"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options; the common ones are the caller's."""
-    parser.add_argument("--out", default="demo-out", metavar="DIR", help="gets everything (default: demo-out)")
+    parser.add_argument("--out", default="demo-out", metavar="DIR", help="folder for all results (default: demo-out)")
     parser.add_argument("--steps", type=int, default=150, help="training steps (default: 150)")
-    parser.add_argument("--seed", type=int, default=0, help="of the training (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
     parser.add_argument("--count", type=int, default=12, help="held-out renders to translate (default: 12)")
 
 
@@ -79,9 +81,11 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
                 show_event(event, report, bar)
         if not isinstance(event, events.Finished):
             return EXIT_INTERRUPTED
-        embedding = read_embedding(out / f"{NAME}.pt")
+        embedding = read_embedding(job.out)
     except (TrainingError, EmbeddingError) as error:
         raise CallError(str(error)) from error
+    for complaint in write_card(job.out, embedding):
+        report.problem(complaint)
 
     files = spread(render_files(RENDERS / "eval"), args.count)
     renders = [load_render(path, path.name) for path in files]
@@ -106,7 +110,7 @@ def _translate(
     """Whole pictures (3, H, W) by the name of what was done with them, and what each way cost."""
     originals = [render.rgb for render in renders]
     pictures, costs = {THROUGH_VAE: round_trip(host, originals)}, {}
-    ways = parse_configurations("default,no-tac,none", None, embedding.name, {embedding.name: embedding.vectors})
+    ways = parse_configurations("default,no-tac,none", None, [Negative(embedding.name, embedding.vectors)])
     with report.bar(total=len(ways) * len(renders), unit="picture") as bar:
         for number, way in enumerate(ways):
 

@@ -14,8 +14,8 @@ from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
 from lib_negtrans.evaluation.run import evaluate, judge_pictures, round_trip
 from lib_negtrans.models.protocol import HostError
-from lib_negtrans.pictures.images import ImageError, flatten_alpha, iter_image_files, load_picture, save_png
-from lib_negtrans.translation.negatives import with_negatives
+from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.translation.params import TranslationParams
 
 from .common_options import add_params, given, load_host, load_negatives
@@ -29,18 +29,41 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options and every translation parameter; the common ones are the caller's."""
-    parser.add_argument("--renders", required=True, metavar="DIR", help="renders, with mask_NAME.png beside or alpha")
-    parser.add_argument("--photos", metavar="DIR", help="photographs to compare with (default: 200 kept as numbers)")
-    parser.add_argument("--outputs", metavar="DIR", help="judge these pictures, of the renders' names; no translating")
-    parser.add_argument("--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; repeatable")
+    parser.add_argument(
+        "--renders",
+        required=True,
+        metavar="DIR",
+        help="folder of renders, with a mask_NAME.png beside each, or with transparency",
+    )
+    parser.add_argument(
+        "--photos", metavar="DIR", help="folder of photographs to compare with (default: features of 200 photographs)"
+    )
+    parser.add_argument(
+        "--outputs",
+        metavar="DIR",
+        help="judge the pictures in this folder, named as the renders; nothing is translated",
+    )
+    parser.add_argument(
+        "--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; may be repeated"
+    )
     names = describe_names().replace("%", "%%")
     parser.add_argument(
-        "--configs", default="default,no-tac,none", metavar="NAME[:FIELD=VALUE]..,..", help=f"to compare. {names}"
+        "--configs",
+        default="default,no-tac,none",
+        metavar="NAME[:FIELD=VALUE]..,..",
+        help=f"the configurations to compare. {names}",
     )
-    parser.add_argument("--region", choices=("crop", "full"), default="crop", help="translate garment crops or renders")
+    parser.add_argument(
+        "--region", choices=("crop", "full"), default="crop", help="translate crops of the garment, or whole renders"
+    )
     parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
-    parser.add_argument("--judged-background", choices=("same", "mean"), default="same", help="for KID garment")
-    parser.add_argument("--count", type=int, metavar="N", help="only N of the renders, spread evenly")
+    parser.add_argument(
+        "--judged-background",
+        choices=("same", "mean"),
+        default="same",
+        help="what replaces the backgrounds for the column KID garment",
+    )
+    parser.add_argument("--count", type=int, metavar="N", help="use only N of the renders, spread evenly")
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")
     add_params(parser, TranslationParams)
@@ -77,7 +100,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
 def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
     if not Path(folder).is_dir():
-        raise CallError(f"{option} {folder} is no folder.")
+        raise CallError(f"{option} {folder} is not a folder.")
     files = spread(render_files(Path(folder)), count)
     if len(files) < 3:
         raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")
@@ -137,8 +160,7 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
     parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
     host = load_host(args)
     negatives = load_negatives(args.negative or [], host.embedding_width)
-    trigger, embeddings = with_negatives(TranslationParams(), negatives)
-    configurations = parse_configurations(args.configs, values, trigger.negative_prompt, embeddings)
+    configurations = parse_configurations(args.configs, values, negatives)
     bar.total = len(renders) * len(configurations)
 
     def on_progress(name: str, done: int, total: int) -> None:

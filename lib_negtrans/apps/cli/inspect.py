@@ -18,12 +18,10 @@ from .reporting import EXIT_DONE, CallError, Reporter
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `inspect`; the common ones are the caller's."""
     parser.add_argument("file")
-    parser.add_argument(
-        "--convert", metavar="OUT", help="write the embedding to this .pt, .safetensors or .bin instead"
-    )
+    parser.add_argument("--convert", metavar="OUT", help="write the embedding to this .pt, .safetensors or .bin file")
     layouts = "; ".join(f"{layout}: {' or '.join(suffixes)}" for layout, suffixes in LAYOUTS.items())
     parser.add_argument(
-        "--layout", choices=tuple(LAYOUTS), help=f"whose layout {layouts} (default: a1111 for .pt, else diffusers)"
+        "--layout", choices=tuple(LAYOUTS), help=f"file layout. {layouts} (default: a1111 for .pt, otherwise diffusers)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file that --convert names")
 

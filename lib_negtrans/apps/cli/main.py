@@ -17,15 +17,15 @@ from .reporting import EXIT_INTERRUPTED, EXIT_WRONG_CALL, CallError, Reporter
 
 # command -> module of this folder and help
 COMMANDS = {
-    "demo": ("demo", "the whole job on the bundled renders"),
-    "app": ("app", "both jobs on a local web page"),
+    "demo": ("demo", "train and translate on the bundled renders"),
+    "app": ("app", "train and translate on a local web page"),
     "translate": ("translate", "turn renders into photographs"),
     "train-negative": ("train", "learn what makes a folder of renders look rendered"),
-    "prepare": ("prepare", "from any tree of pictures to a training folder"),
+    "prepare": ("prepare", "make a training folder from any folder of pictures"),
     "evaluate": ("evaluate", "measure translations against photographs"),
     "inspect": ("inspect", "say what an embedding or checkpoint file is"),
     "combine": ("combine", "merge, average or scale embeddings"),
-    "compare": ("compare", "checkpoints side by side on one render"),
+    "compare": ("compare", "show checkpoints side by side on one render"),
 }
 
 
@@ -34,14 +34,15 @@ def _common_options() -> argparse.ArgumentParser:
     common.add_argument(
         "--model", help="an SD1 .safetensors/.ckpt or diffusers folder (default: the demonstration model)"
     )
-    common.add_argument("--device", help="cpu, cuda, cuda:1, mps, .. (default: what there is)")
+    common.add_argument("--device", help="cpu, cuda, cuda:1, mps, .. (default: a graphics card if there is one)")
     common.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
     common.add_argument(
         "--feature-memory", type=float, metavar="MB",
-        help="for a picture's captured attention; what does not fit is computed again (default: half of what is free)",
+        help="memory for a picture's captured attention; what does not fit is computed again (default: half of what is "
+        "free)",
     )  # fmt: skip
-    common.add_argument("--quiet", action="store_true", help="say only what went wrong")
-    common.add_argument("--json", action="store_true", help="one JSON object per event on standard output")
+    common.add_argument("--quiet", action="store_true", help="print only what went wrong")
+    common.add_argument("--json", action="store_true", help="print one JSON object per event")
     return common
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options; the common ones are the caller's."""
-    parser.add_argument("source", metavar="SRC", help="folder with pictures, sub-folders included; it is only read")
+    parser.add_argument(
+        "source", metavar="SRC", help="folder with pictures, and its sub-folders; nothing in it is changed"
+    )
     parser.add_argument("target", metavar="DST", help="new folder for the result")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DST")
     add_params(parser, PrepareParams)

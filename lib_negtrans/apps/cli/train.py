@@ -32,15 +32,19 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options and every training parameter; the common ones are the caller's."""
     parser.add_argument("--images", required=True, metavar="DIR", help="renders to learn from, sub-folders included")
-    parser.add_argument("--photos", metavar="DIR", help="real photos, to validate against and for contrastive")
-    parser.add_argument("--validation", metavar="DIR", help="renders to measure on (default: some of --images)")
-    parser.add_argument("--validation-photos", metavar="DIR", help="photos to measure on (default: of --photos)")
+    parser.add_argument(
+        "--photos", metavar="DIR", help="real photos, used by validation and by --objective contrastive"
+    )
+    parser.add_argument("--validation", metavar="DIR", help="renders to validate on (default: some of --images)")
+    parser.add_argument("--validation-photos", metavar="DIR", help="photos to validate on (default: some of --photos)")
     parser.add_argument("--name", required=True, help="the embedding's name and trigger word: a-z, 0-9, - and _")
-    parser.add_argument("--out", required=True, metavar="DIR", help="gets NAME.pt, NAME.preview.png, NAME.json")
-    parser.add_argument("--run-folder", metavar="DIR", help="checkpoints and loss CSV (default: OUT/NAME.run)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for NAME.pt, NAME.preview.png, NAME.json")
+    parser.add_argument(
+        "--run-folder", metavar="DIR", help="folder for checkpoints and the loss CSV (default: OUT/NAME.run)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an embedding and a run of this name")
-    parser.add_argument("--preview", metavar="FILE", help="render to translate as preview (default: the first one)")
+    parser.add_argument("--preview", metavar="FILE", help="the render that previews translate (default: the first one)")
     add_params(parser, TrainingParams)
 
 
@@ -50,7 +54,7 @@ def stop_on_signals(job: NegativeTraining, report: Reporter) -> Iterator[None]:
 
     def stop(number: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        report.event("stopping", "stopping after this step; Ctrl-C again to stop at once ..", signal=number)
+        report.event("stopping", "stopping after this step; press Ctrl-C again to stop at once ..", signal=number)
         job.request_stop()
 
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -83,7 +87,7 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: W
     if "size" not in values:
         values["size"] = automatic_size(files)
         report.event(
-            "notice", f"Training at {values['size']} pixels, after the pictures' own size.", size=values["size"]
+            "notice", f"Training at {values['size']} pixels, which suits the size of the pictures.", size=values["size"]
         )
     params = TrainingParams.from_dict(values)
     folder = Path(args.run_folder) if args.run_folder else out / f"{args.name}.run"
@@ -124,7 +128,7 @@ def _folders(args: argparse.Namespace) -> Folders:
     for kind, folder in named.items():
         if folder is not None and not Path(folder).is_dir():
             option = "images" if kind == "renders" else kind.replace("_", "-")
-            raise CallError(f"--{option} {folder} is no folder.")
+            raise CallError(f"--{option} {folder} is not a folder.")
     return Folders(**{kind: Path(folder) for kind, folder in named.items() if folder is not None})
 
 

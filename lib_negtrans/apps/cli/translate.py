@@ -29,21 +29,23 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options and every translation parameter; the common ones are the caller's."""
-    parser.add_argument("--input", required=True, help="a picture or a folder tree")
-    parser.add_argument("--out", required=True, help="folder for the PNGs; an input tree is mirrored")
+    parser.add_argument("--input", required=True, help="a picture, or a folder with sub-folders")
+    parser.add_argument("--out", required=True, help="folder for the PNGs; it gets the same sub-folders as the input")
     parser.add_argument(
         "--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; may be repeated"
     )
     presets = "; ".join(f"{name}: {text}" for name, (text, _values) in TRANSLATION_PRESETS.items())
     parser.add_argument("--preset", default="default", choices=tuple(TRANSLATION_PRESETS), help=presets)
-    parser.add_argument("--size", metavar="WxH", help="fit into this size, aspect kept (default: the picture's own)")
-    parser.add_argument("--overwrite", action="store_true", help="translate again what is there already")
+    parser.add_argument(
+        "--size", metavar="WxH", help="fit the picture into this size and keep its shape (default: its own size)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="translate again the pictures that are done already")
     mask = TranslationParams.options()["mask"]
     sources = ", ".join(choice for choice in mask.choices if choice != "file")
     parser.add_argument(
         "--mask", metavar="SOURCE|FILE|DIR",
-        help=f"{mask.help} {sources}, or a painted mask (white is translated), or a folder of them that mirrors the "
-        "input by names (default: none)",
+        help=f"{mask.help} Give one of {sources}, or a painted mask (white is translated), or a folder of such masks "
+        "with the same names as the input (default: none)",
     )  # fmt: skip
     add_params(parser, TranslationParams, skip=("mask",))
 
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     if params.prompt == params.negative_prompt and launched.is_main:
         report.event(
             "warning",
-            "note: without --negative or --negative-prompt the picture is only reconstructed.",
+            "note: without --negative or --negative-prompt, the result is the same picture again.",
             message="no negative: the pictures are only reconstructed",
         )
     with ExitStack() as stack:
@@ -147,9 +149,9 @@ class _Telling:
 
 def _summary(report: Reporter, total: dict[str, int], lost: list[int], items: int, seconds: float, out: Path) -> int:
     for rank in lost:
-        report.problem(f"process {rank} ended before its time; run the same command again for what it has left.")
+        report.problem(f"process {rank} ended too early; run the same command again to do what it has left.")
     done, failed = total["translated"], total["failed"]
     skipped = max(0, items - done - failed)
-    summary = f"{done} translated, {skipped} there already, {failed} failed in {seconds:.1f} s; in {out}"
+    summary = f"{done} translated, {skipped} done already, {failed} failed, in {seconds:.1f} s; see {out}"
     report.event("done", summary, translated=done, skipped=skipped, failed=failed, seconds=seconds)
     return EXIT_SOME_FAILED if failed or lost else EXIT_DONE

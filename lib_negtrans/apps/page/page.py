@@ -11,11 +11,14 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from lib_negtrans import TITLE
+from lib_negtrans.apps.panels.option_component import option_component
 from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TAB_ID, TabOptions, build_train_tab, dropped_path
 from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
 from lib_negtrans.apps.panels.training_view import message_html
-from lib_negtrans.apps.panels.translation_panel import NO_EMBEDDING, TranslationPanel, build_translation_panel
+from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
+from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.embeddings.folder import EmbeddingFolder
 from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
@@ -30,7 +33,6 @@ from lib_negtrans.translation.params import TranslationParams
 from .picture_input import PictureInput
 from .server import picture_url
 
-TITLE = "Realistic Translation"
 PREFIX = "negtrans_page_"
 TABS, TRANSLATE_TAB = "negtrans_tabs", "negtrans_translate"
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,7 +66,7 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
             with gr.Tab(TRAIN_TITLE, id=TAB_ID, elem_id=TAB_ID):
                 options = TabOptions(
                     connect_use=lambda button: page.connect_use(button, manager, tabs),
-                    use_label="Use in Realistic Translation",
+                    use_label=f"Use in {TITLE}",
                 )
                 build_train_tab(manager, options)
         tab.select(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
@@ -94,14 +96,8 @@ class _TranslationTab:
     def _build_inputs(self) -> None:
         options, defaults = TranslationParams.options(), TranslationParams()
 
-        def about(name: str) -> dict[str, Any]:
-            option = options[name]
-            return {
-                "label": option.label,
-                "info": option.help,
-                "value": getattr(defaults, name),
-                "elem_id": PREFIX + name,
-            }
+        def component(name: str, **limits: float) -> Any:
+            return option_component(replace(options[name], **limits), getattr(defaults, name), PREFIX + name)
 
         with gr.Row(elem_id=f"{PREFIX}picture_row"):
             with gr.Column(scale=3, min_width=200):
@@ -110,7 +106,8 @@ class _TranslationTab:
                 )
             with gr.Column(scale=2, min_width=140):
                 self.longest = gr.Number(
-                    label="Longest side", info="Larger pictures are made smaller to this, in pixels; 0 keeps them.",
+                    label="Longest side",
+                    info="Larger pictures are reduced to this size, in pixels. 0 keeps their size.",
                     value=self.default_side, precision=0, minimum=0, elem_id=f"{PREFIX}longest",
                 )  # fmt: skip
                 self.settings = gr.File(
@@ -121,19 +118,19 @@ class _TranslationTab:
                 label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file", show_download_button=False
             )
         self.note = gr.HTML(elem_id=f"{PREFIX}note")
-        prompt = gr.Textbox(lines=1, **about("prompt"))
-        negative = gr.Textbox(lines=1, **about("negative_prompt"))
+        prompt = component("prompt")
+        negative = component("negative_prompt")
         with gr.Row():
-            strength = gr.Slider(0.02, 1.0, step=0.01, **about("strength"))
-            steps = gr.Slider(1, 150, step=1, **about("steps"))
+            strength = component("strength", minimum=0.02)
+            steps = component("steps", maximum=150)
         with gr.Row():
-            cfg_scale = gr.Slider(1.0, 30.0, step=0.5, **about("cfg_scale"))
-            seed = gr.Number(precision=0, **about("seed"))
+            cfg_scale = component("cfg_scale", minimum=1.0)
+            seed = component("seed")
         # a choice of one is none
         names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
         sliders = {"strength": strength, "steps": steps, "cfg_scale": cfg_scale}
         self.panel: TranslationPanel = build_translation_panel(
-            names, self.folder.choices, self.folder.choices, PREFIX, sliders, advanced=BEHIND
+            names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND
         )
         self.controls = {
             "prompt": prompt, "negative_prompt": negative, "seed": seed, **sliders, **self.panel.controls,
@@ -174,7 +171,7 @@ class _TranslationTab:
 
         def use() -> list[Any]:
             return [
-                gr.update(choices=self.folder.choices(), value=manager.snapshot().name),
+                gr.update(choices=self.choices(), value=manager.snapshot().name),
                 gr.update(selected=TRANSLATE_TAB),
             ]
 
@@ -182,9 +179,13 @@ class _TranslationTab:
 
     # what the events do
 
+    def choices(self) -> list[str]:
+        """Of the embedding's dropdown, as the folder is now."""
+        return [NO_EMBEDDING, *self.folder.names()]
+
     def refreshed(self, current: str | None) -> Any:
         """The dropdown with what the folder holds now."""
-        choices = self.folder.choices()
+        choices = self.choices()
         return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
 
     def start(
@@ -208,8 +209,8 @@ class _TranslationTab:
             elif params.mask == "file":
                 raise TranslationRefused("Mask is file, but there is none: drop one, or choose another mask.")
             negative = None
-            if embedding not in (None, "", NO_EMBEDDING):
-                negative = Negative(embedding, self.folder.vectors(embedding), 1.0 if weight is None else float(weight))
+            if name := chosen_embedding(embedding):
+                negative = Negative(name, self.folder.vectors(name), 1.0 if weight is None else float(weight))
             named = self.folder.named_in(params.prompt, params.negative_prompt, params.source_prompt)
             render = load_picture(picture)
             if painted is not None:
@@ -246,7 +247,7 @@ class _TranslationTab:
         except ImageError as error:
             return [*(gr.update() for _ in range(len(self.controls) + 3)), message_html(str(error), good=False)]
         name = pairs.get(EMBEDDING_KEY, NO_EMBEDDING)
-        choices = self.folder.choices()
+        choices = self.choices()
         note = "Settings restored."
         if name not in choices:
             note = f"Settings restored but for the negative embedding {name}: it is not in {self.folder.folder}."
@@ -275,11 +276,11 @@ def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         with Image.open(path) as image:
             text = str(image.info.get("parameters") or "")
     except (OSError, ValueError, SyntaxError) as error:
-        raise ImageError("This is no picture: drop a PNG made here or by the script Realistic Translation.") from error
+        raise ImageError(f"This is no picture: drop a PNG made here or by the script {TITLE}.") from error
     try:
         settings = settings_from_infotext(text)
     except ValueError as error:
         raise ImageError("The parameters inside this PNG are damaged: drop another one.") from error
     if not settings:
-        raise ImageError("This picture holds no settings of ours: drop a PNG made here or by Realistic Translation.")
+        raise ImageError(f"This picture holds no settings of ours: drop a PNG made here or by {TITLE}.")
     return settings, parse_infotext(text)[2]

@@ -28,10 +28,10 @@ class ComparePanel:
                 self.run = gr.Dropdown([], label="Run", elem_id=self.elem_id("compare_run"))
                 self.refresh = gr.Button("List the runs", elem_id=self.elem_id("compare_refresh"))
             self.steps = gr.CheckboxGroup(
-                [], label="Checkpoints to compare; none ticked is all", elem_id=self.elem_id("compare_steps")
+                [], label="Checkpoints to compare (if none is ticked: all)", elem_id=self.elem_id("compare_steps")
             )
             self.render = gr.Image(
-                label="Render to compare on; else that of the run's previews", type="filepath", height=160,
+                label="Render to compare on (if none: the one of the previews)", type="filepath", height=160,
                 elem_id=self.elem_id("compare_render"),
             )  # fmt: skip
             with gr.Row():

@@ -10,18 +10,20 @@ from typing import Any
 import gradio as gr
 
 from lib_negtrans.jobs.preparation import FAILED, FINISHED, IDLE, STOPPED, PrepareRunner, PrepareSnapshot
-from lib_negtrans.options import Option, ParamError
+from lib_negtrans.options import ParamError
 from lib_negtrans.preparation.build import PrepareError
 from lib_negtrans.preparation.params import PrepareParams
+
+from .option_component import training_component
 
 QUIET = {"queue": False, "show_progress": "hidden"}
 
 
 class PreparePanel:
-    """Builds the components and handles their events; make_component(name, option, value) as the panel's options."""
+    """Builds the components and handles their events."""
 
-    def __init__(self, runner: PrepareRunner, elem_id: Callable[[str], str], make_component: Callable[..., Any]):
-        self.runner, self.elem_id, self.make_component = runner, elem_id, make_component
+    def __init__(self, runner: PrepareRunner, elem_id: Callable[[str], str]):
+        self.runner, self.elem_id = runner, elem_id
         self.fields: dict[str, Any] = {}
 
     def build(self, visible: bool = True) -> None:
@@ -29,7 +31,8 @@ class PreparePanel:
         with gr.Accordion("Prepare a folder", open=False, visible=visible, elem_id=self.elem_id("prepare")):
             self.source = gr.Textbox(
                 label="Folder with pictures of any kind", placeholder="/path/to/pictures",
-                info="Sub-folders included; nothing in it is changed.", elem_id=self.elem_id("prepare_source"),
+                info="Sub-folders are included. Nothing in this folder is changed.",
+                elem_id=self.elem_id("prepare_source"),
             )  # fmt: skip
             self.target = gr.Textbox(
                 label="New folder for the result", placeholder="/path/to/renders",
@@ -40,9 +43,10 @@ class PreparePanel:
             for pair in (names[i : i + 2] for i in range(0, len(names), 2)):
                 with gr.Row():
                     for name in pair:
-                        self.fields[name] = self._component(name, described[name], defaults[name])
+                        own_id = self.elem_id(f"prepare_{name}")
+                        self.fields[name] = training_component(described[name], defaults[name], own_id)
             self.overwrite = gr.Checkbox(
-                label="Replace an earlier result there", value=False, elem_id=self.elem_id("prepare_overwrite")
+                label="Replace an earlier result in that folder", value=False, elem_id=self.elem_id("prepare_overwrite")
             )
             with gr.Row():
                 self.start = gr.Button("Prepare", elem_id=self.elem_id("prepare_start"))
@@ -60,9 +64,6 @@ class PreparePanel:
         )
         self.stop.click(self.interrupt, [self.seen], view, **QUIET)
         self.use.click(self.result, None, [folder, size], **QUIET)
-
-    def _component(self, name: str, option: Option, value: Any) -> Any:
-        return self.make_component(f"prepare_{name}", option, value)
 
     # what the events do
 

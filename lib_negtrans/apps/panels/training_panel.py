@@ -20,8 +20,9 @@ import gradio as gr
 from torch import Tensor
 
 from lib_negtrans.jobs.training import FINISHED, TrainingManager, TrainingRefused, TrainingRequest, TrainingSnapshot
-from lib_negtrans.options import Option, ParamError
-from lib_negtrans.pictures.images import ImageError, iter_image_files, to_pil
+from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.images import ImageError, to_pil
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import DatasetReport, automatic_size, read_folder, training_files
@@ -30,6 +31,7 @@ from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.presets import TRAINING_PRESETS
 
 from .compare_panel import ComparePanel
+from .option_component import training_component
 from .prepare_panel import PreparePanel
 from .training_view import STYLE, dataset_html, message_html, status_html
 
@@ -74,7 +76,7 @@ class _Panel:
     def __init__(self, manager: TrainingManager, options: TabOptions):
         self.manager, self.options = manager, options
         self.fields: dict[str, Any] = {}  # parameter name -> component
-        self.preparation = PreparePanel(manager.preparation, elem_id, option_component)
+        self.preparation = PreparePanel(manager.preparation, elem_id)
         self.comparison = ComparePanel(manager.comparison, elem_id)
 
     def build(self) -> None:
@@ -96,7 +98,7 @@ class _Panel:
         )  # fmt: skip
         self.photos = gr.Textbox(
             label="Folder with photos, if there is one", placeholder="/path/to/photos", elem_id=elem_id("photos"),
-            info="Real ones, of such garments: to validate against, and for the objective contrastive.",
+            info="Real photos of similar garments. Validation and the objective contrastive use them.",
             visible=self.options.typed_folders,
         )  # fmt: skip
         with gr.Row():
@@ -105,20 +107,20 @@ class _Panel:
                 elem_id=elem_id("files"),
             )  # fmt: skip
             self.preview_image = gr.Image(
-                label="Render to preview on; else the first one", type="filepath", height=180,
+                label="Render for the previews (if none: the first one)", type="filepath", height=180,
                 elem_id=elem_id("preview_image"),
             )  # fmt: skip
         self.check = gr.Button("Check dataset", elem_id=elem_id("check"))
         self.report = gr.HTML("", elem_id=elem_id("report"))
         self.thumbnails = gr.Gallery(
-            label="Pictures as they are trained on", columns=6, height="auto", visible=False,
+            label="The pictures as the training uses them", columns=6, height="auto", visible=False,
             elem_id=elem_id("thumbnails"),
         )  # fmt: skip
 
     def _build_settings(self) -> None:
         self.name = gr.Textbox(
             label="Name", placeholder="neg-render", elem_id=elem_id("name"),
-            info="File name and trigger word: a-z, 0-9, - and _.",
+            info="The file name, and the trigger word in prompts. Use only a-z, 0-9, - and _.",
         )  # fmt: skip
         self.name_hint = gr.HTML("", elem_id=elem_id("name_hint"))
         described = TrainingParams.options()
@@ -129,13 +131,13 @@ class _Panel:
         defaults = TrainingParams().to_dict() | TRAINING_PRESETS["standard"][1]
         with gr.Row():
             for name in BASIC_OPTIONS:
-                self.fields[name] = option_component(name, described[name], defaults[name])
+                self.fields[name] = training_component(described[name], defaults[name], elem_id(name))
         with gr.Accordion("All options", open=False, elem_id=elem_id("options")):
             others = [name for name in described if name not in BASIC_OPTIONS]
             for pair in zip_longest(others[::2], others[1::2]):
                 with gr.Row():
                     for name in filter(None, pair):
-                        self.fields[name] = option_component(name, described[name], defaults[name])
+                        self.fields[name] = training_component(described[name], defaults[name], elem_id(name))
 
     def _build_buttons(self) -> None:
         self.overwrite = gr.Checkbox(
@@ -269,8 +271,8 @@ class _Panel:
         except (TrainingRefused, ParamError) as error:
             return [message_html(str(error), good=False), *self.show(seen)]
         if name in self.manager.snapshot().queue:
-            return [message_html(f"{name} waits for its turn; this page may be closed meanwhile."), *self.show(seen)]
-        return [message_html(f"{name} is on its way; this page may be closed meanwhile."), *self.show(seen)]
+            return [message_html(f"{name} waits for its turn. You may close this page."), *self.show(seen)]
+        return [message_html(f"{name} has started. You may close this page: the training goes on."), *self.show(seen)]
 
     def cancel_waiting(self, seen: Any, name: str) -> list[Any]:
         """Take the named training out of the queue, or the last one if that name does not wait."""
@@ -305,7 +307,7 @@ class _Panel:
         typed = (folder or "").strip().strip('"')
         if files:
             if typed:
-                raise TrainingRefused("There are a folder and dropped pictures: clear one of the two.")
+                raise TrainingRefused("You gave both a folder and dropped pictures: clear one of the two.")
             return copy_dropped(files, target)
         if not typed or not self.options.typed_folders:
             raise TrainingRefused("There are no pictures yet: name a folder, or drop pictures.")
@@ -323,20 +325,6 @@ class _Panel:
         kept = run_folder / f"preview-render{Path(uploaded).suffix.lower() or '.png'}"
         shutil.copyfile(uploaded, kept)
         return kept
-
-
-def option_component(name: str, option: Option, value: Any) -> Any:
-    """The component for a parameter: by its type, range and choices."""
-    common = {"label": option.label, "info": option.help, "value": value, "elem_id": elem_id(name)}
-    if option.choices is not None:
-        return gr.Dropdown(list(option.choices), **common)
-    if isinstance(value, bool):
-        return gr.Checkbox(**common)
-    if isinstance(value, str):
-        return gr.Textbox(**common)
-    if option.maximum is not None and option.step is not None and option.maximum <= 100:
-        return gr.Slider(option.minimum, option.maximum, step=option.step, **common)
-    return gr.Number(precision=0 if isinstance(value, int) else None, **common)
 
 
 def _preset_fields() -> list[str]:

@@ -40,11 +40,11 @@ STYLE = """
 
 HEADLINES = {
     IDLE: "No training is under way.",
-    WAITING: "Waiting for its turn: another job uses the model.",
+    WAITING: "Waiting for its turn: another job is using the model.",
     READING: "Reading and encoding the pictures.",
     TRAINING: "Training.",
     FINISHED: "Finished.",
-    STOPPED: "Stopped; what was done is saved.",
+    STOPPED: "Stopped. What was learnt so far is saved.",
     FAILED: "Failed.",
 }
 

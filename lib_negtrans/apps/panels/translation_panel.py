@@ -12,15 +12,16 @@ from typing import Any
 
 import gradio as gr
 
-from lib_negtrans.options import Option, ParamError
+from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
+from lib_negtrans.options import ParamError
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
-from lib_negtrans.translation.wording import describe_translation
+from lib_negtrans.translation.wording import cannot_work, describe_translation
 
-NO_EMBEDDING = "None"
+from .option_component import option_component
+
 REFRESH_SYMBOL = "\U0001f504"
 # by a plain request: one that waits in gradio's queue when the webui reloads its page keeps the server from closing
 QUIET = {"show_progress": False, "queue": False}
-_WIDE_RANGE = 1000  # whole numbers over more than this get a number field, no slider
 
 
 @dataclass
@@ -33,20 +34,6 @@ class TranslationPanel:
     summary: Any
     controls: dict[str, Any]
     host: dict[str, Any] = field(default_factory=dict)
-
-
-def option_control(name: str, option: Option, default: Any, elem_id: str) -> Any:
-    """The component for one option: slider, number, radio, check box or text."""
-    common = {"label": option.label, "info": option.help, "elem_id": elem_id, "value": default}
-    if option.choices is not None:
-        return gr.Radio(choices=list(option.choices), **common)
-    if isinstance(default, bool):
-        return gr.Checkbox(**common)
-    if isinstance(default, str):
-        return gr.Textbox(lines=1, **common)
-    if isinstance(default, int) and option.maximum - option.minimum > _WIDE_RANGE:
-        return gr.Number(precision=0, **common)
-    return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=option.step, **common)
 
 
 def build_translation_panel(
@@ -69,7 +56,7 @@ def build_translation_panel(
     behind = [name for name in names if options[name].advanced or name in advanced]
 
     def control(name: str) -> Any:
-        component = option_control(name, options[name], getattr(defaults, name), f"{elem_prefix}{name}")
+        component = option_component(options[name], getattr(defaults, name), f"{elem_prefix}{name}")
         component.visible = defaults.applies(name)
         return component
 
@@ -77,7 +64,7 @@ def build_translation_panel(
     with gr.Row(elem_id=f"{elem_prefix}preset_row"):
         preset = gr.Dropdown(
             label="Preset", choices=list(TRANSLATION_PRESETS), value="default", elem_id=f"{elem_prefix}preset",
-            info="Sets the options below, and steps, CFG scale and strength above.",
+            info="Sets the options below, and also steps, CFG scale and strength above.",
         )  # fmt: skip
         apply_preset = gr.Button("Apply preset", elem_id=f"{elem_prefix}apply_preset", scale=0, min_width=120)
     sentence = gr.HTML(preset_sentence("default"), elem_id=f"{elem_prefix}preset_sentence")
@@ -86,7 +73,7 @@ def build_translation_panel(
     with gr.Row(elem_id=f"{elem_prefix}embedding_row"):
         embedding = gr.Dropdown(
             label="Negative embedding", choices=embeddings(), value=NO_EMBEDDING, elem_id=f"{elem_prefix}embedding",
-            info="Goes before what you type in the negative prompt.",
+            info="It is put in front of what you type in the negative prompt.",
         )  # fmt: skip
         refresh = gr.Button(
             REFRESH_SYMBOL, elem_id=f"{elem_prefix}refresh_embeddings", elem_classes=["tool"], scale=0, min_width=40
@@ -95,7 +82,8 @@ def build_translation_panel(
         relist = gr.Button("List", elem_id=f"{elem_prefix}list_embeddings", elem_classes=["negtrans_hidden"])
         weight = gr.Slider(
             label="Embedding weight", minimum=weight_range[0], maximum=weight_range[1], step=0.05, value=1.0,
-            elem_id=f"{elem_prefix}embedding_weight", info="More pushes harder; 1 is as trained.",
+            elem_id=f"{elem_prefix}embedding_weight",
+            info="A higher weight pushes away more strongly. 1 is the embedding as it was trained.",
         )  # fmt: skip
     for name in names:
         if name not in behind:
@@ -125,13 +113,11 @@ def _summary(panel: TranslationPanel) -> Callable[..., str]:
     names = list(_all_controls(panel))
 
     def summary(embedding: str | None, weight: float | None, *values: Any) -> str:
-        defaults = TranslationParams()
-        given = {}
-        for name, value in zip(names, values, strict=True):
-            default = getattr(defaults, name)
-            given[name] = default if value is None else type(default)(value)
-        name = None if embedding in (None, "", NO_EMBEDDING) else embedding
-        text = describe_translation(TranslationParams(**given), name, float(weight or 0.0))
+        try:
+            params = TranslationParams.from_given(dict(zip(names, values, strict=True)))
+            text = describe_translation(params, chosen_embedding(embedding), float(weight or 0.0))
+        except ParamError as error:
+            text = cannot_work(error)
         return f"<p class='negtrans-summary'>{html.escape(text)}</p>"
 
     return summary

@@ -21,11 +21,11 @@ from .training_view import duration
 
 HEADLINES = {
     IDLE: "Choose a render and press Translate.",
-    WAITING: "Waiting for its turn: a training uses the model.",
+    WAITING: "Waiting for its turn: a training is using the model.",
     INVERTING: "Inverting the render.",
     TRANSLATING: "Translating.",
     FINISHED: "Finished.",
-    INTERRUPTED: "Interrupted; nothing was kept.",
+    INTERRUPTED: "Interrupted. There is no result.",
     FAILED: "Failed.",
 }
 
@@ -62,14 +62,14 @@ def _bar(state: TranslationSnapshot) -> str:
 def stage_html(state: TranslationSnapshot, url: Url) -> str:
     """The render, its preview while it is translated, the comparison at the end."""
     if state.source is None:
-        return "<div class='negtrans-empty'>Render and photograph are compared here.</div>"
+        return "<div class='negtrans-empty'>Here you will compare the render with its translation.</div>"
     source = url(state.number, state.source)
     if state.result is None:
         if not state.busy:
             return _figure(source, state.size, "the render")
         if state.preview is None:
-            return _figure(source, state.size, "the render, as it is now worked on")
-        return _figure(url(state.number, state.preview), state.size, f"foreseen at step {state.step} of {state.total}")
+            return _figure(source, state.size, "the render, which is being inverted")
+        return _figure(url(state.number, state.preview), state.size, f"preview at step {state.step} of {state.total}")
     return comparison_html(source, url(state.number, state.result), state.size, ("render", "translated"))
 
 
@@ -90,7 +90,7 @@ def result_html(state: TranslationSnapshot, url: Url) -> str:
     name, (width, height) = html.escape(state.result, quote=True), state.size
     return (
         f"<p class='negtrans-download'><a href='{url(state.number, name)}' download='{name}'>Download PNG</a> "
-        f"<span>{width} x {height}, its parameters inside</span></p>"
+        f"<span>{width} x {height}, with its settings inside the file</span></p>"
         f"<details class='negtrans-used'><summary>What was used</summary><pre>{html.escape(state.infotext)}</pre>"
         f"<p>{html.escape(state.cost)}</p></details>"
     )

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from modules import sd_hijack, shared
 
-from lib_negtrans.translation.arguments import NO_EMBEDDING
+from lib_negtrans.embeddings import NO_EMBEDDING
+from lib_negtrans.embeddings.folder import embedding_files
 
 from .refusal import TranslationRefused
-
-_SUFFIXES = (".pt", ".safetensors", ".bin")
 
 
 def loaded_names() -> list[str]:
@@ -24,9 +23,9 @@ def choices() -> list[str]:
     database = sd_hijack.model_hijack.embedding_db
     if database.word_embeddings or database.skipped_embeddings:
         return [NO_EMBEDDING, *loaded_names()]
-    folders = [Path(folder) for folder in (*database.embedding_dirs, shared.cmd_opts.embeddings_dir)]
-    files = {file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES}
-    return [NO_EMBEDDING, *sorted({file.stem for file in files}, key=str.casefold)]
+    folders = (*database.embedding_dirs, shared.cmd_opts.embeddings_dir)
+    names = {file.stem for folder in folders for file in embedding_files(Path(folder))}
+    return [NO_EMBEDDING, *sorted(names, key=str.casefold)]
 
 
 def rescanned_choices() -> list[str]:
@@ -49,7 +48,7 @@ def fingerprint(name: str) -> str:
             )
         known = ", ".join(loaded_names()[:8]) or "none"
         raise TranslationRefused(
-            f"There is no negative embedding {name}; loaded are {known}. Put its file into embeddings/ and refresh."
+            f"There is no negative embedding {name}. Loaded: {known}. Put its file into embeddings/ and refresh."
         )
     vectors = embedding.vec.detach().cpu().float().contiguous()
     return hashlib.sha256(vectors.numpy().tobytes()).hexdigest()[:10]

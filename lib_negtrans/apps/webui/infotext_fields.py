@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lib_negtrans import TITLE
+from lib_negtrans.embeddings import NO_EMBEDDING
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation import arguments
 from lib_negtrans.translation.params import TranslationParams
@@ -26,19 +28,19 @@ def reader(name: str) -> Callable[[dict[str, str]], Any]:
     """From a parsed infotext to the value of one control; None, which changes nothing, for a picture not of ours."""
 
     def read(fields: dict[str, str]) -> Any:
-        if fields.get("Script") != arguments.TITLE:
+        if fields.get("Script") != TITLE:
             return None
         if name == "preset":
             return fields.get(PRESET_KEY)
         if name == "embedding":
-            return fields.get(EMBEDDING_KEY, arguments.NO_EMBEDDING)
+            return fields.get(EMBEDDING_KEY, NO_EMBEDDING)
         if name == "embedding_weight":
             return _number(fields.get(WEIGHT_KEY), 1.0)
         option = TranslationParams.options()[name]
         default = getattr(TranslationParams(), name)
         try:
             # an empty text is left out of the picture
-            return arguments.cast(name, fields[option.infotext]) if option.infotext in fields else default
+            return TranslationParams.typed(name, fields[option.infotext]) if option.infotext in fields else default
         except ParamError:
             return default
 

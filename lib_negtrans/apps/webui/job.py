@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -15,9 +14,11 @@ from typing import Any
 
 from modules import shared
 
+from lib_negtrans import TITLE
 from lib_negtrans.options import ParamError
-from lib_negtrans.translation.arguments import TITLE, PanelValues, preset_of
+from lib_negtrans.translation.arguments import PanelValues, preset_of
 from lib_negtrans.translation.infotext import translation_fields
+from lib_negtrans.translation.negatives import with_triggers
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.plan import guidance_of
 
@@ -46,7 +47,7 @@ class TranslationJob:
         self._values = values
         self.enabled = True
         self._params: TranslationParams | None = None
-        self._trigger: str | None = None
+        self._trigger: tuple[str, float] | None = None
         self._keeper: Keeper | None = None
         self._originals: dict[str, Any] = {}
 
@@ -80,7 +81,7 @@ class TranslationJob:
                 WEIGHT_KEY: f"{values.embedding_weight:g}",
                 HASH_KEY: embedding_list.fingerprint(values.embedding),
             }
-            self._trigger = trigger_text(values.embedding, values.embedding_weight)
+            self._trigger = values.embedding, values.embedding_weight
         p.extra_generation_params.update(fields)
         self._params = params
 
@@ -90,7 +91,9 @@ class TranslationJob:
         if ours.is_plain or not neutral_prompt_acts(self.p.all_prompts):
             return params, None
         asked = params.guidance + (f", CFG rescale {params.cfg_rescale:g}" if params.cfg_rescale else "")
-        self.p.comment(f"{TITLE}: the neutral-prompt keywords in the prompt rule this picture, {asked} was not used.")
+        self.p.comment(
+            f"{TITLE}: the prompt has keywords of neutral-prompt, which guide this picture; {asked} was not used."
+        )
         return replace(params, guidance="cfg", cfg_rescale=0.0), asked
 
     def attach(self) -> None:
@@ -145,7 +148,7 @@ class TranslationJob:
             return original()
         p = self.p
         typed = p.negative_prompts
-        p.negative_prompts = [with_trigger(self._trigger, text) for text in typed]
+        p.negative_prompts = [with_triggers([self._trigger], text) for text in typed]
         try:
             return original()
         finally:
@@ -168,19 +171,6 @@ class TranslationJob:
 
     def _get_token_merging_ratio(self, original: Callable[..., float], *args: Any, **kwargs: Any) -> float:
         return 0.0 if self.enabled else original(*args, **kwargs)
-
-
-def trigger_text(name: str, weight: float) -> str:
-    """An embedding in the prompt's own syntax."""
-    return name if weight == 1.0 else f"({name}:{weight:g})"
-
-
-def with_trigger(trigger: str, prompt: str) -> str:
-    """The trigger before the prompt, unless the same word stands in it already."""
-    word = trigger.lstrip("(").partition(":")[0]
-    if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", prompt, re.IGNORECASE):
-        return prompt
-    return f"{trigger}, {prompt}" if prompt.strip() else trigger
 
 
 def _grid(p: Any) -> tuple[int, float]:

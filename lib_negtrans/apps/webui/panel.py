@@ -31,7 +31,7 @@ def script_panel(
 ) -> ScriptPanel:
     """Build the panel. host_controls of another page (the API asks for the panel on its own) are left alone."""
     version = gr.Number(
-        label="NegTrans argument list version", value=arguments.VERSION, precision=0, visible=False,
+        label="NegTrans argument list version", value=arguments.LIST_VERSION, precision=0, visible=False,
         elem_id=f"{ELEM_PREFIX}version",
     )  # fmt: skip
     version.do_not_save_to_config = True  # an old ui-config.json must not hide a newer version

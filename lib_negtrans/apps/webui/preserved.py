@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from lib_negtrans import TITLE
 from lib_negtrans.core.colour import to_latent_size
 from lib_negtrans.memory import free_memory, is_out_of_memory
 from lib_negtrans.pictures.images import ImageError, picture_from_pil
@@ -46,14 +47,14 @@ class Keeper:
             return
         if p.image_mask is not None:
             if source != "file":
-                p.comment(f"Realistic Translation: the painted mask was used, mask {source} was not.")
+                p.comment(f"{TITLE}: the painted mask was used, mask {source} was not.")
             return
         if source == "file":
             raise TranslationRefused("Mask is file, but none was painted: use the Inpaint tab, or choose another mask.")
         found = [_find(image, source) for image in p.init_images]
         masks = [one.mask for one in found if one.mask is not None]
         if not masks:
-            p.comment(f"Realistic Translation: {found[0].how}.")
+            p.comment(f"{TITLE}: {found[0].how}.")
             return
         if self.params.background == "translate":
             self._mask = torch.stack(

@@ -6,6 +6,7 @@ from typing import Any
 
 from modules import sd_unet, shared
 
+from lib_negtrans import TITLE
 from lib_negtrans.models.a1111 import WebuiHost, is_forge
 from lib_negtrans.models.protocol import HostError
 
@@ -23,7 +24,7 @@ def refuse_host() -> None:
     """Refuse hosts whose sampling is another (HOST.md 3)."""
     if is_forge():
         raise TranslationRefused(
-            "Realistic Translation does not work on Forge yet: use AUTOMATIC1111's webui, or python -m lib_negtrans."
+            f"{TITLE} does not work on Forge yet: use AUTOMATIC1111's webui, or python -m lib_negtrans."
         )
 
 
@@ -34,7 +35,9 @@ def refuse_job(p: Any, inverts: bool) -> None:
     except HostError as error:
         raise TranslationRefused(str(error)) from error
     if p.refiner_checkpoint not in (None, "", "None", "none"):
-        raise TranslationRefused("The refiner would exchange the model half way: switch Refiner off for this script.")
+        raise TranslationRefused(
+            "The refiner would change the model during the translation: switch Refiner off for this script."
+        )
     if getattr(shared.opts, "hypertile_enable_unet", False):
         raise TranslationRefused(
             "Hypertile cuts the attention into tiles: switch Settings > Hypertile > Enable Hypertile U-Net off."
@@ -43,5 +46,5 @@ def refuse_job(p: Any, inverts: bool) -> None:
         raise TranslationRefused("Another UNet engine is active: set Settings > Stable Diffusion > SD Unet to None.")
     if inverts and p.image_mask is not None and p.inpainting_fill in (2, 3):
         raise TranslationRefused(
-            "Masked content is latent noise or nothing, which cannot be inverted: choose original or fill."
+            "Masked content is latent noise or latent nothing, which cannot be inverted: choose original or fill."
         )

@@ -17,6 +17,7 @@ from modules import devices, prompt_parser, scripts, sd_samplers_common, shared
 from modules.script_callbacks import ExtraNoiseParams, extra_noise_callback
 from torch import Tensor, nn
 
+from lib_negtrans import TITLE
 from lib_negtrans.core import guidance
 from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.core.schedule import Schedule
@@ -214,7 +215,7 @@ def _final_mask_blend(p: Any, samples: Tensor) -> Tensor:
 def _ignore_eta(p: Any, sampler: Any) -> None:
     if sampler.eta:
         p.extra_generation_params.pop(sampler.eta_infotext_field, None)
-        p.comment(f"Realistic Translation: eta {sampler.eta:g} was not used, only deterministic DDIM can be inverted.")
+        p.comment(f"{TITLE}: eta {sampler.eta:g} was not used, only deterministic DDIM can be inverted.")
 
 
 def _refuse_replaced_forwards(sampler: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from modules import processing, scripts
 
+from lib_negtrans import TITLE
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation import arguments
-from lib_negtrans.translation.arguments import TITLE
 
 # the host's sliders that the panel reads for its summary, and that a preset sets
 HOST_CONTROLS = {
@@ -48,8 +49,7 @@ class RealisticTranslation(scripts.Script):
         from .refusal import TranslationRefused
 
         try:
-            refuse_shifted_arguments(p)
-            values = arguments.parse(args)
+            values = arguments.parse(own_arguments(self, p, args))
         except ParamError as error:
             raise TranslationRefused(str(error)) from error
         job = TranslationJob(p, lambda: values)
@@ -68,11 +68,23 @@ def preserved_generators() -> Any:
     return torch.random.fork_rng(devices=used)
 
 
-def refuse_shifted_arguments(p: Any) -> None:
-    """Raise ParamError when a request's `script_args` were too many or too few, which moved all scripts' arguments."""
+def own_arguments(script: scripts.Script, p: Any, args: Sequence[Any]) -> Sequence[Any]:
+    """What a request's `script_args` were. The host puts them into all scripts' list by slice, whatever their length.
+
+    Where they were fewer than the panel's, what lies behind is moved back into its place. Raises ParamError.
+    """
     if p.scripts is None or p.script_args is None:
-        return
-    expected = max((script.args_to or 1 for script in p.scripts.scripts), default=1)
-    difference = len(p.script_args) - expected
-    if difference:
-        raise ParamError(arguments.wrong_length(len(arguments.NAMES) + difference))
+        return args
+    difference = len(p.script_args) - max((other.args_to or 1 for other in p.scripts.scripts), default=1)
+    if not difference:
+        return args
+    count = len(arguments.NAMES) + difference
+    end = script.args_from + count
+    own = list(p.script_args[script.args_from : end])
+    arguments.named(own)  # a list of another length is refused
+    if any(other.args_to > other.args_from >= script.args_to for other in p.scripts.alwayson_scripts):
+        # such a script has read its arguments already, or has got new ones at their former places
+        raise ParamError(f"script_args must have {len(arguments.NAMES)} values here: put nulls behind the object.")
+    filled = (own + [None] * len(arguments.NAMES))[: len(arguments.NAMES)]
+    p.script_args = [*p.script_args[: script.args_from], *filled, *p.script_args[end:]]
+    return own

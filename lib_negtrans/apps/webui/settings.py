@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 from modules import script_callbacks, shared
 
+from lib_negtrans import TITLE
+
 from .registration import register_once
 
 DEFAULTS = {
@@ -31,25 +33,26 @@ def add_settings() -> None:
         "negtrans_mean_latent",
         shared.OptionInfo(
             DEFAULTS["negtrans_mean_latent"],
-            "Realistic Translation encodes the mean of the VAE's distribution",
+            f"{TITLE} uses the mean of what the VAE gives for a picture",
             section=SECTION,
             infotext=MEAN_LATENT_KEY,
-        ).info("keeps texture; off: a random sample of it, as plain img2img does"),
+        ).info("this keeps texture; if it is off, a random sample is used, as in plain img2img"),
     )
     shared.opts.add_option(
         "negtrans_controlnet_in_inversion",
         shared.OptionInfo(
             DEFAULTS["negtrans_controlnet_in_inversion"], "ControlNet acts in the inversion too", section=SECTION
-        ).info("off: it guides the photograph only, and the render is inverted by the plain model"),
+        ).info("if it is off, ControlNet guides the photograph only, and the render is inverted without it"),
     )
     for name, label, info in (
         (
             "negtrans_cache_mb", "Memory for earlier inversions (MB)",
-            "the same picture is not inverted again for another embedding, CFG scale or seed; 0: always inverted",
+            "a picture need not be inverted again when you change only the embedding, CFG scale or seed; 0 always "
+            "inverts it again",
         ),
         (
             "negtrans_feature_mb", "Memory for a picture's captured attention (MB)",
-            "0: half of what is free, on the GPU first; what does not fit is computed again",
+            "0 uses half of the free memory, first the GPU's; what does not fit is computed again",
         ),
     ):  # fmt: skip
         shared.opts.add_option(

@@ -111,7 +111,7 @@ def _mark(conds: Tensor) -> Tensor:
 
 
 _UNEXPECTED_ROWS = (
-    "another extension changes which prompts the model is asked about: switch it off, or set the TAC ratio to 0 and "
+    "another extension changes the prompts that the model is called with: switch it off, or set the TAC ratio to 0 and "
     "Guidance to cfg."
 )
 _NO_CALL = (torch.empty(0), torch.empty(0), {})

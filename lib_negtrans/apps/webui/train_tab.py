@@ -6,12 +6,12 @@ from typing import Any
 
 from modules import infotext_utils, script_callbacks, scripts, shared
 
+from lib_negtrans import TITLE as SCRIPT_TITLE
 from lib_negtrans.apps.panels.training_panel import TAB_ID, TITLE, TabOptions, build_train_tab
+from lib_negtrans.embeddings.files import stands_in
 
 from .registration import register_once
 from .webui_workplace import manager
-
-SCRIPT_TITLE = "Realistic Translation"
 
 
 def register() -> None:
@@ -40,10 +40,9 @@ def connect_use(button: Any) -> None:
 
     def fill(text: str) -> list[Any]:
         name = manager().snapshot().name
-        words = [word for word in (text or "").split(",") if word.strip()]
-        if name and name not in (word.strip() for word in words):
-            words.append(f" {name}" if words else name)
-        return [",".join(words), gr.update(value=SCRIPT_TITLE)]
+        if name and not stands_in(name, text or ""):
+            text = ", ".join(filter(None, [(text or "").rstrip(", "), name]))
+        return [text, gr.update(value=SCRIPT_TITLE)]
 
     button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", queue=False, show_progress="hidden")
 

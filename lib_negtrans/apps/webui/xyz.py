@@ -11,9 +11,10 @@ from typing import Any
 
 from modules import script_callbacks, scripts
 
+from lib_negtrans import TITLE
 from lib_negtrans.options import Option
 from lib_negtrans.translation import arguments
-from lib_negtrans.translation.arguments import PANEL_OPTIONS, TITLE, PanelValues
+from lib_negtrans.translation.arguments import HOST_OPTIONS, PANEL_OPTIONS, PanelValues
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 
 from . import embedding_list
@@ -21,8 +22,6 @@ from .job import TranslationJob
 from .registration import register_once
 
 PREFIX = "[NegTrans] "
-# options that are the host's own sliders
-HOST_ATTRIBUTES = {"strength": "denoising_strength", "steps": "steps", "cfg_scale": "cfg_scale"}
 
 
 def register() -> Callable[[], None]:
@@ -118,8 +117,8 @@ def _setter(name: str) -> Callable[[Any, Any, list[Any]], None]:
         else:
             p._negtrans_xyz[name] = value
             if name == "preset":  # as "Apply preset" sets the host's sliders
-                for option, attribute in HOST_ATTRIBUTES.items():
-                    setattr(p, attribute, TRANSLATION_PRESETS[value][1].get(option, getattr(p, attribute)))
+                for option in HOST_OPTIONS.keys() & TRANSLATION_PRESETS[value][1].keys():
+                    setattr(p, HOST_OPTIONS[option], TRANSLATION_PRESETS[value][1][option])
 
     return apply
 
@@ -127,7 +126,7 @@ def _setter(name: str) -> Callable[[Any, Any, list[Any]], None]:
 def _attach(p: Any) -> Any:
     """The translation on one cell's own processing object, a copy that the plot throws away."""
     script = next((s for s in p.scripts.selectable_scripts if s.title() == TITLE), None)
-    panel = list(p.script_args[script.args_from : script.args_to]) if script else arguments.defaults()
+    panel = list(p.script_args[script.args_from : script.args_to]) if script else [{}]
     p._negtrans_xyz = {}
     job = TranslationJob(p, lambda: _values(panel, p._negtrans_xyz))
     job.attach()
@@ -135,7 +134,8 @@ def _attach(p: Any) -> Any:
 
 
 def _values(panel: list[Any], axes: dict[str, Any]) -> PanelValues:
-    values = dict(zip(arguments.NAMES, panel, strict=True))
+    values = arguments.named(panel)
     if "preset" in axes:
-        values.update(dict.fromkeys(PANEL_OPTIONS), source_prompt=values["source_prompt"])
-    return arguments.parse([{**values, **axes}[name] for name in arguments.NAMES])
+        kept = ("embedding", "embedding_weight", "source_prompt")
+        values = {name: value for name, value in values.items() if name in kept}
+    return arguments.parse([{**values, **axes}])

@@ -15,8 +15,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha, iter_image_files, load_picture
+from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha, load_picture
 from lib_negtrans.pictures.sizes import bucket_for, cover
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.errors import DatasetError
 
@@ -85,17 +86,17 @@ class DatasetReport:
         small = [e for e in self.entries if min(e.size) < self.size]
         if small:
             found.append(
-                ("warning", f"{_pictures(small)} smaller than {self.size} pixels and enlarged, first {small[0].path}.")
+                ("warning", f"{_pictures(small)} enlarged from less than {self.size} pixels, such as {small[0].path}.")
             )
         other = [e for e in self.entries if e.size[0] != e.size[1]]
         if other and self.aspect == "square":
-            found.append(("info", f"{_pictures(other)} not square and cropped to the centre, first {other[0].path}."))
+            found.append(("info", f"{_pictures(other)} not square and cropped to the centre, such as {other[0].path}."))
         elif other:
             sizes = ", ".join(f"{w}x{h} ({count})" for (w, h), count in self.buckets.items())
             found.append(("info", f"{_pictures(other)} not square and trained in their own shape: {sizes}."))
         clear = [e for e in self.entries if e.has_alpha]
         if clear:
-            found.append(("info", f"{_pictures(clear)} transparent in places and put on the background colour."))
+            found.append(("info", f"{_pictures(clear)} partly transparent and put on the background colour."))
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_negtrans.files import write_bytes_atomic
+from lib_negtrans.files import sha256_of, write_bytes_atomic
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha
 from lib_negtrans.pictures.sizes import bucket_for, cover
@@ -131,14 +131,10 @@ def vae_identity(host: ModelHost) -> str:
 def _key(path: Path, params: TrainingParams, identity: str) -> str:
     """sha256 over the file's bytes and all that its latents depend on. Raises ImageError."""
     options = [params.size, params.aspect, params.background, params.flip, params.alpha_weight]
-    digest = hashlib.sha256(repr([identity, *options]).encode())
     try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        return sha256_of([path], repr([identity, *options]).encode())
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror}): check its permissions.") from error
-    return digest.hexdigest()
 
 
 def _encode(host: ModelHost, picture: Picture, params: TrainingParams) -> list[Encoded]:

@@ -84,7 +84,9 @@ def read_data(
     if folders.photos is not None and (learns or params.validate_every):
         photos = yield from build_dataset(host, folders.photos, others, cache)
     elif folders.photos is not None:
-        yield Notice("The photos are not used: choose the objective contrastive, or validate every some steps.")
+        yield Notice(
+            "The photos are not used: choose the objective contrastive, or turn validation on (Validate every)."
+        )
     if params.validate_every:
         if folders.validation is not None:
             held_renders = yield from build_dataset(host, folders.validation, others, cache)
@@ -102,10 +104,10 @@ def read_data(
 def _spare(data: Dataset, params: TrainingParams, kind: str) -> Generator[Event, None, tuple[Dataset, Dataset]]:
     kept, held = split(data, params.holdout, params.seed)
     if held is None:
-        text = f"There are too few {kind} to spare some ({len(data)})"
-        yield Notice(f"{text}: validation measures on those that are trained on, which flatters the result.", "warning")
+        text = f"There are too few {kind} ({len(data)}) to keep some for validation"
+        yield Notice(f"{text}: it uses the trained ones, so its result is too good.", "warning")
         return data, data
-    yield Notice(f"{len(held)} of {len(data)} {kind} are not trained on but measured on.")
+    yield Notice(f"{len(held)} of {len(data)} {kind} are kept for validation and not trained on.")
     return kept, held
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lib_negtrans.embeddings.card import write_card
-from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, validate_name, write_embedding
+from lib_negtrans.embeddings.card import save
+from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
@@ -136,10 +136,4 @@ def pick(candidate: Candidate, path: Path, overwrite: bool = False, preview: Pat
 
     Raises EmbeddingError for a name that cannot be one, FileExistsError, OSError.
     """
-    validate_name(path.stem)
-    source = candidate.embedding
-    embedding = Embedding(
-        path.stem, source.vectors, source.step, source.checkpoint_name, source.checkpoint_hash, source.metadata
-    )
-    write_embedding(path, embedding, overwrite)
-    return write_card(path, embedding, preview)
+    return save(path, replace(candidate.embedding, name=path.stem), overwrite, preview=preview)

@@ -75,7 +75,9 @@ class Judging:
             )
         ]  # fmt: skip
         if self.exhausted:
-            text = f"No better validation for {self.judge.since_best}: stopped early; the best was step"
+            text = (
+                f"The last {self.judge.since_best} validations brought no improvement: stopped early; the best was step"
+            )
             events.append(Notice(f"{text} {self.judge.best_step}."))
         return events
 

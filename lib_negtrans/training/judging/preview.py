@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import flatten_alpha, load_picture, save_png, to_pil
+from lib_negtrans.pictures.sizes import resized
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import translate
@@ -24,9 +24,7 @@ def fitted_render(path: Path, size: int) -> Tensor:
     rgb = flatten_alpha(load_picture(path))
     height, width = rgb.shape[1:]
     scale = min(size / min(height, width), LONGEST * size / max(height, width))
-    target = (max(8, round(height * scale)), max(8, round(width * scale)))
-    resized = torch.nn.functional.interpolate(rgb[None], size=target, mode="bicubic", antialias=True)
-    return resized[0].clamp(0, 1)
+    return resized(rgb, (max(8, round(width * scale)), max(8, round(height * scale))))
 
 
 class TranslationPreview:

@@ -80,25 +80,26 @@ def verdict(step: int, measurement: Measurement, judge: Judge, norm: float, usua
     if step == 0:
         share = f"{_percent(abs(renders.value))} {'better' if renders.value >= 0 else 'worse'}"
         return Verdict(
-            NO_EFFECT, f"No effect yet: nothing is learnt; with the initialisation text renders are explained {share}."
+            NO_EFFECT, "No effect yet: no step has been trained. With the initialisation text, the model predicts "
+            f"held-out renders {share} than without it."
         )  # fmt: skip
     if renders.value < -SURE * renders.error and judge.best > measurement.value:
         return Verdict(
-            DIVERGING, f"Diverging: renders are explained {_percent(-renders.value)} worse with the vectors than "
-            "without. Lower the learning rate, and go back to an earlier checkpoint."
+            DIVERGING, f"Diverging: with the vectors, the model predicts held-out renders {_percent(-renders.value)} "
+            "worse than without them. Lower the learning rate, and go back to an earlier checkpoint."
         )  # fmt: skip
     if renders.value <= SURE * renders.error:
-        return Verdict(NO_EFFECT, "No effect yet: held-out renders are explained as well without the vectors.")
-    gains = f"held-out renders are explained {_percent(renders.value)} better with the vectors"
+        return Verdict(NO_EFFECT, "No effect yet: the model predicts held-out renders as well without the vectors.")
+    gains = f"with the vectors, the model predicts held-out renders {_percent(renders.value)} better"
     if photos is not None:
         word = "better" if photos.value > 0 else "worse"
-        gains += f", photos {_percent(abs(photos.value))} {word}"
+        gains += f" and photos {_percent(abs(photos.value))} {word}"
         if measurement.gap <= SURE * measurement.gap_error:
             return Verdict(
-                CONTENT, f"Content only so far: {gains}. What both share is learnt, not the rendered look."
+                CONTENT, f"Content only so far: {gains}. So they hold what both show, not the rendered look."
             )  # fmt: skip
     if judge.since_best >= SETTLED_AFTER:
-        return Verdict(SETTLED, f"Settled: {gains}; the best was step {judge.best_step}, more steps bring little.")
+        return Verdict(SETTLED, f"Settled: {gains}. The best was step {judge.best_step}; more steps bring little.")
     return Verdict(LEARNING, f"Learning: {gains}.")
 
 
@@ -115,8 +116,8 @@ def verdict_without_validation(history: Sequence[HistoryRow], usual: float) -> V
     if fall < -SURE * error:
         return Verdict(DIVERGING, f"Diverging: the loss has risen by {share}. Lower the learning rate.")
     if fall > SURE * error:
-        return Verdict(LEARNING, f"Learning, by the loss alone: it has fallen by {share}. Validation would say what.")
-    return Verdict(NO_EFFECT, "The loss alone cannot tell yet: its change is within its noise. Validation could.")
+        return Verdict(LEARNING, f"Learning: the loss has fallen by {share}. Only validation can say what is learnt.")
+    return Verdict(NO_EFFECT, "No effect yet: the change of the loss is within its noise. Validation can tell more.")
 
 
 def _long(norm: float, usual: float) -> Verdict:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib_negtrans.pictures.images import EXTENSIONS, masks_among
+from .images import EXTENSIONS, masks_among
 
 
 @dataclass
@@ -18,10 +19,13 @@ class Tree:
 
 
 def look_through(folder: Path, exclude: Path | None = None) -> Tree:
-    """Every picture below a folder but hidden ones, masks beside their pictures, and what lies below `exclude`."""
+    """Every picture below a folder but hidden ones, masks beside their pictures, and what lies below `exclude`.
+
+    A mask is a file that `mask_beside` gives for another picture: never trained on, nor translated.
+    """
     tree = Tree()
     folder = Path(os.path.realpath(folder))
-    left_out = None if exclude is None else os.path.realpath(exclude)
+    left_out = None if exclude is None else Path(os.path.realpath(exclude))
     seen: set[str] = set()
 
     def complain(error: OSError) -> None:
@@ -30,7 +34,7 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
     for here, folders, files in os.walk(folder, followlinks=True, onerror=complain):
         real = os.path.realpath(here)
         # a link up the tree would never end, a second one to the same folder would give its pictures twice
-        if real in seen or real == left_out:
+        if real in seen or (left_out is not None and Path(real).is_relative_to(left_out)):
             folders.clear()
             continue
         seen.add(real)
@@ -48,6 +52,11 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
                 tree.problems.append((relative, "is a link that leads nowhere."))
     tree.pictures.sort()
     return tree
+
+
+def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
+    """The pictures of `look_through`, as paths in the order of paths; what cannot be looked into is passed over."""
+    yield from sorted(folder / name for name in look_through(folder, exclude).pictures)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -1,0 +1,76 @@
+"""Guidance: how the predictions for the prompt and the negative prompt are combined. One file a variant.
+
+u is the prediction for the empty prompt, D = cond - u, N = negative - u, w the scale. With the negative prompt in the
+place of u, cfg is u + w D - (w - 1) N; the variants put something of N there, so that each of them is cfg in a limit.
+A new variant is a file with its class, and its place in `VARIANTS`: options, help, panel and API take it from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from .classifier_free import ClassifierFree
+from .perp import Perp
+from .salience import Salience
+from .sega import Sega
+from .topk import TopK
+from .variant import Variant, cfg
+
+__all__ = ["KINDS", "OPTIONS", "VARIANTS", "Guidance", "Variant", "cfg", "rescale"]
+
+VARIANTS: dict[str, type[Variant]] = {v.name: v for v in (ClassifierFree, Perp, TopK, Salience, Sega)}
+KINDS = tuple(VARIANTS)
+# full name, such as topk_ratio -> the variant's name and the field
+OPTIONS: dict[str, tuple[str, dataclasses.Field]] = {
+    f"{name}_{field.name}": (name, field)
+    for name, variant in VARIANTS.items()
+    for field in dataclasses.fields(variant)
+    if field.init
+}
+
+
+def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
+    """Bring the guided prediction's deviation per picture back towards cond's (arXiv 2305.08891, eq. 15-16)."""
+    dims = tuple(range(1, guided.ndim))
+    scaled = guided * (cond.std(dim=dims, keepdim=True) / guided.std(dim=dims, keepdim=True).clamp_min(1e-12))
+    return amount * scaled + (1 - amount) * guided
+
+
+class Guidance:
+    """The guided prediction by the variant's name: a new object for each translation, for SEGA's momentum.
+
+    options: by the names of `OPTIONS`; those of other variants do nothing, those left out have their defaults.
+    rescale_amount in [0, 1] is put on any of them. Raises ValueError for another kind.
+    """
+
+    def __init__(
+        self, kind: str = "cfg", options: Mapping[str, Any] | None = None, *, rescale_amount: float = 0.0
+    ) -> None:
+        if kind not in VARIANTS:
+            raise ValueError(f"guidance must be one of {', '.join(VARIANTS)}, not {kind!r}.")
+        own = {OPTIONS[name][1].name: value for name, value in (options or {}).items() if OPTIONS[name][0] == kind}
+        self.variant, self.rescale_amount = VARIANTS[kind](**own), rescale_amount
+
+    @property
+    def needs_unconditional(self) -> bool:
+        """Whether the prediction for the empty prompt is asked for, beside those for the prompt and the negative."""
+        return self.variant.needs_empty
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is classifier-free guidance and nothing else."""
+        return isinstance(self.variant, ClassifierFree) and not self.rescale_amount
+
+    def __call__(self, uncond: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
+        """Combine predictions (B, C, H, W) of sampled step `step`, counted from 0.
+
+        At scale 1 every variant is cond.
+        """
+        if scale == 1:
+            return cond
+        guided = self.variant(uncond, cond, negative, scale, step)
+        return rescale(guided, cond, self.rescale_amount) if self.rescale_amount else guided
