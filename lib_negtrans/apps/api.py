@@ -157,7 +157,7 @@ class _Service:
         return {"version": __version__, "api": API_VERSION}
 
     def schema(self):
-        """Every parameter of both jobs with its default, range and help; the presets; the order of `script_args`."""
+        """Every parameter of both jobs with its default, range and help; the presets; the names in `script_args`."""
         return {
             "preparation": _describe(PrepareParams),
             "training": _describe(TrainingParams),

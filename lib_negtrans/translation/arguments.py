@@ -90,7 +90,7 @@ def named(arguments: Sequence[Any]) -> dict[str, Any]:
         if name not in NAMES:
             raise ParamError(_unknown(name))
     version = values.pop("version", VERSION)
-    if version not in (expected, float(expected), str(expected)):
+    if version not in (expected, str(expected)):
         raise ParamError(
             f"script_args must begin with {LIST_VERSION}, the version of the list, not {version!r}; the list is "
             f"{', '.join(NAMES)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lib_negtrans.core.colour import WAYS as COLOUR_WAYS
 from lib_negtrans.core.guidance import OPTIONS as GUIDANCE_OPTIONS
@@ -14,9 +14,10 @@ from lib_negtrans.core.translate import controlled_steps
 from lib_negtrans.options import ParamError, Params, option
 
 DEPTHS = 4  # resolutions of an SD1 UNet
+_Class = TypeVar("_Class")
 
 
-def _with_guidance_options(params: type) -> type:
+def _with_guidance_options(params: type[_Class]) -> type[_Class]:
     """The options of every guidance variant, which apply under it, as fields behind `guidance`."""
     annotations: dict[str, Any] = {}
     for name, kind in params.__annotations__.items():
