@@ -136,7 +136,7 @@ def read_embedding(path: str | Path) -> Embedding:
 
 
 def write_embedding(path: str | Path, embedding: Embedding, overwrite: bool = False, layout: str | None = None) -> None:
-    """Writes an embedding in a layout that its ending allows (embedding_layouts.LAYOUTS), atomically.
+    """Writes an embedding in a layout that its ending allows (layouts.LAYOUTS), atomically.
 
     By default .pt is A1111's layout, .safetensors and .bin are diffusers'. Equal content gives equal bytes. The name is
     validated and must be the file's stem. Raises EmbeddingError for a bad name, vectors, metadata or layout, and

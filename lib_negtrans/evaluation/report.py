@@ -10,7 +10,7 @@ from lib_negtrans.pictures.images import to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 
 from .feature_network import SIZE
-from .run import Evaluation, Row
+from .run import Evaluation, TableRow
 
 HEADER = (
     "configuration", "KID", "change", "KID garment", "photo-like", "SSIM", "dE00", "dE00 mean", "s/picture", "forwards"
@@ -32,7 +32,7 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def table_cells(row: Row) -> list[str]:
+def table_cells(row: TableRow) -> list[str]:
     """A row's cells, in the order of `HEADER`."""
     garment = row.kid_garment
     return [
@@ -60,7 +60,7 @@ def markdown_table(evaluation: Evaluation, background: str = "same") -> str:
     return f"{table}\n\n{counts}{NOTE.format(side=SIZE, what=what, accuracy=evaluation.probe_accuracy)}"
 
 
-def row_data(row: Row) -> dict[str, Any]:
+def row_data(row: TableRow) -> dict[str, Any]:
     """A row as plain data for JSON."""
     pairs = {"kid": (row.kid.value, row.kid.error), "kid_change": row.kid_change}
     pairs["kid_garment"] = row.kid_garment and (row.kid_garment.value, row.kid_garment.error)

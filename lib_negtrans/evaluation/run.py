@@ -32,7 +32,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of the table. None: not measured. error of a difference: paired, see `Kid.minus`.
 
     kid: of the crops as they are; kid_garment: with the background of row 0; photo_share in [0, 1]: taken for photos by
@@ -57,7 +57,7 @@ class Evaluation:
     crops: row name -> (N, 3, size, size); masks (N, size, size); sources: the crops of the files themselves.
     """
 
-    rows: list[Row]
+    rows: list[TableRow]
     floor: tuple[float, float]
     probe_accuracy: float
     photos: int
@@ -139,7 +139,7 @@ def _found_masks(
     ]
 
 
-class Judge:
+class Scorer:
     """Turns crops into rows, against photo features (M, 1280) and the crops of row 0, "base" (N, 3, S, S)."""
 
     def __init__(
@@ -151,19 +151,19 @@ class Judge:
         self.base_kid = kid(self.base_features, photos)
         self.probe = PhotoProbe(photos, self.base_features)
 
-    def base_row(self, name: str) -> Row:
+    def base_row(self, name: str) -> TableRow:
         """Row 0; its garment column only differs from the plain one where backgrounds are replaced by their mean."""
         share = self.probe.photo_share(self.base_features)
-        return Row(name, self.base_kid, self._garment_kid(self.base), photo_share=share, ssim=1.0, delta_e=0.0,
+        return TableRow(name, self.base_kid, self._garment_kid(self.base), photo_share=share, ssim=1.0, delta_e=0.0,
                    colour_drift=0.0)  # fmt: skip
 
-    def row(self, name: str, crops: Tensor, cost: Cost | None = None) -> Row:
+    def row(self, name: str, crops: Tensor, cost: Cost | None = None) -> TableRow:
         """The numbers of translated crops (N, 3, S, S), in the order of the base."""
         features = self.network(crops)
         value = kid(features, self.photos)
         pairs = list(zip(_pixels(crops), _pixels(self.base), self.masks.numpy(), strict=True))
         colours = np.array([masked_delta_e(*pair) for pair in pairs]).mean(0)
-        return Row(
+        return TableRow(
             name,
             value,
             self._garment_kid(crops),
@@ -196,7 +196,7 @@ def evaluate(
     batch: int = 8,
     background: str = "same",
     on_progress: Callable[[str, int, int], None] | None = None,
-    on_row: Callable[[Row], None] | None = None,
+    on_row: Callable[[TableRow], None] | None = None,
 ) -> Evaluation:
     """Translate renders under every configuration and judge their garment crops.
 
@@ -216,12 +216,12 @@ def evaluate(
 
     base = crops_of(round_trip(host, pictures, batch))
     features = photos if isinstance(photos, np.ndarray) else network(photos)
-    judge = Judge(network, features, base, masks, background)
+    judge = Scorer(network, features, base, masks, background)
     rows = [judge.base_row("renders through the VAE")]
     if not isinstance(photos, np.ndarray) and len(photos) >= 6:
         # every other one: files sorted by class would put whole classes into one half
         through = torch.stack(round_trip(host, list(photos[::2]), batch))
-        rows.append(Row("photos through the VAE", kid(network(through), features[1::2])))
+        rows.append(TableRow("photos through the VAE", kid(network(through), features[1::2])))
     crops = {rows[0].name: base}
     for row in rows if on_row is not None else ():
         on_row(row)
@@ -262,7 +262,7 @@ def judge_pictures(
     masks = torch.stack([cut_mask(r.mask, r.box, size) for r in renders])
     features = photos if isinstance(photos, np.ndarray) else network(photos)
     crops = {base[0]: cut_all(base[1], renders, size)}
-    judge = Judge(network, features, crops[base[0]], masks, background)
+    judge = Scorer(network, features, crops[base[0]], masks, background)
     rows = [judge.base_row(base[0])]
     for name, pictures in sets.items():
         crops[name] = cut_all(pictures, renders, size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lib_negtrans.preparation.build import PrepareError, PrepareReport, Progress, prepare, refuse
+from lib_negtrans.preparation.build import PrepareError, PrepareProgress, PrepareReport, prepare, refuse
 from lib_negtrans.preparation.params import PrepareParams
 
 from .background import BackgroundJob
@@ -67,7 +67,7 @@ class PrepareRunner(BackgroundJob[PrepareSnapshot]):
         try:
             while not self._stop.is_set():
                 try:
-                    progress: Progress = next(job)
+                    progress: PrepareProgress = next(job)
                 except StopIteration as end:
                     report: PrepareReport = end.value
                     self._note(phase=FINISHED, lines=report.lines()[:MAXIMUM_LINES], target=str(report.target))

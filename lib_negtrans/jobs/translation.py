@@ -52,7 +52,7 @@ PREVIEW_SHARE = 5  # a preview is decoded when the steps since the last one took
 FIRST_PREVIEW = 0.5  # seconds that the first one is thought to take
 
 
-class TranslationRefused(Exception):
+class RequestRefused(Exception):
     """A request that cannot be started now; the message is one sentence that says what to do."""
 
 
@@ -118,11 +118,11 @@ class TranslationRunner:
         return self._pictures.get(number, {}).get(name)
 
     def start(self, request: TranslationRequest) -> TranslationSnapshot:
-        """Start one. Raises TranslationRefused while another is under way, ParamError for bad parameters."""
+        """Start one. Raises RequestRefused while another is under way, ParamError for bad parameters."""
         request.params.validate()
         with self._lock:
             if self._state.busy:
-                raise TranslationRefused("A translation is under way: wait for its end, or interrupt it.")
+                raise RequestRefused("A translation is under way: wait for its end, or interrupt it.")
             number = self._state.number + 1
             self._pictures[number] = {}
             for old in sorted(self._pictures)[:-KEPT_JOBS]:

@@ -201,7 +201,7 @@ class StandaloneHost:
         return out.contiguous()
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Prompts -> context (B, 77*k, width); see ModelHost. Weights and chunks follow the webui (hosts/prompts.py).
+        """Prompts -> context (B, 77*k, width); see ModelHost. Weights and chunks follow the webui (models/prompts.py).
 
         embeddings: trigger -> (n, width), 1 <= n <= 75. Raises ValueError for another shape, PromptError for a prompt
         that only the webui can read.

@@ -37,7 +37,7 @@ class PrepareError(Exception):
 
 
 @dataclass(frozen=True)
-class Progress:
+class PrepareProgress:
     """phase "looking" or "writing": done of total."""
 
     phase: str
@@ -132,7 +132,7 @@ class _Look:
 
 def prepare(
     source: str | Path, target: str | Path, params: PrepareParams | None = None, overwrite: bool = False
-) -> Generator[Progress, None, PrepareReport]:
+) -> Generator[PrepareProgress, None, PrepareReport]:
     """Prepare the pictures of a tree in a new folder; yields progress, returns the report, which is also written there.
 
     Nothing in the source is changed. The target appears when all of it is written: until then it is what it was.
@@ -194,7 +194,7 @@ def _files_of(picture: str) -> tuple[str, str]:
     return picture, PurePosixPath(picture).with_suffix(".txt").as_posix()
 
 
-def _look(source: Path, pictures: list[str], report: PrepareReport) -> Generator[Progress, None, list[str]]:
+def _look(source: Path, pictures: list[str], report: PrepareReport) -> Generator[PrepareProgress, None, list[str]]:
     """The usable ones: readable, large enough, and of near-duplicates the largest."""
     looks: dict[str, _Look] = {}
     with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), "negtrans-prepare") as readers:
@@ -205,7 +205,7 @@ def _look(source: Path, pictures: list[str], report: PrepareReport) -> Generator
                     looks[name] = found
                 else:
                     report.left_out.append((name, found))
-                yield Progress("looking", done, len(pictures))
+                yield PrepareProgress("looking", done, len(pictures))
         finally:
             readers.shutdown(wait=True, cancel_futures=True)
     seen, usable = Seen(report.params.duplicates), []
@@ -239,10 +239,10 @@ def _open(path: Path) -> Image.Image:
     return to_pil(picture.rgb, picture.alpha)
 
 
-def _write(source: Path, chosen: list[str], folder: Path, report: PrepareReport) -> Iterator[Progress]:
+def _write(source: Path, chosen: list[str], folder: Path, report: PrepareReport) -> Iterator[PrepareProgress]:
     params, names = report.params, Names()
     for done, name in enumerate(chosen, 1):
-        yield Progress("writing", done, len(chosen))
+        yield PrepareProgress("writing", done, len(chosen))
         try:
             image = _open(source / name)
         except ImageError as error:  # gone or broken since it was looked at

@@ -8,7 +8,7 @@ import torch
 from lib_negtrans.core.attention import AttentionControl, self_attention_layers
 from lib_negtrans.core.colour import WAYS, rgb_to_lab
 from lib_negtrans.models.protocol import HostError
-from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.params import TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import translate
 
 SIDE = 64
@@ -46,8 +46,12 @@ def test_each_way_takes_the_sources_colours_back(calm_tiny_host, image, way):
     assert torch.equal(run(calm_tiny_host, image, cfg_scale=20.0, colour=way, colour_strength=0.0).image, drifted.image)
 
 
-def test_the_published_preset_keeps_no_colours():
-    assert TRANSLATION_PRESETS["fashionr2r"][1]["colour"] == "off"
+def test_the_published_preset_keeps_no_colours(calm_tiny_host, image):
+    """What the published code gives is the decoded latent as it is; the default changes it."""
+    for preset, unchanged in (("fashionr2r", True), ("default", False)):
+        params = translation_preset(preset, negative_prompt="a 3d render of a doll")
+        result = translate(calm_tiny_host, image, params)
+        assert torch.equal(result.image, calm_tiny_host.decode_latent(result.latent)) == unchanged, preset
 
 
 @pytest.mark.parametrize("start", ["inversion", "noise"])

@@ -87,8 +87,15 @@ def test_wrapping_keeps_every_letter_within_the_width():
     assert wrap("", font, 60) == [""] and wrap("a\nb", font, 60) == ["a", "b"]
 
 
+def ink(image):
+    """How many pixels are dark: those of letters, and none of a red block."""
+    return int((np.asarray(image).max(axis=2) < 100).sum())
+
+
 def test_other_scripts_and_old_pillow_do_not_break_labels(monkeypatch):
-    contact_sheet([[block(RED)]], ["写真"], ["レンダー"], title="шитьё")
+    texts = {"columns": ["写真 render"], "row_labels": ["レンダー"], "title": "шитьё"}
+    assert all(ink(contact_sheet([[block(RED)]], **{name: text})) > 20 for name, text in texts.items())
+    assert ink(contact_sheet([[block(RED)]])) == 0
 
     def old(size=None):
         if size is not None:
@@ -97,7 +104,7 @@ def test_other_scripts_and_old_pillow_do_not_break_labels(monkeypatch):
 
     if hasattr(ImageFont, "load_default_imagefont"):
         monkeypatch.setattr(sheet.ImageFont, "load_default", old)
-        contact_sheet([[block(RED)]], ["写真 render"], ["first"], title="title")
+        assert all(ink(contact_sheet([[block(RED)]], **{name: text})) > 20 for name, text in texts.items())
 
 
 def test_counts_must_agree():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.apps.panels.before_after import comparison_html
+from lib_negtrans.apps.panels.before_after import before_after_html
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.jobs import translation as job
 from lib_negtrans.jobs.training import LocalWorkplace
@@ -73,7 +73,7 @@ def test_it_waits_for_the_model_and_can_be_given_up_meanwhile(workplace):
     with workplace.lock:
         runner.start(request())
         assert runner.snapshot().phase == job.WAITING
-        with pytest.raises(job.TranslationRefused, match="A translation is under way"):
+        with pytest.raises(job.RequestRefused, match="A translation is under way"):
             runner.start(request())
         assert runner.request_stop()
         assert runner.wait(20).phase == job.INTERRUPTED
@@ -169,7 +169,7 @@ def test_settings_come_back_from_a_picture():
 
 
 def test_html_escapes_what_comes_from_outside():
-    text = comparison_html("a'b.png", "x><script>", (4, 3), ("<b>", "after"))
+    text = before_after_html("a'b.png", "x><script>", (4, 3), ("<b>", "after"))
     assert "<script>" not in text and "a'b" not in text and "<b>" not in text
     state = job.TranslationSnapshot(
         3, job.FINISHED, source="s.png", result="r.png", infotext="<script>", cost="<b>", error="<i>"

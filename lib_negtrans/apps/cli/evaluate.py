@@ -22,7 +22,7 @@ from .common_options import add_params, given, load_host, load_negatives
 from .reporting import CallError
 
 if TYPE_CHECKING:
-    from lib_negtrans.evaluation.run import Evaluation, Row
+    from lib_negtrans.evaluation.run import Evaluation, TableRow
 
     from .reporting import Reporter
 
@@ -168,7 +168,7 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
         bar.set_postfix_str(name, refresh=False)
         bar.update(number * total + done - bar.n)
 
-    def on_row(row: Row) -> None:
+    def on_row(row: TableRow) -> None:
         line = f"{row.name}: KID {row.kid.value:.3f} ± {row.kid.error:.3f}"
         report.event("configuration", line, **row_data(row))
 

@@ -22,7 +22,7 @@ from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.embeddings.folder import EmbeddingFolder
 from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
-from lib_negtrans.jobs.translation import TranslationRefused, TranslationRequest, TranslationRunner
+from lib_negtrans.jobs.translation import RequestRefused, TranslationRequest, TranslationRunner
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, Picture, load_picture
 from lib_negtrans.pictures.masks import mask_from_picture
@@ -201,13 +201,13 @@ class _TranslationTab:
         """Start, or say in one sentence why not."""
         try:
             if picture is None:
-                raise TranslationRefused("There is no render yet: drop one, or click to choose a file.")
+                raise RequestRefused("There is no render yet: drop one, or click to choose a file.")
             params = TranslationParams.from_given(dict(zip(self.controls, values, strict=True)))
             painted = None if mask is None else _painted(mask)
             if painted is not None:
                 params = replace(params, mask="file")
             elif params.mask == "file":
-                raise TranslationRefused("Mask is file, but there is none: drop one, or choose another mask.")
+                raise RequestRefused("Mask is file, but there is none: drop one, or choose another mask.")
             negative = None
             if name := chosen_embedding(embedding):
                 negative = Negative(name, self.folder.vectors(name), 1.0 if weight is None else float(weight))
@@ -219,7 +219,7 @@ class _TranslationTab:
             self.runner.start(request)
         except ImageError as error:
             return [message_html(f"The render {error}", good=False), *self.shown(seen)]
-        except (ParamError, EmbeddingError, TranslationRefused) as error:
+        except (ParamError, EmbeddingError, RequestRefused) as error:
             return [message_html(str(error), good=False), *self.shown(seen)]
         return ["", *self.shown(seen)]
 
@@ -267,7 +267,7 @@ def _painted(mask: BytesIO) -> Picture:
     try:
         return load_picture(mask)
     except ImageError as error:
-        raise TranslationRefused(f"The mask {error}") from error
+        raise RequestRefused(f"The mask {error}") from error
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

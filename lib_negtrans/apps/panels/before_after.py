@@ -38,7 +38,7 @@ _MOVE = (
 )
 
 
-def comparison_html(
+def before_after_html(
     before: str, after: str, size: tuple[int, int], labels: tuple[str, str] = ("before", "after")
 ) -> str:
     """Two pictures of one size (width, height) on top of each other; before and after are URLs, also data: ones.

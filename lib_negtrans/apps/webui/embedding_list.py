@@ -35,7 +35,7 @@ def rescanned_choices() -> list[str]:
     return choices()
 
 
-def fingerprint(name: str) -> str:
+def vectors_hash(name: str) -> str:
     """Ten digits of the sha256 of an embedding's vectors as float32. Raises TranslationRefused for one not loaded."""
     database = sd_hijack.model_hijack.embedding_db
     if name not in database.word_embeddings:

@@ -79,7 +79,7 @@ class TranslationJob:
             fields |= {
                 EMBEDDING_KEY: values.embedding,
                 WEIGHT_KEY: f"{values.embedding_weight:g}",
-                HASH_KEY: embedding_list.fingerprint(values.embedding),
+                HASH_KEY: embedding_list.vectors_hash(values.embedding),
             }
             self._trigger = values.embedding, values.embedding_weight
         p.extra_generation_params.update(fields)
