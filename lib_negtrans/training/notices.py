@@ -25,7 +25,7 @@ def starting_notices(
         yield Notice(f"No picture has a .txt: captions come from file names, such as {words!r}.", "warning")
     if init_tokens > params.vectors:
         text = f"The initialisation text has {init_tokens} tokens, but the embedding has {params.vectors} vectors"
-        yield Notice(f"{text}: the last tokens are not used.", "warning")
+        yield Notice(f"{text}: some of the tokens are not used.", "warning")
     low, high = params.timesteps
     used = f"those that a translation at strength {params.strength:g} uses"
     if params.min_timestep >= 0 or params.max_timestep >= 0:

@@ -82,7 +82,7 @@ class TrainingParams(Params):
     flip: bool = option(
         False,
         "Horizontal flip",
-        "Mirrors half of the pictures. Garments are not symmetric, so it is better to leave this off.",
+        "Mirrors each picture half of the time. Garments are not symmetric, so it is better to leave this off.",
     )
     alpha_weight: bool = option(
         False,

@@ -117,7 +117,7 @@ def test_concatenate_average_and_scale():
 @pytest.mark.parametrize(
     ("parts", "way", "says"),
     [
-        ([(example(), 1.0), (Embedding("neg-b", vectors(3, 32)), 1.0)], "concatenate", "for other models"),
+        ([(example(), 1.0), (Embedding("neg-b", vectors(3, 32)), 1.0)], "concatenate", "do not fit the same model"),
         ([(example(), 1.0), (example(count=2), 1.0)], "average", "as many vectors in each, not 2, 3"),
         ([(example(), 1.0), (example(), -1.0)], "average", "add up to 0"),
         ([(example(count=40), 1.0), (example(count=40), 1.0)], "concatenate", "80 vectors; a prompt chunk holds 75"),

@@ -65,7 +65,7 @@ def test_every_cut_and_every_flipped_bit_is_noticed():
         except CheckpointError:
             continue
         assert same(back, payload_of(content)), f"byte {at} changed the content unnoticed"
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         decode(b"PK\x03\x04" + b"x" * 200)
 
 
@@ -114,9 +114,9 @@ def test_what_differs_is_named():
     here = {"name": "neg-b", "model": "2", "params": {"lr": "5e-3", "size": 512, "seed": 0}}
     found = differences(saved, here)
     for part in (
-        "name 'neg-a' there",
-        "Learning rate '1e-3' there, '5e-3' here",
-        "gone 1 there, None",
+        "name 'neg-a' before",
+        "Learning rate '1e-3' before, '5e-3' now",
+        "gone 1 before, None",
         "Seed",
         "weights",
     ):

@@ -345,10 +345,10 @@ def test_more_steps_go_on_from_a_finished_run(run, whole):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"lr": "1e-3"}, "Learning rate '5e-2:4, 1e-2' there, '1e-3' here"),
-        ({"seed": 6}, "Seed 5 there, 6 here"),
-        ({"vectors": 3}, "Vectors 2 there, 3 here"),
-        ({"strength": 0.5}, "Strength 0.3 there, 0.5 here"),
+        ({"lr": "1e-3"}, "Learning rate '5e-2:4, 1e-2' before, '1e-3' now"),
+        ({"seed": 6}, "Seed 5 before, 6 now"),
+        ({"vectors": 3}, "Vectors 2 before, 3 now"),
+        ({"strength": 0.5}, "Strength 0.3 before, 0.5 now"),
         ({"steps": 2}, "has 3 steps already, not 2"),
     ],
 )
