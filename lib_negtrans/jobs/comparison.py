@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lib_negtrans.embeddings.files import EmbeddingError
-from lib_negtrans.models.protocol import HostError, ModelHost
+from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, save_png
 from lib_negtrans.training.checkpoint import runs_below
@@ -22,6 +21,7 @@ from lib_negtrans.training.request import read_request
 from lib_negtrans.translation.params import TranslationParams
 
 from .background import BackgroundJob
+from .workplace import Workplace
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +30,6 @@ IDLE, WAITING, WORKING, FINISHED, STOPPED, FAILED = "idle", "waiting", "working"
 
 class ComparisonRefused(Exception):
     """A comparison that cannot be made as it was asked for; the message is one sentence."""
-
-
-class Workplace(Protocol):
-    """What a comparison needs of the program around it: part of the training's workplace."""
-
-    embeddings_folder: Path
-    runs_folder: Path
-
-    def turn(self, title: str) -> AbstractContextManager[ModelHost]: ...
-
-    def publish(self, embedding: Path) -> list[str]: ...
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from lib_negtrans.apps.panels.validation_view import gain_curve, verdict_html  #
 from lib_negtrans.jobs.training import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
 from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
 from lib_negtrans.training.judging.verdict import DIVERGING, LEARNING  # noqa: E402
-from lib_negtrans.training.params import TrainingParams  # noqa: E402
-from lib_negtrans.training.presets import TRAINING_PRESETS  # noqa: E402
+from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams  # noqa: E402
 
 SMALL = {"steps": 3, "size": 64, "vectors": 2, "accumulation": 1, "preview_every": 2}
 

@@ -26,8 +26,7 @@ from lib_negtrans.steps import finish
 from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import DatasetReport, automatic_size, read_folder, training_files
 from lib_negtrans.training.errors import TrainingError
-from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.presets import TRAINING_PRESETS
+from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 
 from .compare_panel import ComparePanel
 from .prepare_panel import PreparePanel
