@@ -52,7 +52,9 @@ def values(panel, **changes):
 
 
 def start(panel, folder, name, files=None, preview=None, overwrite=False, photos="", **changes):
-    return panel.start_training(None, str(folder), files, photos, name, preview, overwrite, *values(panel, **changes))
+    return panel.start_training(
+        None, str(folder), files, photos, "", "", name, preview, overwrite, *values(panel, **changes)
+    )
 
 
 def test_every_component_has_an_id_and_every_option_a_component(manager):

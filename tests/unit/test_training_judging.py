@@ -17,7 +17,6 @@ from lib_negtrans.training.data.dataset import DatasetReport, Entry
 from lib_negtrans.training.data.latents import Dataset, Encoded
 from lib_negtrans.training.data.sets import Folders, split
 from lib_negtrans.training.events import Judged, Notice, StepDone, Validated
-from lib_negtrans.training.kinds.negative import NegativeEmbedding
 from lib_negtrans.training.judging.validation import TIMESTEPS, Gain, Measurement, Validation, gain
 from lib_negtrans.training.judging.verdict import (
     CONTENT,
@@ -29,6 +28,7 @@ from lib_negtrans.training.judging.verdict import (
     verdict,
     verdict_without_validation,
 )
+from lib_negtrans.training.kinds.negative import NegativeEmbedding
 from lib_negtrans.training.state import HistoryRow
 from tests.tiny_model import tiny_host
 from tests.unit.test_training_negative import NAME, Run, make_pictures, of, quick
@@ -94,7 +94,14 @@ def test_events_say_what_was_measured(tmp_path, host, folders):
 def test_with_and_without_differ_by_the_vectors_alone(host):
     measured = []
     for _ in range(2):
-        validation = Validation(host, quick(), load_captions("filewords"), NegativeEmbedding(host, quick(), NAME), dataset(3), dataset(2, seed=1))
+        validation = Validation(
+            host,
+            quick(),
+            load_captions("filewords"),
+            NegativeEmbedding(host, quick(), NAME),
+            dataset(3),
+            dataset(2, seed=1),
+        )
         vectors = host.token_vectors("style coat")
         measured.append(validation.measure(vectors))
     assert measured[0] == measured[1], "the noise is fixed"
@@ -108,7 +115,9 @@ def test_with_and_without_differ_by_the_vectors_alone(host):
 
 
 def test_timesteps_of_validation_span_the_trained_range(host):
-    validation = Validation(host, quick(batch_size=3), load_captions("name"), NegativeEmbedding(host, quick(), NAME), dataset(5))
+    validation = Validation(
+        host, quick(batch_size=3), load_captions("name"), NegativeEmbedding(host, quick(), NAME), dataset(5)
+    )
     times = torch.cat([batch.rows.timesteps for batch in validation.kinds["renders"]])
     assert len(times) == 5 * TIMESTEPS and 0 <= times.min() < 75 and 225 < times.max() <= 300
     assert all(len(batch.rows.captions) <= 4 for batch in validation.kinds["renders"])
