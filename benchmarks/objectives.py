@@ -31,9 +31,9 @@ from lib_negtrans.evaluation.crops import load_photos, load_render, render_files
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages  # noqa: E402
 from lib_negtrans.evaluation.run import evaluate  # noqa: E402
 from lib_negtrans.models.standalone import default_model_path, load_model  # noqa: E402
-from lib_negtrans.training.data.sets import Folders  # noqa: E402
-from lib_negtrans.training.negative import NegativeTraining  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
+from lib_negtrans.training.request import TrainingRequest  # noqa: E402
+from lib_negtrans.training.run import Training  # noqa: E402
 from lib_negtrans.translation.negatives import Negative  # noqa: E402
 
 NAME = "neg-objective"
@@ -127,10 +127,8 @@ def train(args: argparse.Namespace, host, kind: str, values: dict, seed: int, fo
         }
     )  # fmt: skip
     out = folder / f"{kind.replace(' ', '-').replace(',', '')}-{seed}" / f"{NAME}.pt"
-    folders = Folders(Path(args.train), Path(args.train_photos))
-    for _ in NegativeTraining(
-        host, params, images=folders, name=NAME, run_folder=folder / out.parent.name, out=out
-    ).run():
+    request = TrainingRequest(NAME, Path(args.train), params, photos=Path(args.train_photos))
+    for _ in Training(request, host, folder / out.parent.name, out).run():
         pass
     return read_embedding(out).vectors
 

@@ -71,17 +71,16 @@ def pictures(job: dict) -> Path:
 
 
 def ours(job: dict, clock: StepClock, host: Any) -> None:
-    from lib_negtrans.training.negative import NegativeTraining
     from lib_negtrans.training.params import TrainingParams
+    from lib_negtrans.training.request import TrainingRequest
+    from lib_negtrans.training.run import Training
 
     params = TrainingParams(
         steps=1000, vectors=1, size=job["size"], batch_size=job["batch"], accumulation=1, template="name",
         aspect="square", save_every=1000, gradient_checkpointing="checkpointing" in job["name"],
     )  # fmt: skip
     out = Path(job["folder"]) / f"{NAME}.pt"
-    training = NegativeTraining(
-        host, params, images=pictures(job), name=NAME, run_folder=Path(job["folder"]) / "run", out=out
-    )
+    training = Training(TrainingRequest(NAME, pictures(job), params), host, Path(job["folder"]) / "run", out)
     clock.begin()
     for _ in training.run():
         pass

@@ -34,8 +34,7 @@ from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import DatasetReport, check_folder
 from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.errors import TrainingError
-from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.presets import TRAINING_PRESETS
+from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 from lib_negtrans.translation.arguments import NAMES
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 

@@ -19,8 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lib_negtrans.embeddings.card import write_card
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding, validate_name
+from lib_negtrans.embeddings.files import EmbeddingError, validate_name
 from lib_negtrans.embeddings.folder import embedding_files
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.options import ParamError
@@ -33,8 +32,8 @@ from lib_negtrans.training.errors import TrainingError, sentence
 from lib_negtrans.training.events import Event, Finished, Stopped
 from lib_negtrans.training.judging.preview import TranslationPreview
 from lib_negtrans.training.lr_schedule import parse_learning_rate
-from lib_negtrans.training.negative import NegativeTraining
-from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request, write_request
+from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request
+from lib_negtrans.training.run import Training
 
 from .comparison import ComparisonRunner
 from .preparation import PrepareRunner
@@ -60,13 +59,13 @@ class TrainingBusy(TrainingRefused):
 
 
 class TrainingManager:
-    """Runs `NegativeTraining` jobs, one at a time. Every method may be called from any thread."""
+    """Runs `Training` jobs, one at a time. Every method may be called from any thread."""
 
     def __init__(self, workplace: Workplace):
         self.workplace = workplace
         self._lock = threading.RLock()
         self._state = TrainingSnapshot()
-        self._job: NegativeTraining | None = None
+        self._job: Training | None = None
         self._stop = False
         self._thread: threading.Thread | None = None
         self._queue: Queue[TrainingRequest] = Queue()
@@ -121,7 +120,6 @@ class TrainingManager:
                 self._queue.add(request)
                 return self.snapshot()
             folder = self.run_folder(request.name)
-            write_request(folder, request)
             self._stop, self._job = False, None
             self._state = TrainingSnapshot(
                 number=self._state.number + 1, phase=WAITING, name=request.name, steps=request.params.steps,
@@ -158,7 +156,7 @@ class TrainingManager:
             try:
                 steps = read_request(folder).params.steps
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # of the command line, of another version or damaged: it cannot be gone on with here
+                continue  # of another version or damaged: it cannot be gone on with here
             if step < steps:
                 found.append((folder.name, step, steps))
         return found
@@ -249,10 +247,7 @@ class TrainingManager:
         folder = self.run_folder(request.name)
         source = request.preview_image or training_files(request.images, request.params.pattern)[0]
         preview = TranslationPreview(host, source, request.params, folder / "previews")
-        job = NegativeTraining(
-            host, request.params, images=request.folders, name=request.name, run_folder=folder,
-            out=self.out(request.name), resume=request.resume, overwrite=request.overwrite, preview=preview,
-        )  # fmt: skip
+        job = Training(request, host, folder, self.out(request.name), preview=preview)
         with self._lock:
             self._job = job
             self._state.phase = READING
@@ -267,17 +262,14 @@ class TrainingManager:
             if self.workplace.progress(self.snapshot()):
                 self.request_stop()
         if isinstance(last, Finished):
-            self._publish(last, request)
+            self._publish(last)
         elif isinstance(last, Stopped):
             self._end(STOPPED)
         else:
             self._end(FAILED, "The training ended without a result: please report this.")
 
-    def _publish(self, finished: Finished, request: TrainingRequest) -> None:
-        state = self.snapshot()
-        preview = state.previews[-1][1] if state.previews else None
-        notes = write_card(finished.embedding, read_embedding(finished.embedding), preview)
-        notes += self.workplace.publish(finished.embedding)
+    def _publish(self, finished: Finished) -> None:
+        notes = self.workplace.publish(finished.embedding)
         with self._lock:
             self._state.log += notes
             self._state.published = True

@@ -21,6 +21,7 @@ from torch import Tensor
 from lib_negtrans.files import write_bytes_atomic
 
 from .errors import CheckpointError
+from .trainable import Weights, tensors
 
 FORMAT = 1
 _FILE = re.compile(r"checkpoint-(\d{8,})\.safetensors")
@@ -28,68 +29,71 @@ _FILE = re.compile(r"checkpoint-(\d{8,})\.safetensors")
 
 def encode(payload: Mapping[str, Any]) -> bytes:
     """Nested dicts, lists, tensors, text, numbers, bools and None -> bytes. Tuples come back as lists."""
-    tensors: dict[str, Tensor] = {}
-    plain = json.dumps(_split(payload, tensors))
-    metadata = {"format": str(FORMAT), "plain": plain, "sha256": _digest(plain, tensors)}
-    return safetensors.torch.save(tensors, metadata)
+    found: dict[str, Tensor] = {}
+    plain = json.dumps(_split(payload, found))
+    metadata = {"format": str(FORMAT), "plain": plain, "sha256": _digest(plain, found)}
+    return safetensors.torch.save(found, metadata)
 
 
 def decode(content: bytes) -> dict[str, Any]:
     """The opposite of `encode`. Raises CheckpointError for anything that is not exactly what was written."""
     try:
-        tensors = safetensors.torch.load(content)
+        found = safetensors.torch.load(content)
         length = struct.unpack("<Q", content[:8])[0]
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
         plain, digest, version = metadata["plain"], metadata["sha256"], int(metadata["format"])
     except (safetensors.SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"is cut off or not a checkpoint ({type(error).__name__})") from error
-    if digest != _digest(plain, tensors):
+    if digest != _digest(plain, found):
         raise CheckpointError("is damaged (its checksum differs)")
     if version > FORMAT:
         raise CheckpointError(f"was written by a newer version (format {version})")
-    return _join(json.loads(plain), tensors)
+    return _join(json.loads(plain), found)
 
 
-def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _split(value: Any, found: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        name = f"t{len(tensors):04d}"
-        tensors[name] = value.detach().cpu().contiguous().clone()
+        name = f"t{len(found):04d}"
+        found[name] = value.detach().cpu().contiguous().clone()
         return {"$tensor": name}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value):
-            return {key: _split(item, tensors) for key, item in value.items()}
-        return {"$items": [[key, _split(item, tensors)] for key, item in value.items()]}  # JSON has only text as keys
+            return {key: _split(item, found) for key, item in value.items()}
+        return {"$items": [[key, _split(item, found)] for key, item in value.items()]}  # JSON has only text as keys
     if isinstance(value, list | tuple):
-        return [_split(item, tensors) for item in value]
+        return [_split(item, found) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
 
 
-def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _join(value: Any, found: Mapping[str, Tensor]) -> Any:
     if isinstance(value, list):
-        return [_join(item, tensors) for item in value]
+        return [_join(item, found) for item in value]
     if not isinstance(value, dict):
         return value
     if "$tensor" in value:
-        return tensors[value["$tensor"]]
+        return found[value["$tensor"]]
     if "$items" in value:
-        return {key: _join(item, tensors) for key, item in value["$items"]}
-    return {key: _join(item, tensors) for key, item in value.items()}
+        return {key: _join(item, found) for key, item in value["$items"]}
+    return {key: _join(item, found) for key, item in value.items()}
 
 
-def _digest(plain: str, tensors: Mapping[str, Tensor]) -> str:
+def _digest(plain: str, found: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(plain.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name in sorted(found):
+        tensor = found[name]
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).numpy().tobytes())
     return digest.hexdigest()
 
 
-def tensor_sha256(tensor: Tensor) -> str:
-    """sha256 of a tensor's bytes, hex."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+def weights_sha256(weights: Weights) -> str:
+    """sha256 of the tensors' bytes, hex."""
+    digest = hashlib.sha256()
+    for tensor in tensors(weights):
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from lib_negtrans.memory import is_out_of_memory
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
 
@@ -30,7 +31,7 @@ class CheckpointError(TrainingError):
 
 def sentence(error: Exception) -> str:
     """An error for a user: our own as they are, memory or disk that ran out with what helps, others with their kind."""
-    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "Memory ran out: lower the batch size or the picture size, or turn on gradient checkpointing."
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lib_negtrans.training.data.captions import Captions
 from lib_negtrans.training.data.dataset import DatasetReport
@@ -12,20 +12,19 @@ from .params import TrainingParams
 
 
 def starting_notices(
-    params: TrainingParams, steps: int, report: DatasetReport, captions: Captions, init_tokens: int
+    params: TrainingParams, steps: int, report: DatasetReport, captions: Captions, about_weights: Iterable[str]
 ) -> Iterator[Notice]:
     """Notices about the pictures, the captions, the start and the schedule.
 
-    steps: how many the schedule allows; init_tokens: how many tokens the initialisation text has.
+    steps: how many the schedule allows; about_weights: what the trainable warns of.
     """
     for level, sentence in report.sentences():
         yield Notice(sentence, level)
     if captions.uses_filewords and not any(entry.captioned for entry in report.entries):
         words = report.entries[0].words
         yield Notice(f"No picture has a .txt: captions come from file names, such as {words!r}.", "warning")
-    if init_tokens > params.vectors:
-        text = f"The initialisation text has {init_tokens} tokens, but the embedding has {params.vectors} vectors"
-        yield Notice(f"{text}: some of the tokens are not used.", "warning")
+    for text in about_weights:
+        yield Notice(text, "warning")
     low, high = params.timesteps
     used = f"those that a translation at strength {params.strength:g} uses"
     if params.min_timestep >= 0 or params.max_timestep >= 0:

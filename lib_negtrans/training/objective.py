@@ -1,18 +1,21 @@
 """What is minimised: pure functions of a model and some rows of training data.
 
-An objective takes a `Model` and `Rows` and gives one loss per row; the job takes the mean, and goes backward to the
-vectors. It asks the model for as many contexts and predictions as it needs. Sources: DDPM (arXiv 2006.11239, eq. 14),
-v target (arXiv 2202.00512, appendix D), textual inversion (arXiv 2208.01618, eq. 2), DreamArtist (arXiv 2211.11337).
+An objective takes a `Model` and `Rows` and gives one loss per row; the job takes the mean, and goes backward to
+what is trained. It asks the model for as many contexts and predictions as it needs. Sources: DDPM (arXiv 2006.11239,
+eq. 14), v target (arXiv 2202.00512, appendix D), textual inversion (arXiv 2208.01618, eq. 2), DreamArtist
+(arXiv 2211.11337).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
+
+from lib_negtrans.models.protocol import ModelHost
 
 from .params import TrainingParams
 
@@ -22,7 +25,7 @@ class Model:
     """The frozen model as an objective sees it.
 
     predict: (latent (B,4,h,w), timesteps (B,), context (B,T,width)) -> raw output (B,4,h,w); encode: B captions ->
-    context, differentiable in the vectors; alphas_cumprod (1000,); prediction_type "epsilon" or "v_prediction".
+    context, differentiable in what is trained; alphas_cumprod (1000,); prediction_type "epsilon" or "v_prediction".
     """
 
     predict: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -136,6 +139,16 @@ def objective_terms(params: TrainingParams) -> dict[str, tuple[Objective, float]
     if params.objective == "contrastive":
         terms["photos"] = (partial(contrast, guidance=params.photo_guidance, options=options), params.photo_weight)
     return terms
+
+
+def model_with(host: ModelHost, embeddings: Mapping[str, Tensor]) -> Model:
+    """A host as an objective sees it, its prompts encoded with these embeddings."""
+    return Model(
+        host.predict_noise,
+        lambda captions: encode_once(lambda texts: host.encode_prompts(texts, embeddings), captions),
+        host.alphas_cumprod,
+        host.prediction_type,
+    )
 
 
 def encode_once(encode: Callable[[Sequence[str]], Tensor], captions: Sequence[str]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,24 +11,29 @@ from torch import Tensor
 
 from .errors import TrainingError
 from .params import TrainingParams
+from .trainable import WEIGHTS, Weights, kept, put_back, tensors
+
+LR_FACTOR = "lr_factor"  # a group's own, beside torch's options
 
 
-def make_optimizer(params: TrainingParams, vectors: Tensor) -> torch.optim.Optimizer:
-    """The optimizer of `params` over the vectors, with rate 1: the schedule sets it at every step.
+def make_optimizer(params: TrainingParams, groups: Sequence[tuple[list[Tensor], float]]) -> torch.optim.Optimizer:
+    """The optimizer of `params` over a trainable's groups, with rate 1: the schedule sets it at every step.
 
     Raises TrainingError for one whose package is missing, or that the device cannot run.
     """
+    given = [{"params": some, LR_FACTOR: factor} for some, factor in groups]
     decay = params.weight_decay
     if params.optimizer == "adamw8bit":
         module = _package("bitsandbytes", "8-bit AdamW")
         try:
-            return module.optim.AdamW8bit([vectors], lr=1.0, weight_decay=decay)
+            return module.optim.AdamW8bit(given, lr=1.0, weight_decay=decay)
         except (RuntimeError, NotImplementedError, AttributeError) as error:
-            raise TrainingError(f"8-bit AdamW does not run on {vectors.device} ({error}): use adamw.") from error
+            device = groups[0][0][0].device
+            raise TrainingError(f"8-bit AdamW does not run on {device} ({error}): use adamw.") from error
     if params.optimizer == "prodigy":
         module = _package("prodigyopt", "Prodigy")
-        return module.Prodigy([vectors], lr=1.0, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True)
-    return torch.optim.AdamW([vectors], lr=1.0, weight_decay=decay, foreach=False)
+        return module.Prodigy(given, lr=1.0, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True)
+    return torch.optim.AdamW(given, lr=1.0, weight_decay=decay, foreach=False)
 
 
 def _package(name: str, optimizer: str) -> Any:
@@ -49,54 +55,56 @@ class OptimizerPart:
         self.optimizer = optimizer
         self.first = self._options()
 
-    def _options(self) -> dict[str, Any]:
-        (group,) = self.optimizer.param_groups
-        return {key: value for key, value in group.items() if key not in ("params", "lr")}
+    def _options(self) -> list[dict[str, Any]]:
+        """Of each group."""
+        return [
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
+            for group in self.optimizer.param_groups
+        ]
 
     def state_dict(self) -> dict[str, Any]:
-        options = self._options()
-        changed = {
-            key: value
-            for key, value in options.items()
-            if isinstance(value, bool | int | float) and value != self.first.get(key)
-        }
-        return {"state": self.optimizer.state_dict()["state"], "options": changed}
+        changed = [
+            {
+                key: value
+                for key, value in now.items()
+                if isinstance(value, bool | int | float) and value != first.get(key)
+            }
+            for now, first in zip(self._options(), self.first, strict=True)
+        ]
+        # of a single group as itself, which checkpoints always had
+        return {"state": self.optimizer.state_dict()["state"], "options": changed if len(changed) > 1 else changed[0]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
-        self.optimizer.param_groups[0].update(copy.deepcopy(self.first) | state.get("options", {}))
+        options = state.get("options", {})
+        changed = options if isinstance(options, list) else [options]
+        for group, first, own in zip(self.optimizer.param_groups, self.first, changed, strict=True):
+            group.update(copy.deepcopy(first) | own)
 
 
 class MovingAverage:
-    """An exponential moving average of the vectors, a part of the state.
+    """An exponential moving average of the weights, a part of the state.
 
     The decay rises with the updates u as min(decay, (1+u)/(10+u)), as in diffusers' EMAModel: the start, which is no
     result, is soon forgotten.
     """
 
-    def __init__(self, vectors: Tensor, decay: float):
+    def __init__(self, weights: Weights, decay: float):
         self.decay, self.updates = decay, 0
-        self.vectors = vectors.detach().clone()
+        self.weights = kept(weights)
 
     @torch.no_grad()
-    def update(self, vectors: Tensor) -> None:
-        """Take in the vectors (n, width) after a step."""
+    def update(self, weights: Weights) -> None:
+        """Take in the weights after a step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.vectors.lerp_(vectors.detach(), 1.0 - decay)
+        for average, tensor in zip(tensors(self.weights), tensors(weights), strict=True):
+            average.lerp_(tensor.detach(), 1.0 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"vectors": self.vectors, "updates": self.updates}
+        return {WEIGHTS: self.weights, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.vectors.copy_(state["vectors"])
+        put_back(self.weights, state[WEIGHTS])
         self.updates = state["updates"]
-
-
-@torch.no_grad()
-def shorten(vectors: Tensor, norm: float, share: float) -> None:
-    """Norm decay, in place: a vector longer than `norm` loses this share of the excess; its direction stays."""
-    lengths = vectors.norm(dim=1, keepdim=True)
-    excess = (lengths - norm).clamp_min(0.0)
-    vectors.mul_(1.0 - share * excess / lengths.clamp_min(1e-12))

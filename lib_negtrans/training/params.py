@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lib_negtrans.core.schedule import TRAIN_STEPS
 from lib_negtrans.options import ParamError, Params, option
@@ -230,3 +231,26 @@ class TrainingParams(Params):
         last = min(TRAIN_STEPS - 1, round(TRAIN_STEPS * self.strength))
         high = self.max_timestep if self.max_timestep >= 0 else max(last, self.min_timestep)
         return max(0, self.min_timestep), high
+
+
+# For who does not want to choose twenty numbers: name -> (a sentence for the user, parameters). What is left out keeps
+# its default.
+TRAINING_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "quick": (
+        "A short training that shows whether anything can be learnt from the pictures.",
+        {"steps": 200, "lr": "5e-3", "vectors": 2, "accumulation": 1, "save_every": 50, "preview_every": 50,
+         "validate_every": 50},
+    ),
+    "standard": (
+        "Right for most folders of 50 to 500 renders.",
+        {"steps": 1000, "lr": "5e-3", "vectors": 4, "accumulation": 4, "save_every": 50, "preview_every": 200,
+         "validate_every": 100},
+    ),
+    "thorough": (
+        "A longer training with a falling learning rate, for the embedding you will keep.",
+        {
+            "steps": 3000, "lr": "5e-3:1000, 1e-3:2000, 5e-4", "vectors": 4, "accumulation": 8, "save_every": 100,
+            "preview_every": 500, "validate_every": 200,
+        },
+    ),
+}  # fmt: skip

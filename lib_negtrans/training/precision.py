@@ -1,6 +1,8 @@
-"""In what precision the UNet's passes run while training."""
+"""In what precision the UNet's passes run while training, and the scale that half precision needs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -9,15 +11,16 @@ from lib_negtrans.models.protocol import ModelHost
 from .errors import TrainingError
 
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+MAXIMUM_SCALE, FIRST_SCALE, GROWTH_STEPS = 2.0**24, 2.0**16, 2000
+WHERE = "full precision (the webui: start it with --no-half; the command line: --dtype float32)"
+FULL_PRECISION = f"use {WHERE}"
 
 
 def autocast_dtype(precision: str, host: ModelHost) -> torch.dtype | None:
     """What `host.training` is asked to autocast to; None leaves the model's own. Raises TrainingError."""
     if precision == "fp32" and host.dtype not in (torch.float32, torch.float64):
-        raise TrainingError(
-            f"The model's weights are {_short(host.dtype)}, so there is no fp32 to train in: load it in full precision "
-            "(the webui: start it with --no-half; the command line: --dtype float32)."
-        )
+        dtype = str(host.dtype).removeprefix("torch.")
+        raise TrainingError(f"The model's weights are {dtype}, so there is no fp32 to train in: load it in {WHERE}.")
     if precision not in AUTOCAST:
         return None
     dtype = AUTOCAST[precision]
@@ -26,10 +29,41 @@ def autocast_dtype(precision: str, host: ModelHost) -> torch.dtype | None:
     return dtype
 
 
-def computes_in_half(precision: str, host: ModelHost) -> bool:
-    """Whether gradients run through float16, whose range needs a loss scale."""
-    return (AUTOCAST.get(precision) or host.dtype) == torch.float16
+class LossScale:
+    """Keeps half-precision gradients from vanishing: the loss is multiplied by a power of two, the gradient divided.
 
+    As torch's GradScaler (start 2^16, half on overflow, double after 2000 good steps), but a step that overflowed is
+    done again with the same data instead of being lost. Does nothing (scale 1) unless enabled.
+    """
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    def __init__(self, enabled: bool):
+        self.value = FIRST_SCALE if enabled else 1.0
+        self.good = 0
+        self.enabled = enabled
+
+    @classmethod
+    def of(cls, precision: str, host: ModelHost) -> LossScale:
+        """Enabled where gradients run through float16, whose range is too small for them."""
+        return cls((AUTOCAST.get(precision) or host.dtype) == torch.float16)
+
+    def reduce(self) -> bool:
+        """After an overflow: halve; False when there is nothing left to halve."""
+        if not self.enabled or self.value <= 1.0:
+            return False
+        self.value, self.good = self.value / 2, 0
+        return True
+
+    def succeeded(self) -> None:
+        """After a good step."""
+        if not self.enabled:
+            return
+        self.good += 1
+        if self.good >= GROWTH_STEPS:
+            self.value, self.good = min(self.value * 2, MAXIMUM_SCALE), 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"value": self.value, "good": self.good}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.enabled:
+            self.value, self.good = state["value"], state["good"]

@@ -14,13 +14,14 @@ from lib_negtrans.training.data.sets import OTHER_FOLDERS, Folders
 from .params import TrainingParams
 
 REQUEST_FILE = "request.json"
+PATHS = ("images", "preview_image", *OTHER_FOLDERS)
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
     """What a user asks for. preview_image: the render that previews translate; None is the first training picture.
 
-    photos, validation, validation_photos: folders, see `Folders`.
+    kind: what is trained, a name in `kinds.KINDS`. photos, validation, validation_photos: folders, see `Folders`.
     """
 
     name: str
@@ -32,6 +33,7 @@ class TrainingRequest:
     photos: Path | None = None
     validation: Path | None = None
     validation_photos: Path | None = None
+    kind: str = "negative"
 
     @property
     def folders(self) -> Folders:
@@ -39,22 +41,23 @@ class TrainingRequest:
         return Folders(self.images, self.photos, self.validation, self.validation_photos)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Plain data for JSON; paths are absolute, for who goes on with it from another folder."""
+        paths = {name: getattr(self, name) for name in PATHS}
         return {
+            "kind": self.kind,
             "name": self.name,
-            "images": str(self.images),
             "params": self.params.to_dict(),
-            "preview_image": str(self.preview_image) if self.preview_image else None,
-            **{kind: folder for kind, folder in self.folders.to_dict().items() if kind != "renders"},
+            **{name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()},
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], resume: bool = False, overwrite: bool = False) -> TrainingRequest:
         """The opposite of `to_dict`. Raises ParamError."""
-        params = TrainingParams.from_stored(values["params"])
-        preview = Path(values["preview_image"]) if values.get("preview_image") else None
-        others = {kind: Path(values[kind]) for kind in OTHER_FOLDERS if values.get(kind)}
-        return cls(values["name"], Path(values["images"]), params, preview, resume, overwrite, **others)
+        paths = {name: Path(values[name]) for name in PATHS if values.get(name)}
+        return cls(
+            name=values["name"], params=TrainingParams.from_stored(values["params"]), resume=resume,
+            overwrite=overwrite, kind=values.get("kind", "negative"), **paths,
+        )  # fmt: skip
 
 
 def write_request(run_folder: Path, request: TrainingRequest) -> None:

@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
-
-from .checkpoint import tensor_sha256
+from .checkpoint import weights_sha256
 from .errors import CheckpointError
 from .params import TrainingParams
+from .trainable import WEIGHTS, Trainable
 
-# what a resumed run may change, because the vectors do not depend on it
+# what a resumed run may change, because the weights do not depend on it
 FREE_PARAMS = frozenset(
     {
         "steps", "save_every", "keep", "preview_every", "gradient_checkpointing", "latent_cache", "patience", "result",
@@ -24,7 +21,7 @@ FREE_PARAMS = frozenset(
 
 
 def fixed_params(params: TrainingParams) -> dict[str, Any]:
-    """The parameters on which the vectors depend, as plain data."""
+    """The parameters on which the weights depend, as plain data."""
     return {key: value for key, value in params.to_dict().items() if key not in FREE_PARAMS}
 
 
@@ -54,16 +51,18 @@ def check_resumable(
         )
     if payload["step"] > steps:
         raise CheckpointError(f"{path.name} has {payload['step']} steps already, not {steps}: ask for more steps.")
-    if tensor_sha256(payload["vectors"]) != payload["vectors_sha256"]:
+    if weights_sha256(payload[WEIGHTS]) != payload[f"{WEIGHTS}_sha256"]:
         raise CheckpointError(f"{path.name} is damaged: remove it and resume from the one before.")
 
 
 def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Name, parameters and model that differ, in words; "" when none does."""
     labels = {name: option.label for name, option in TrainingParams.options().items()}
+    # an older version wrote no options that it did not have, and did what is their default now
+    saved_params = TrainingParams().to_dict() | saved["params"]
     found = [f"name {saved['name']!r} before, {here['name']!r} now"] if saved["name"] != here["name"] else []
     for key in [*here["params"], *(key for key in saved["params"] if key not in here["params"])]:
-        there, now = saved["params"].get(key), here["params"].get(key)
+        there, now = saved_params.get(key), here["params"].get(key)
         if there != now:
             found.append(f"{labels.get(key, key)} {there!r} before, {now!r} now")
     if saved["model"] != here["model"]:
@@ -71,12 +70,7 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return "; ".join(found)
 
 
-def is_result(out: Path, payload: Mapping[str, Any], steps: int) -> bool:
-    """Whether the embedding at `out` is what this checkpoint gives: the run was killed after its last write."""
-    try:
-        existing = read_embedding(out)
-    except EmbeddingError:
-        return False
-    wanted = payload.get("result", payload["vectors"])
+def is_result(trainable: Trainable, out: Path, payload: Mapping[str, Any], steps: int) -> bool:
+    """Whether the file at `out` is what this checkpoint gives: the run was killed after its last write."""
     done = payload["step"] == steps or payload.get("early", False)
-    return done and torch.equal(existing.vectors, wanted.cpu())
+    return done and trainable.is_saved(out, payload.get("result", payload[WEIGHTS]))

@@ -1,4 +1,4 @@
-"""What a run writes: checkpoints, the best vectors so far, and the embedding."""
+"""What a run writes: checkpoints, the best weights so far, and the result."""
 
 from __future__ import annotations
 
@@ -7,47 +7,44 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lib_negtrans import __version__
-from lib_negtrans.embeddings.files import Embedding, EmbeddingError, write_embedding
+from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.files import write_text_atomic
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.sets import TrainingData
 
-from .checkpoint import checkpoint_path, save_checkpoint, tensor_sha256
+from .checkpoint import checkpoint_path, save_checkpoint, weights_sha256
 from .errors import TrainingError
 from .events import Event, Notice, Saved
 from .params import TrainingParams
-from .resume import fixed_params, is_result
+from .resume import fixed_params
 from .state import TrainingState, result_of
+from .trainable import WEIGHTS, Trainable
 
 RUN_FILE, BEST_FOLDER = "run.json", "best"
 RECOMMENDED_WEIGHT = 1.0  # that it was trained at
 
 
-class Keeper:
+class RunFiles:
     """Writes the files of one run; not `main`: writes none. saved_step: of the newest checkpoint on the disk."""
 
     def __init__(
         self,
         host: ModelHost,
         params: TrainingParams,
+        trainable: Trainable,
         run_folder: Path,
         out: Path,
         identity: dict[str, Any],
         data: TrainingData,
         state: TrainingState,
-        saved_step: int = 0,
         main: bool = True,
     ):
-        self.host, self.params, self.run_folder, self.out = host, params, run_folder, out
-        self.identity, self.data, self.state, self.saved_step, self.main = identity, data, state, saved_step, main
+        self.host, self.params, self.trainable, self.run_folder, self.out = host, params, trainable, run_folder, out
+        self.identity, self.data, self.state, self.saved_step, self.main = identity, data, state, state.step, main
 
     def describe(self) -> None:
         """run.json: what this run is. Raises OSError."""
-        if not self.main:
-            return
         content = {
             "name": self.out.stem,
             "version": __version__,
@@ -60,23 +57,23 @@ class Keeper:
     def save(self, good: dict[str, Any], early: bool = False) -> Path | None:
         """A checkpoint of a snapshot, unless there is one; None before the first step. Raises OSError.
 
-        early: the run ends here although it has fewer steps than were asked for.
+        The one that was written last where the snapshot does not hold a whole step any more. early: the run ends here
+        although it has fewer steps than were asked for.
         """
         step = good["step"]
-        if step == 0:
-            return None
-        if self.saved_step != step and self.main:
-            payload = self.state.to_payload(good) | {
-                "identity": self.identity,
-                "model_name": self.host.checkpoint_name,
-                "vectors_sha256": tensor_sha256(good["vectors"]),
-                "result": result_of(good, self.params.result),
-                "early": early,
-                "version": __version__,
-            }
-            save_checkpoint(self.run_folder, step, payload, self.params.keep)
+        if self.saved_step != step and self.state.whole:
+            if self.main:
+                payload = self.state.to_payload(good) | {
+                    "identity": self.identity,
+                    "model_name": self.host.checkpoint_name,
+                    f"{WEIGHTS}_sha256": weights_sha256(good[WEIGHTS]),
+                    "result": result_of(good, self.params.result)[0],
+                    "early": early,
+                    "version": __version__,
+                }
+                save_checkpoint(self.run_folder, step, payload, self.params.keep)
             self.saved_step = step
-        return checkpoint_path(self.run_folder, step)
+        return checkpoint_path(self.run_folder, self.saved_step) if self.saved_step else None
 
     def try_save(self, good: dict[str, Any], last: bool, early: bool = False) -> Event:
         """A full disk must not end a run that can save again later, or at its end."""
@@ -88,65 +85,55 @@ class Keeper:
             reason = error.strerror or error
             return Notice(f"The checkpoint could not be written ({reason}): free some space.", "warning")
 
-    def embedding(self, good: dict[str, Any], vectors: Tensor | None = None, step: int | None = None) -> Embedding:
-        """Vectors of this run with all that is known of them; by default the result of a snapshot."""
-        report, history = self.data.renders.report, self.state.history
-        licence = {"licence": self.params.licence} if self.params.licence else {}
-        return Embedding(
-            self.out.stem,
-            result_of(good, self.params.result) if vectors is None else vectors,
-            step=result_step(good, self.params.result) if step is None else step,
-            checkpoint_name=self.host.checkpoint_name,
-            checkpoint_hash=self.host.checkpoint_hash,
-            metadata={
-                "kind": "negative embedding",
-                "version": __version__,
-                "images": len(report.entries),
-                "photos": len(self.data.photos) if self.data.photos is not None else 0,
-                "dataset": self.data.fingerprint,
-                "loss": statistics.fmean(row.loss for row in history[-100:]),
-                "recommended_weight": RECOMMENDED_WEIGHT,
-                **licence,
-                **fixed_params(self.params),
-            },
-        )
-
     def keep_best(self, good: dict[str, Any]) -> Notice | None:
         """best/NAME.pt in the run folder, or a warning."""
-        path = self.run_folder / BEST_FOLDER / f"{self.out.stem}.pt"
-        vectors, step = result_of(good, "best"), result_step(good, "best")
-        if not self.state.history or not self.main:  # before the first step there is no loss to tell of
+        if not self.state.history:  # before the first step there is no loss to tell of
             return None
         try:
-            write_embedding(path, self.embedding(good, vectors, step), overwrite=True)
+            self._write(self.run_folder / BEST_FOLDER / self.out.with_suffix(".pt").name, good, "best")
         except OSError as error:
-            return Notice(f"The best vectors could not be written ({error.strerror or error}).", "warning")
+            text = f"The best {self.trainable.noun} could not be written ({error.strerror or error})."
+            return Notice(text, "warning")
         return None
 
     def write_stopped(self, good: dict[str, Any]) -> Path | None:
-        """The vectors of a stopped run, in a folder of their own: the file's name is the trigger word, and `out` stays
+        """The weights of a stopped run, in a folder of their own: the file's name is the trigger word, and `out` stays
         free for the finished one."""
-        path = self.run_folder / f"step-{good['step']:08d}" / self.out.name
-        if not self.main:
+        if not self.main or not self.state.whole:
             return None
-        write_embedding(path, self.embedding(good), overwrite=True)
+        path = self.run_folder / f"step-{good['step']:08d}" / self.out.name
+        self._write(path, good, self.params.result)
         return path
 
-    def write_result(self, good: dict[str, Any], checkpoint: Path, overwrite: bool) -> Embedding:
-        """The finished embedding. Raises TrainingError that says where the vectors are when it cannot be written."""
-        embedding = self.embedding(good)
-        finished = good | {"result": result_of(good, self.params.result)}
+    def write_result(self, good: dict[str, Any], checkpoint: Path, overwrite: bool) -> None:
+        """The finished file. Raises TrainingError that says where the weights are when it cannot be written."""
         try:
-            if self.main and not (self.out.exists() and is_result(self.out, finished, good["step"])):
-                write_embedding(self.out, embedding, overwrite)
+            weights = result_of(good, self.params.result)[0]
+            if not (self.out.exists() and self.trainable.is_saved(self.out, weights)):
+                self._write(self.out, good, self.params.result, overwrite)
         except (OSError, EmbeddingError) as error:
             raise TrainingError(
                 f"{error} The {good['step']} steps are kept in {checkpoint}: resume to write them."
             ) from error
-        return embedding
 
+    @property
+    def loss(self) -> float:
+        """The mean of the last 100 steps."""
+        return statistics.fmean(row.loss for row in self.state.history[-100:])
 
-def result_step(good: dict[str, Any], which: str) -> int:
-    """The step that `result_of` is of."""
-    judge = good["parts"].get("judge")
-    return judge["best_step"] if which == "best" and judge and judge["best_vectors"] is not None else good["step"]
+    def _write(self, path: Path, good: dict[str, Any], which: str, overwrite: bool = True) -> None:
+        """Weights of this run with all that is known of them."""
+        if not self.main:
+            return
+        facts = {
+            "kind": self.trainable.kind,
+            "version": __version__,
+            "images": len(self.data.renders.report.entries),
+            "photos": len(self.data.photos) if self.data.photos is not None else 0,
+            "dataset": self.data.fingerprint,
+            "loss": self.loss,
+            "recommended_weight": RECOMMENDED_WEIGHT,
+            **({"licence": self.params.licence} if self.params.licence else {}),
+            **fixed_params(self.params),
+        }
+        self.trainable.save(path, *result_of(good, which), facts, overwrite)

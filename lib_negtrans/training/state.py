@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
-MAXIMUM_SCALE, FIRST_SCALE, GROWTH_STEPS = 2.0**24, 2.0**16, 2000
+from .trainable import WEIGHTS, Weights, kept, put_back
+
 AVERAGE_STEPS = 50
+DATA_PARTS = ("renders", "photos")
 
 
 class HistoryRow(NamedTuple):
-    """A line of the loss CSV."""
+    """A line of the loss CSV. vector_norm, change: what the trainable measures."""
 
     step: int
     loss: float
@@ -25,67 +25,46 @@ class HistoryRow(NamedTuple):
 
 
 class Stateful(Protocol):
-    """A part of the state: the optimizer, a row source; later an average of the vectors, another source."""
+    """A part of the state: the optimizer, a row source, an average of the weights."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def result_of(snapshot: Mapping[str, Any], which: str = "last") -> Tensor:
-    """The vectors that a snapshot or payload gives: of the step, or their average; "best": of the best validation."""
-    judge, average = snapshot["parts"].get("judge"), snapshot["parts"].get("average")
-    if which == "best" and judge and judge["best_vectors"] is not None:
-        return judge["best_vectors"]
-    return snapshot["vectors"] if average is None else average["vectors"]
+def result_of(snapshot: Mapping[str, Any], which: str = "last") -> tuple[Weights, int]:
+    """The weights that a snapshot or payload gives and the step they are of; which: "last" or "best".
 
-
-class LossScale:
-    """Keeps half-precision gradients from vanishing: the loss is multiplied by a power of two, the gradient divided.
-
-    As torch's GradScaler (start 2^16, half on overflow, double after 2000 good steps), but a step that overflowed is
-    done again with the same data instead of being lost. Does nothing (scale 1) unless enabled.
+    The last are the average, where one is made; the best are those of the best validation, if there was one.
     """
-
-    def __init__(self, enabled: bool):
-        self.value = FIRST_SCALE if enabled else 1.0
-        self.good = 0
-        self.enabled = enabled
-
-    def reduce(self) -> bool:
-        """After an overflow: halve; False when there is nothing left to halve."""
-        if not self.enabled or self.value <= 1.0:
-            return False
-        self.value, self.good = self.value / 2, 0
-        return True
-
-    def succeeded(self) -> None:
-        """After a good step."""
-        if not self.enabled:
-            return
-        self.good += 1
-        if self.good >= GROWTH_STEPS:
-            self.value, self.good = min(self.value * 2, MAXIMUM_SCALE), 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "good": self.good}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.enabled:
-            self.value, self.good = state["value"], state["good"]
+    judge, average = snapshot["parts"].get("judge"), snapshot["parts"].get("average")
+    if which == "best" and judge and judge[f"best_{WEIGHTS}"] is not None:
+        return judge[f"best_{WEIGHTS}"], judge["best_step"]
+    return (snapshot if average is None else average)[WEIGHTS], snapshot["step"]
 
 
 class TrainingState:
-    """vectors (n, width) float32 leaf with gradient, and all else that a step changes.
+    """The weights that are trained, and all else that a step changes.
 
     generator: the one source of randomness. parts: name -> Stateful, in which the optimizer goes too. step: steps done.
+    copied: see `Trainable`; when not, a snapshot is good only until the next step changes the weights (`whole`).
     """
 
-    def __init__(self, vectors: Tensor, generator: torch.Generator, parts: dict[str, Stateful]):
-        self.vectors, self.generator, self.parts = vectors, generator, parts
-        self.initial = vectors.detach().clone()
+    def __init__(self, weights: Weights, generator: torch.Generator, parts: dict[str, Stateful], copied: bool = True):
+        self.weights, self.generator, self.parts, self.copied = weights, generator, parts, copied
+        self.initial = kept(weights)
         self.step = 0
         self.history: list[HistoryRow] = []
         self.loss_average = 0.0
+        self._changing = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last snapshot is that of a whole step."""
+        return self.copied or not self._changing
+
+    def begin(self) -> None:
+        """From here until the next snapshot the weights are between two steps."""
+        self._changing = True
 
     def record(self, row: HistoryRow) -> None:
         """A step is done."""
@@ -95,23 +74,31 @@ class TrainingState:
         self.loss_average += (row.loss - self.loss_average) / min(len(self.history), AVERAGE_STEPS)
 
     def snapshot(self) -> dict[str, Any]:
-        """A copy of everything but the history, of which it holds the length; nothing in it changes any more."""
-        return {
+        """Everything but the history, of which it holds the length; nothing in it changes while it is `whole`."""
+        taken = {
             "step": self.step,
-            "vectors": self.vectors.detach().clone(),
+            WEIGHTS: kept(self.weights, self.copied),
             "generator": self.generator.get_state().clone(),
-            "parts": {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()},
+            "parts": {name: kept(part.state_dict(), self.copied) for name, part in self.parts.items()},
             "rows": len(self.history),
             "loss_average": self.loss_average,
         }
+        self._changing = False
+        return taken
+
+    def rewind_data(self, snapshot: dict[str, Any]) -> None:
+        """Back to where a snapshot is in the pictures and random numbers, for the same step again."""
+        self.generator.set_state(snapshot["generator"])
+        for name in DATA_PARTS:
+            if name in self.parts:
+                self.parts[name].load_state_dict(kept(snapshot["parts"][name]))
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Back to a snapshot of this run."""
-        with torch.no_grad():
-            self.vectors.copy_(snapshot["vectors"])
+        put_back(self.weights, snapshot[WEIGHTS])
         self.generator.set_state(snapshot["generator"])
         for name, part in self.parts.items():
-            part.load_state_dict(copy.deepcopy(snapshot["parts"][name]))
+            part.load_state_dict(kept(snapshot["parts"][name]))
         self.step, self.loss_average = snapshot["step"], snapshot["loss_average"]
         del self.history[snapshot["rows"] :]
 
@@ -123,6 +110,6 @@ class TrainingState:
 
     def load_payload(self, payload: dict[str, Any]) -> None:
         """The opposite of `to_payload`."""
-        self.initial.copy_(payload["initial"])
+        put_back(self.initial, payload["initial"])
         self.history = [HistoryRow(int(step), *rest) for step, *rest in payload["history"].tolist()]
         self.restore(payload)

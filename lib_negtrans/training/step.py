@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,152 +13,124 @@ from lib_negtrans.training.data.batch import RowSource
 
 from .errors import TrainingError
 from .lr_schedule import LearningRate
-from .objective import Model, encode_once, objective_terms
-from .optimizers import MovingAverage, OptimizerPart, make_optimizer, shorten
+from .objective import model_with, objective_terms
+from .optimizers import LR_FACTOR, MovingAverage, OptimizerPart, make_optimizer
 from .parallel import ALONE, Workers
 from .params import TrainingParams
-from .precision import computes_in_half
-from .state import HistoryRow, LossScale, Stateful, TrainingState
-
-FULL_PRECISION = "use full precision (the webui: start it with --no-half; the command line: --dtype float32)"
-
-
-def initial_vectors(host: ModelHost, text: str, count: int) -> Tensor:
-    """(count, width) float32 on the host's device: the text's token vectors spread over the rows, else zeros.
-
-    Row i is token floor(i*m/count) of m, as in the webui's create_embedding.
-    """
-    vectors = torch.zeros(count, host.embedding_width, device=host.device)
-    tokens = host.token_vectors(text).to(vectors) if text.strip() else vectors[:0]
-    if len(tokens):
-        vectors = tokens[[i * len(tokens) // count for i in range(count)]]
-    return vectors.clone()
-
-
-@torch.no_grad()
-def usual_norm(table: Tensor) -> float:
-    """The median L2 norm of a model's token vectors (n, width): about .39 in SD1.5."""
-    return float(table.float().norm(dim=1).median())
+from .precision import FULL_PRECISION, LossScale
+from .state import HistoryRow, Stateful, TrainingState
+from .trainable import Trainable, tensors
 
 
 class Stepper:
     """Makes the steps of one run. Use inside `host.training()`.
 
-    photos: draws the rows of real photos, for an objective that has such a term. extra_parts: what else belongs to the
-    state, by name.
+    sources: draw rows of "renders", and of "photos" for an objective that has such a term, from one generator.
+    parts: what else belongs to the state, by name.
     """
 
     def __init__(
         self,
         host: ModelHost,
         params: TrainingParams,
+        trainable: Trainable,
         rates: LearningRate,
-        name: str,
-        source: RowSource,
-        vectors: Tensor,
-        photos: RowSource | None = None,
-        extra_parts: Mapping[str, Stateful] | None = None,
+        sources: Mapping[str, RowSource],
+        parts: Mapping[str, Stateful],
         workers: Workers = ALONE,
     ):
-        self.host, self.params, self.rates, self.source, self.workers = host, params, rates, source, workers
-        self.scale = LossScale(enabled=computes_in_half(params.precision, host))
-        self.optimizer = make_optimizer(params, vectors)
-        parts = {"optimizer": OptimizerPart(self.optimizer), "renders": source, "scale": self.scale}
-        terms = objective_terms(params)
-        if "photos" in terms:
-            parts["photos"] = photos
-        sources = {"renders": source, "photos": photos}
-        self.terms = [(sources[kind], loss, weight) for kind, (loss, weight) in terms.items()]
-        self.average = MovingAverage(vectors, params.ema) if params.ema else None
-        if self.average is not None:
-            parts["average"] = self.average
-        self.state = TrainingState(vectors, source.generator, parts | dict(extra_parts or {}))
-        self.token_norm = usual_norm(host.token_table()[0]) if params.norm_decay else 0.0
-        self.model = Model(
-            host.predict_noise,
-            lambda captions: encode_once(lambda texts: host.encode_prompts(texts, {name: vectors}), captions),
-            host.alphas_cumprod,
-            host.prediction_type,
-        )
+        self.host, self.params, self.trainable, self.rates, self.workers = host, params, trainable, rates, workers
+        self.scale = LossScale.of(params.precision, host)
+        self.optimizer = make_optimizer(params, trainable.groups())
+        self.average = MovingAverage(trainable.weights, params.ema) if params.ema else None
+        self.terms = [(sources[kind], loss, weight) for kind, (loss, weight) in objective_terms(params).items()]
+        own = {"optimizer": OptimizerPart(self.optimizer), "renders": sources["renders"], "scale": self.scale}
+        own |= dict(sources)
+        own |= {} if self.average is None else {"average": self.average}
+        generator = sources["renders"].generator
+        self.state = TrainingState(trainable.weights, generator, own | dict(parts), trainable.copied)
         self._tested = False
         # the host's own trainer leaves gradients on the UNet (HOST.md fact 7): those are not ours
         self._foreign = {id(p) for p in host.unet.parameters() if p.grad is not None}
+        self._foreign |= {id(tensor) for tensor in tensors(trainable.weights)}
 
-    def step(self, before: dict) -> HistoryRow:
+    def step(self, before: dict[str, Any]) -> HistoryRow:
         """One step on from the snapshot `before`, which is of the present state. After a TrainingError: restore it."""
-        state, vectors = self.state, self.state.vectors
+        state, trainable = self.state, self.trainable
         # not inherited from the caller: a page may run this in another thread, a host under inference_mode
         with torch.inference_mode(False), torch.enable_grad():
-            while True:
-                loss, grad = self._gradient()
-                if not torch.isfinite(loss):
-                    raise TrainingError(f"The loss became NaN: lower the learning rate, or {FULL_PRECISION}.")
-                if torch.isfinite(grad).all():
-                    break
-                if not self.scale.reduce():
-                    raise TrainingError(f"The gradient became NaN: lower the learning rate, or {FULL_PRECISION}.")
-                scale = self.scale.state_dict()
-                state.restore(before)
-                self.scale.load_state_dict(scale)
-            self._self_test(grad)
-        norm = float(grad.norm())
+            loss, grads = self._finite_gradient(before)
+        norm = float(torch.stack([grad.norm() for grad in grads]).norm())
         limit = self.params.clip_grad_norm
         if limit and norm > limit:
-            grad.mul_(limit / norm)
+            for grad in grads:
+                grad.mul_(limit / norm)
         rate = self.rates.rate(state.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[LR_FACTOR]
+        state.begin()
         self.optimizer.step()
-        vectors.grad = None
-        if not torch.isfinite(vectors).all():
-            raise TrainingError("The vectors became NaN: lower the learning rate.")
-        if self.params.norm_decay:
-            shorten(vectors, self.token_norm, self.params.norm_decay)
+        self.optimizer.zero_grad()
+        if not all(torch.isfinite(tensor).all() for tensor in tensors(trainable.weights)):
+            raise TrainingError(f"The {trainable.noun} became NaN: lower the learning rate.")
+        trainable.constrain()
         if self.average is not None:
-            self.average.update(vectors)
+            self.average.update(trainable.weights)
         self.scale.succeeded()
-        with torch.no_grad():
-            length, change = vectors.norm(dim=1).mean(), (vectors - state.initial).norm(dim=1).mean()
-        row = HistoryRow(state.step + 1, float(loss), rate, norm, float(length), float(change))
+        row = HistoryRow(state.step + 1, float(loss), rate, norm, *trainable.measure(state.initial))
         state.record(row)
         return row
 
-    def _gradient(self) -> tuple[Tensor, Tensor]:
-        """The mean loss over all rows of the step and its gradient (n, width), unscaled.
+    def _finite_gradient(self, before: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
+        """Loss and gradient, at a lower scale with the same data again where they overflow."""
+        while True:
+            loss, grads = self._gradient()
+            if not torch.isfinite(loss):
+                raise TrainingError(f"The loss became NaN: lower the learning rate, or {FULL_PRECISION}.")
+            if all(torch.isfinite(grad).all() for grad in grads):
+                self._self_test(grads)
+                return loss, grads
+            if not self.scale.reduce():
+                raise TrainingError(f"The gradient became NaN: lower the learning rate, or {FULL_PRECISION}.")
+            self.state.rewind_data(before)
+
+    def _gradient(self) -> tuple[Tensor, list[Tensor]]:
+        """The mean loss over all rows of the step and its gradients by the weights, unscaled.
 
         Each term of the objective goes backward by itself: one term's activations at a time are in memory.
         """
-        vectors, params = self.state.vectors, self.params
+        weights, params, losses = self.trainable.weights, self.params, []
         count = params.rows_per_step * self.workers.count
-        vectors.grad = None
-        losses = []
-        for source, objective, weight in self.terms:
-            for rows in source.batches(count, params.batch_size, self.host.device, self.workers):
-                loss = objective(self.model, rows).sum() * (weight / count)
-                if not loss.requires_grad:
-                    raise self._no_gradient()
-                (loss * self.scale.value).backward()
-                losses.append(loss.detach())
-        grad = vectors.grad
-        if grad is None:
+        self.optimizer.zero_grad()
+        with self.trainable.applied(weights) as embeddings:
+            model = model_with(self.host, embeddings)
+            for source, objective, weight in self.terms:
+                for rows in source.batches(count, params.batch_size, self.host.device, self.workers):
+                    loss = objective(model, rows).sum() * (weight / count)
+                    if not loss.requires_grad:
+                        raise self._no_gradient()
+                    (loss * self.scale.value).backward()
+                    losses.append(loss.detach())
+        grads = [tensor.grad for tensor in tensors(weights) if tensor.grad is not None]
+        if not grads:
             raise self._no_gradient()
-        return self.workers.sum(torch.stack(losses).sum()), self.workers.sum(grad).div_(self.scale.value)
+        loss = self.workers.sum(torch.stack(losses).sum())
+        return loss, [self.workers.sum(grad).div_(self.scale.value) for grad in grads]
 
-    def _self_test(self, grad: Tensor) -> None:
-        """At the first step of a process: the gradient reaches the vectors and nothing but them."""
+    def _self_test(self, grads: list[Tensor]) -> None:
+        """At the first step of a process: the gradient reaches the weights and nothing but them."""
         if self._tested:
             return
         self._tested = True
-        if not grad.any():
+        if not any(grad.any() for grad in grads):
             raise self._no_gradient()
-        kept = [p for p in self.host.unet.parameters() if p.grad is not None and id(p) not in self._foreign]
-        if kept:
+        if any(p.grad is not None and id(p) not in self._foreign for p in self.host.unet.parameters()):
             raise TrainingError(
                 "The UNet collects gradients although it should be frozen: please report this as a bug."
             )
 
     def _no_gradient(self) -> TrainingError:
         return TrainingError(
-            "No gradient reaches the embedding, so nothing would be learnt: switch off xformers and other "
+            f"No gradient reaches the {self.trainable.noun}, so nothing would be learnt: switch off xformers and other "
             f"cross-attention optimisations for training, or {FULL_PRECISION}."
         )

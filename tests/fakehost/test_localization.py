@@ -19,8 +19,7 @@ from lib_negtrans.jobs import training
 from lib_negtrans.jobs import translation as translation_job
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.data.dataset import DatasetReport
-from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.presets import TRAINING_PRESETS
+from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 from tests.fakehost import host as stand_in
 

@@ -18,8 +18,7 @@ from lib_negtrans.apps.panels.validation_view import gain_curve, verdict_html  #
 from lib_negtrans.jobs.training import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
 from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
 from lib_negtrans.training.judging.verdict import DIVERGING, LEARNING  # noqa: E402
-from lib_negtrans.training.params import TrainingParams  # noqa: E402
-from lib_negtrans.training.presets import TRAINING_PRESETS  # noqa: E402
+from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams  # noqa: E402
 
 SMALL = {"steps": 3, "size": 64, "vectors": 2, "accumulation": 1, "preview_every": 2}
 
@@ -53,7 +52,9 @@ def values(panel, **changes):
 
 
 def start(panel, folder, name, files=None, preview=None, overwrite=False, photos="", **changes):
-    return panel.start_training(None, str(folder), files, photos, name, preview, overwrite, *values(panel, **changes))
+    return panel.start_training(
+        None, str(folder), files, photos, "", "", name, preview, overwrite, *values(panel, **changes)
+    )
 
 
 def test_every_component_has_an_id_and_every_option_a_component(manager):

@@ -111,7 +111,7 @@ def test_no_checkpoint_and_no_good_checkpoint_are_told_apart(tmp_path):
 def test_what_differs_is_named():
     saved = {"name": "neg-a", "model": "1", "params": {"lr": "1e-3", "size": 512, "gone": 1}}
     assert differences(saved, saved) == ""
-    here = {"name": "neg-b", "model": "2", "params": {"lr": "5e-3", "size": 512, "seed": 0}}
+    here = {"name": "neg-b", "model": "2", "params": {"lr": "5e-3", "size": 512, "seed": 7}}
     found = differences(saved, here)
     for part in (
         "name 'neg-a' before",
@@ -122,6 +122,12 @@ def test_what_differs_is_named():
     ):
         assert part in found
     assert "Size" not in found
+
+
+def test_an_option_that_an_old_checkpoint_lacks_is_its_default():
+    saved = {"name": "neg-a", "model": "1", "params": {"lr": "1e-3"}}
+    assert differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.0}}) == ""
+    assert "Huber loss 0.0 there, 0.5 here" in differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.5}})
 
 
 def test_fewer_steps_than_done_are_refused(tmp_path):

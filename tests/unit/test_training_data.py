@@ -18,9 +18,10 @@ from lib_negtrans.training.data.latents import build_dataset, vae_identity
 from lib_negtrans.training.data.sampler import EpochSampler
 from lib_negtrans.training.errors import DatasetError
 from lib_negtrans.training.events import Finished, Notice, StepDone
-from lib_negtrans.training.negative import LATENTS_FOLDER, NegativeTraining
 from lib_negtrans.training.parallel import Workers
 from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.training.run import LATENTS_FOLDER
+from tests.training_job import training_job
 
 NAME = "neg-x"
 PARAMS = TrainingParams(size=64)
@@ -225,12 +226,12 @@ def test_weights_follow_the_transparency(shared_tiny_host, mixed, tmp_path):
 def test_a_constant_or_empty_transparency_changes_nothing(shared_tiny_host, tmp_path):
     for name, level in (("half.png", 128), ("none.png", 0)):
         picture(tmp_path / name, alpha=np.full((64, 64), level, dtype=np.uint8))
-    job = NegativeTraining(
+    job = training_job(
         shared_tiny_host, changed(steps=2, accumulation=1, alpha_weight=True, vectors=1), images=tmp_path, name=NAME,
         run_folder=tmp_path / "run", out=tmp_path / f"{NAME}.pt",
     )  # fmt: skip
     weighted = [event.loss for event in job.run() if isinstance(event, StepDone)]
-    job = NegativeTraining(
+    job = training_job(
         shared_tiny_host, changed(steps=2, accumulation=1, vectors=1), images=tmp_path, name=NAME,
         run_folder=tmp_path / "run2", out=tmp_path / f"{NAME}.pt", overwrite=True,
     )  # fmt: skip
@@ -341,7 +342,7 @@ def test_auto_is_decided_by_the_folder(shared_tiny_host, mixed, tmp_path):
     assert load_captions("auto", captioned=False) == load_captions("name")
     picture(tmp_path / "in" / "0123_final.png")
     for folder, caption in ((mixed, "a coat, red, long, wool, neg-x"), (tmp_path / "in", "neg-x")):
-        job = NegativeTraining(
+        job = training_job(
             shared_tiny_host, changed(steps=1, accumulation=1), images=folder, name=NAME, overwrite=True,
             run_folder=tmp_path / "run", out=tmp_path / f"{NAME}.pt",
         )  # fmt: skip
@@ -374,7 +375,7 @@ def everything(**values):
 def run_all(host, folder, where, stops=(), **values):
     """A run with every option on, stopped after the given steps and resumed each time; the bytes of the result."""
     for stop in (*stops, None):
-        job = NegativeTraining(
+        job = training_job(
             host, everything(**values), images=folder, name=NAME, run_folder=where / "run", out=where / f"{NAME}.pt",
             resume=True,
         )  # fmt: skip
@@ -393,7 +394,7 @@ def test_with_every_option_a_resumed_run_equals_an_uninterrupted_one(shared_tiny
 
 def test_memory_and_disk_give_the_same(shared_tiny_host, mixed, tmp_path, whole):
     params = dataclasses.replace(everything(), latent_cache="memory")
-    job = NegativeTraining(
+    job = training_job(
         shared_tiny_host, params, images=mixed, name=NAME, run_folder=tmp_path / "run", out=tmp_path / f"{NAME}.pt"
     )
     list(job.run())

@@ -14,7 +14,7 @@ from lib_negtrans.training.data.captions import BUILT_IN, Captions, filewords, l
 from lib_negtrans.training.data.dataset import check_folder, read_folder
 from lib_negtrans.training.data.latents import build_dataset
 from lib_negtrans.training.data.sampler import EpochSampler
-from lib_negtrans.training.errors import CaptionError, DatasetError, ScheduleError
+from lib_negtrans.training.errors import CaptionError, DatasetError, ScheduleError, sentence
 from lib_negtrans.training.lr_schedule import parse_learning_rate
 from lib_negtrans.training.params import TrainingParams
 
@@ -339,3 +339,15 @@ def test_sampler_refuses_another_folders_state():
     one, other = (EpochSampler(n, torch.Generator()) for n in (5, 6))
     with pytest.raises(ValueError, match="5 pictures, not 6"):
         other.load_state_dict(one.state_dict())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried .."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    ],
+)  # fmt: skip
+def test_memory_that_runs_out_is_one_sentence_by_whatever_name(error):
+    assert sentence(error).startswith("Memory ran out: lower the batch size")

@@ -24,10 +24,11 @@ from lib_negtrans.training.judging.verdict import (
     LEARNING,
     NO_EFFECT,
     SETTLED,
-    Judge,
+    Validations,
     verdict,
     verdict_without_validation,
 )
+from lib_negtrans.training.kinds.negative import NegativeEmbedding
 from lib_negtrans.training.state import HistoryRow
 from tests.tiny_model import tiny_host
 from tests.unit.test_training_negative import NAME, Run, make_pictures, of, quick
@@ -93,7 +94,14 @@ def test_events_say_what_was_measured(tmp_path, host, folders):
 def test_with_and_without_differ_by_the_vectors_alone(host):
     measured = []
     for _ in range(2):
-        validation = Validation(host, quick(), load_captions("filewords"), NAME, dataset(3), dataset(2, seed=1))
+        validation = Validation(
+            host,
+            quick(),
+            load_captions("filewords"),
+            NegativeEmbedding(host, quick(), NAME),
+            dataset(3),
+            dataset(2, seed=1),
+        )
         vectors = host.token_vectors("style coat")
         measured.append(validation.measure(vectors))
     assert measured[0] == measured[1], "the noise is fixed"
@@ -107,7 +115,9 @@ def test_with_and_without_differ_by_the_vectors_alone(host):
 
 
 def test_timesteps_of_validation_span_the_trained_range(host):
-    validation = Validation(host, quick(batch_size=3), load_captions("name"), NAME, dataset(5))
+    validation = Validation(
+        host, quick(batch_size=3), load_captions("name"), NegativeEmbedding(host, quick(), NAME), dataset(5)
+    )
     times = torch.cat([batch.rows.timesteps for batch in validation.kinds["renders"]])
     assert len(times) == 5 * TIMESTEPS and 0 <= times.min() < 75 and 225 < times.max() <= 300
     assert all(len(batch.rows.captions) <= 4 for batch in validation.kinds["renders"])
@@ -151,7 +161,7 @@ def test_few_pictures_are_measured_on_and_it_is_said(tmp_path, host, folders):
 
 def best_of(values):
     """A judge that has seen these gains."""
-    judge = Judge()
+    judge = Validations()
     for step, value in enumerate(values):
         judge.record(step, measurement(value), torch.full((1, 2), float(step)))
     return judge
@@ -211,9 +221,9 @@ def test_a_change_of_verdict_is_an_event(tmp_path, host, folders):
 
 def test_the_judge_keeps_the_best():
     judge = best_of([0.1, 0.3, 0.2, 0.25])
-    assert judge.best_step == 1 and judge.best_vectors.tolist() == [[1.0, 1.0]]
+    assert judge.best_step == 1 and judge.best_weights.tolist() == [[1.0, 1.0]]
     assert judge.since_best == 2 and judge.exhausted(2) and not judge.exhausted(3) and not judge.exhausted(0)
-    other = Judge()
+    other = Validations()
     other.load_state_dict(judge.state_dict())
     assert other.state_dict() == judge.state_dict()
 
@@ -238,7 +248,7 @@ def test_early_stop_gives_the_best(tmp_path, host, folders, monkeypatch):
     for event in job.run():
         events.append(event)
         if isinstance(event, StepDone):
-            kept[event.step] = job.vectors
+            kept[event.step] = job.weights
     assert [e.step for e in of(events, StepDone)] == [1, 2, 3, 4]
     assert any("stopped early; the best was step 2" in str(e) for e in of(events, Notice))
     assert events[-1].step == 4

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.negative import NegativeTraining
 from tests.tiny_model import tiny_host
+from tests.training_job import training_job
 
 NAME, STEPS = "neg-x", 40
 place, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -47,7 +47,7 @@ def train(out):
         return pid
     code = 1
     try:
-        job = NegativeTraining(
+        job = training_job(
             host, params, images=renders, name=NAME, run_folder=out / "run", out=out / f"{NAME}.pt", resume=True
         )
         for _ in job.run():

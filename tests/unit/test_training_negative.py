@@ -20,16 +20,17 @@ from PIL import Image
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
-from lib_negtrans.training import negative, step
+from lib_negtrans.training import kinds, step
 from lib_negtrans.training import saving as keeping
 from lib_negtrans.training.checkpoint import checkpoints, newest_intact
 from lib_negtrans.training.data.batch import Row
 from lib_negtrans.training.errors import CheckpointError, DatasetError, TrainingError
 from lib_negtrans.training.events import Caching, Finished, Notice, Preview, Saved, Started, StepDone, Stopped
-from lib_negtrans.training.negative import NegativeTraining
+from lib_negtrans.training.kinds.negative import initial_vectors
 from lib_negtrans.training.objective import Model, Rows, reconstruct
 from lib_negtrans.training.params import TrainingParams
 from tests.tiny_model import tiny_host
+from tests.training_job import training_job
 
 NAME = "neg-x"
 STEPS = 7
@@ -73,7 +74,7 @@ class Run:
 
     def job(self, params=None, **options):
         values = {"images": self.pictures, "name": NAME, "run_folder": self.folder / "run", "out": self.out} | options
-        return NegativeTraining(values.pop("host", self.host), params or quick(), **values)
+        return training_job(values.pop("host", self.host), params or quick(), **values)
 
     def finish(self, params=None, **options):
         return list(self.job(params, **options).run())
@@ -178,7 +179,7 @@ def test_loss_falls(tmp_path, host, pictures):
         with torch.no_grad():
             return float(reconstruct(Model(host.predict_noise, encode, host.alphas_cumprod), rows).mean())
 
-    start, learnt = step.initial_vectors(host, "style", 2), read_embedding(run.out).vectors
+    start, learnt = initial_vectors(host, "style", 2), read_embedding(run.out).vectors
     moved = (learnt - start).norm()
     before, after = loss(start), loss(learnt)
     assert after < before - 0.005, (before, after)
@@ -241,7 +242,7 @@ def test_stop_and_resume_equal_an_uninterrupted_run(run, whole, stop_at):
     stopped = events[-1]
     assert isinstance(stopped, Stopped) and stopped.step == stop_at and "resume" in str(stopped)
     assert not run.out.exists() and not of(events, Finished)
-    assert torch.equal(read_embedding(stopped.embedding).vectors, job.vectors)
+    assert torch.equal(read_embedding(stopped.embedding).vectors, job.weights)
     assert stopped.embedding.name == run.out.name
     events = run.finish(resume=True)
     assert only(events, Started).start_step == stop_at
@@ -511,14 +512,14 @@ def test_a_failure_keeps_the_good_steps_and_says_where(run, whole, own_host, err
 
 def test_a_gradient_that_is_nan_stops_too(run, own_host):
     own_host.predict_noise = fail_at(10, 1.0)(own_host.predict_noise)
-    real = negative.Stepper._gradient
+    real = step.Stepper._gradient
 
     def bad(self):
-        loss, grad = real(self)
-        return loss, grad * float("inf") if self.state.step == 2 else grad
+        loss, grads = real(self)
+        return loss, [grad * float("inf") for grad in grads] if self.state.step == 2 else grads
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(negative.Stepper, "_gradient", bad)
+        patch.setattr(step.Stepper, "_gradient", bad)
         with pytest.raises(TrainingError, match=r"gradient became NaN.*2 good steps are kept"):
             run.finish(host=own_host)
 
@@ -531,9 +532,9 @@ def test_an_overflow_in_half_precision_repeats_the_step(run, whole, monkeypatch)
     real, scales = step.Stepper._gradient, []
 
     def overflowing(self):
-        loss, grad = real(self)
+        loss, grads = real(self)
         scales.append(self.scale.value)
-        return loss, grad * float("inf") if self.scale.value > 2.0 else grad
+        return loss, [grad * float("inf") for grad in grads] if self.scale.value > 2.0 else grads
 
     monkeypatch.setattr(step.Stepper, "_gradient", overflowing)
     events = run.finish()
@@ -584,8 +585,8 @@ def test_leaving_the_loop_leaves_a_checkpoint(run, whole):
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        (lambda out: out.detach(), "No gradient reaches the embedding"),
-        (lambda out: out * 0 + out.detach(), "No gradient reaches the embedding"),
+        (lambda out: out.detach(), "No gradient reaches the vectors"),
+        (lambda out: out * 0 + out.detach(), "No gradient reaches the vectors"),
     ],
 )
 def test_gradient_self_test(run, own_host, bad, says):
@@ -669,7 +670,7 @@ def test_a_full_disk_at_the_end_is_no_success(run, whole, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(keeping, "write_embedding", full)
+        patch.setattr(kinds.negative, "write_embedding", full)
         events = []
         with pytest.raises(TrainingError, match=r"No space left.* 7 steps are kept in .*resume to write them"):
             for event in run.job().run():

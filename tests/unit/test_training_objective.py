@@ -11,6 +11,7 @@ import torch
 
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, timestep_grid
 from lib_negtrans.options import ParamError
+from lib_negtrans.training.kinds.negative import initial_vectors
 from lib_negtrans.training.objective import (
     LossOptions,
     Model,
@@ -24,8 +25,7 @@ from lib_negtrans.training.objective import (
     target,
 )
 from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.state import FIRST_SCALE, GROWTH_STEPS, LossScale
-from lib_negtrans.training.step import initial_vectors
+from lib_negtrans.training.precision import FIRST_SCALE, GROWTH_STEPS, LossScale
 from tests.tiny_model import tiny_host
 
 ALPHAS = sd1_alphas_cumprod()

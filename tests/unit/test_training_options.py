@@ -16,7 +16,8 @@ from lib_negtrans.training.checkpoint import newest_intact
 from lib_negtrans.training.data.sets import Folders
 from lib_negtrans.training.errors import CheckpointError, TrainingError
 from lib_negtrans.training.events import Notice, StepDone
-from lib_negtrans.training.optimizers import MovingAverage, make_optimizer, shorten
+from lib_negtrans.training.kinds.negative import shorten
+from lib_negtrans.training.optimizers import MovingAverage, make_optimizer
 from lib_negtrans.training.precision import autocast_dtype
 from tests.tiny_model import tiny_host
 from tests.unit.test_training_negative import Run, make_pictures, of, quick
@@ -108,7 +109,7 @@ def test_the_average_forgets_its_start():
     for _ in range(3):
         average.update(torch.ones(1, 2))
     # decays .1, 2/11, 3/12
-    assert float(average.vectors[0, 0]) == pytest.approx(1 - 0.1 * (2 / 11) * (3 / 12))
+    assert float(average.weights[0, 0]) == pytest.approx(1 - 0.1 * (2 / 11) * (3 / 12))
 
 
 def test_norm_decay_shortens_long_vectors_only():
@@ -135,7 +136,7 @@ def test_a_missing_package_is_one_sentence(tmp_path, host, folders, name, packag
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 def test_8_bit_adamw_steps():
     vectors = torch.ones(2, 64, requires_grad=True)
-    optimizer = make_optimizer(small(optimizer="adamw8bit"), vectors)
+    optimizer = make_optimizer(small(optimizer="adamw8bit"), [([vectors], 1.0)])
     vectors.grad = torch.ones(2, 64)
     optimizer.param_groups[0]["lr"] = 0.1
     optimizer.step()

@@ -19,10 +19,10 @@ from PIL import Image
 from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.models.standalone import load_model
 from lib_negtrans.training.events import StepDone
-from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.parallel import ALONE, Workers, joined
 from lib_negtrans.training.params import TrainingParams
 from tests.tiny_model import tiny_host, tiny_networks, write_folder
+from tests.training_job import training_job
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "neg-x"
@@ -37,7 +37,7 @@ def test_how_rows_are_batched_changes_nothing(place):
             template="filewords", clip_grad_norm=0.01,
         )  # fmt: skip
         out = place / f"batch-{batch}"
-        job = NegativeTraining(
+        job = training_job(
             host, params, images=place / "renders", name=NAME, run_folder=out / "run", out=out / f"{NAME}.pt"
         )
         found.append([(event.loss, event.grad_norm) for event in job.run() if isinstance(event, StepDone)])
@@ -104,7 +104,7 @@ def test_two_processes_give_what_one_gives(place):
         latent_sampling="step", template="filewords",
     )  # fmt: skip
     out, host = place / "one", load_model(place / "model", device="cpu")
-    list(NegativeTraining(
+    list(training_job(
         host, params, images=place / "renders", name=NAME, run_folder=out / f"{NAME}.run", out=out / f"{NAME}.pt"
     ).run())  # fmt: skip
     events, _ = train(place, "two", 2, 2, "--steps", "3")

@@ -22,8 +22,9 @@ from lib_negtrans.pictures.images import save_png, to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 from lib_negtrans.training import events
 from lib_negtrans.training.errors import TrainingError
-from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.training.request import TrainingRequest
+from lib_negtrans.training.run import Training
 from lib_negtrans.translation.negatives import Negative
 
 from .common_options import load_host
@@ -72,10 +73,8 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         raise CallError(f"--count must be at least 3, not {args.count}.")
     report.event("phase", f"1/2  Training {NAME} on the renders of {RENDERS / 'train'} ..", phase="training")
     try:
-        job = NegativeTraining(
-            host, training_params(args.steps, args.seed), images=RENDERS / "train", name=NAME,
-            run_folder=out / f"{NAME}.run", out=out / f"{NAME}.pt", overwrite=True,
-        )  # fmt: skip
+        request = TrainingRequest(NAME, RENDERS / "train", training_params(args.steps, args.seed), overwrite=True)
+        job = Training(request, host, out / f"{NAME}.run", out / f"{NAME}.pt")
         with stop_on_signals(job, report), report.bar(unit="step") as bar:
             for event in job.run():
                 show_event(event, report, bar)

@@ -7,20 +7,20 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lib_negtrans.embeddings.card import write_card
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training import events
 from lib_negtrans.training.data.dataset import automatic_size, training_files
-from lib_negtrans.training.data.sets import Folders
+from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.errors import TrainingError, sentence
 from lib_negtrans.training.judging.preview import TranslationPreview
-from lib_negtrans.training.negative import NegativeTraining
 from lib_negtrans.training.parallel import Workers, joined, local_device
-from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
+from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request
+from lib_negtrans.training.run import Training
 
 from .common_options import add_params, given, load_host
 from .reporting import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CallError
@@ -31,25 +31,27 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options and every training parameter; the common ones are the caller's."""
-    parser.add_argument("--images", required=True, metavar="DIR", help="renders to learn from, sub-folders included")
+    parser.add_argument("--images", metavar="DIR", help="renders to learn from, sub-folders included")
     parser.add_argument(
         "--photos", metavar="DIR", help="real photos, used by validation and by --objective contrastive"
     )
     parser.add_argument("--validation", metavar="DIR", help="renders to validate on (default: some of --images)")
     parser.add_argument("--validation-photos", metavar="DIR", help="photos to validate on (default: some of --photos)")
-    parser.add_argument("--name", required=True, help="the embedding's name and trigger word: a-z, 0-9, - and _")
+    parser.add_argument("--name", help="the embedding's name and trigger word: a-z, 0-9, - and _")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for NAME.pt, NAME.preview.png, NAME.json")
     parser.add_argument(
         "--run-folder", metavar="DIR", help="folder for checkpoints and the loss CSV (default: OUT/NAME.run)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the run folder")
+    parser.add_argument("--resume", action="store_true", help="go on with the run of the run folder, with its settings")
     parser.add_argument("--overwrite", action="store_true", help="replace an embedding and a run of this name")
     parser.add_argument("--preview", metavar="FILE", help="the render that previews translate (default: the first one)")
+    presets = "; ".join(f"{name}: {text}" for name, (text, _) in TRAINING_PRESETS.items())
+    parser.add_argument("--preset", choices=TRAINING_PRESETS, help=f"what the options below start from. {presets}")
     add_params(parser, TrainingParams)
 
 
 @contextlib.contextmanager
-def stop_on_signals(job: NegativeTraining, report: Reporter) -> Iterator[None]:
+def stop_on_signals(job: Training, report: Reporter) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the job after the step under way; a second Ctrl-C interrupts at once."""
 
     def stop(number: int, _frame: object) -> None:
@@ -80,31 +82,15 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
 
 def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: Workers) -> int:
-    out, folders = Path(args.out), _folders(args)
-    images = folders.renders
-    values = given(args, TrainingParams)
-    files = training_files(images, values.get("pattern", ""))
-    if "size" not in values:
-        values["size"] = automatic_size(files)
-        report.event(
-            "notice", f"Training at {values['size']} pixels, which suits the size of the pictures.", size=values["size"]
-        )
-    params = TrainingParams.from_dict(values)
-    folder = Path(args.run_folder) if args.run_folder else out / f"{args.name}.run"
-    render = Path(args.preview) if args.preview else next(iter(files), None)
-    job = NegativeTraining(
-        host, params, images=folders, name=args.name, run_folder=folder, out=out / f"{args.name}.pt",
-        resume=args.resume, overwrite=args.overwrite, preview=_preview(args, report, host, render, params, folder),
-        workers=workers,
-    )  # fmt: skip
-    last = preview = None
-    started = False
+    request, folder = _request(args, report)
+    out = Path(args.out) / f"{request.name}.pt"
+    preview = _preview(args, report, host, request, folder)
+    job = Training(request, host, folder, out, preview=preview, workers=workers)
+    last, started = None, False
     with stop_on_signals(job, report), report.bar(unit="step") as bar:
         try:
             for event in job.run():
                 last, started = event, started or isinstance(event, events.Started)
-                if isinstance(event, events.Preview):
-                    preview = event.result
                 show_event(event, report, bar)
         except TrainingError as error:
             if not started:
@@ -113,27 +99,46 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: W
             return EXIT_SOME_FAILED
     if not isinstance(last, events.Finished):
         return EXIT_INTERRUPTED
-    if not workers.main:
-        return EXIT_DONE
-    for complaint in write_card(last.embedding, read_embedding(last.embedding), preview):
-        report.problem(complaint)
-    report.event("written", f"{out / args.name}.pt, .preview.png and .json are ready; use it with --negative.")
+    report.event("written", f"{out}, .preview.png and .json are ready; use it with --negative.")
     return EXIT_DONE
 
 
-def _folders(args: argparse.Namespace) -> Folders:
-    """Where the pictures are. Raises CallError for what is no folder."""
-    named = {"renders": args.images, "photos": args.photos, "validation": args.validation}
-    named["validation_photos"] = args.validation_photos
-    for kind, folder in named.items():
-        if folder is not None and not Path(folder).is_dir():
-            option = "images" if kind == "renders" else kind.replace("_", "-")
-            raise CallError(f"--{option} {folder} is not a folder.")
-    return Folders(**{kind: Path(folder) for kind, folder in named.items() if folder is not None})
+def _request(args: argparse.Namespace, report: Reporter) -> tuple[TrainingRequest, Path]:
+    """What the call asks for, and the run folder; with --resume what the run was asked for, changed by the call.
+
+    Raises CallError, ParamError, TrainingError.
+    """
+    if not args.name and not (args.resume and args.run_folder):
+        raise CallError("--name NAME is needed: the embedding's name and trigger word.")
+    folder = Path(args.run_folder) if args.run_folder else Path(args.out) / f"{args.name}.run"
+    named = {"images": args.images, "photos": args.photos, "validation": args.validation}
+    named |= {"validation_photos": args.validation_photos, "name": args.name, "preview_image": args.preview}
+    values: dict[str, Any] = {"params": {}}
+    if args.resume and (folder / REQUEST_FILE).is_file():
+        try:
+            values = read_request(folder).to_dict()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CallError(f"{folder / REQUEST_FILE} cannot be read: start afresh with --overwrite.") from error
+    values |= {name: value for name, value in named.items() if value is not None}
+    for name in ("name", "images"):
+        if not values.get(name):
+            raise CallError(f"--{name} is needed: {folder} does not hold the request of a run.")
+    for kind in ("images", *OTHER_FOLDERS):
+        if values.get(kind) and not Path(values[kind]).is_dir():
+            raise CallError(f"--{kind.replace('_', '-')} {values[kind]} is not a folder.")
+    preset = TRAINING_PRESETS[args.preset][1] if args.preset else {}
+    params = values["params"] | preset | given(args, TrainingParams)
+    if "size" not in params:
+        params["size"] = automatic_size(training_files(Path(values["images"]), params.get("pattern", "")))
+        report.event(
+            "notice", f"Training at {params['size']} pixels, which suits the size of the pictures.", size=params["size"]
+        )
+    return TrainingRequest.from_dict(values | {"params": params}, args.resume, args.overwrite), folder
 
 
-def _preview(args, report: Reporter, host: ModelHost, render: Path | None, params: TrainingParams, folder: Path):
+def _preview(args: argparse.Namespace, report: Reporter, host: ModelHost, request: TrainingRequest, folder: Path):
     """A preview maker, or none where the render that was not asked for by name cannot be read."""
+    render = request.preview_image or next(iter(training_files(request.images, request.params.pattern)), None)
     if render is None:
         return None
     try:
@@ -143,7 +148,7 @@ def _preview(args, report: Reporter, host: ModelHost, render: Path | None, param
             raise ImageError(f"--preview {render}: {error}") from error
         report.event("notice", f"No previews: {render.name} {error}", level="warning")
         return None
-    return TranslationPreview(host, render, params, folder)
+    return TranslationPreview(host, render, request.params, folder)
 
 
 def show_event(event: events.Event, report: Reporter, bar) -> None:

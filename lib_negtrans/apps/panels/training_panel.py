@@ -26,9 +26,9 @@ from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import DatasetReport, automatic_size, read_folder, training_files
+from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.errors import TrainingError
-from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.presets import TRAINING_PRESETS
+from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 
 from .compare_panel import ComparePanel
 from .option_component import training_component
@@ -101,6 +101,15 @@ class _Panel:
             info="Real photos of similar garments. Validation and the objective contrastive use them.",
             visible=self.options.typed_folders,
         )  # fmt: skip
+        with gr.Row(visible=self.options.typed_folders):
+            self.validation = gr.Textbox(
+                label="Folder with renders to measure on", elem_id=elem_id("validation"),
+                info="For validation; when it is empty, some of the renders are held out.",
+            )  # fmt: skip
+            self.validation_photos = gr.Textbox(
+                label="Folder with photos to measure on", elem_id=elem_id("validation_photos"),
+                info="For validation; when it is empty, the photos above are used.",
+            )  # fmt: skip
         with gr.Row():
             self.files = gr.File(
                 label="Or drop pictures here, and their .txt captions", file_count="multiple", height=180,
@@ -181,7 +190,18 @@ class _Panel:
         self.cancel.click(self.cancel_waiting, [self.seen, self.name], [self.message, *view], **QUIET)
         self.start.click(
             self.start_training,
-            [self.seen, self.folder, self.files, self.photos, self.name, self.preview_image, self.overwrite, *fields],
+            [
+                self.seen,
+                self.folder,
+                self.files,
+                self.photos,
+                self.validation,
+                self.validation_photos,
+                self.name,
+                self.preview_image,
+                self.overwrite,
+                *fields,
+            ],
             [self.message, *view],
             **QUIET,
         )
@@ -247,6 +267,8 @@ class _Panel:
         folder: str,
         files: Any,
         photos: str,
+        validation: str,
+        validation_photos: str,
         name: str,
         preview: str | None,
         overwrite: bool,
@@ -263,11 +285,9 @@ class _Panel:
             run_folder = self.manager.run_folder(name)
             pictures = self._pictures(folder, files, run_folder / "pictures")
             render = self._keep_render(preview, run_folder)
-            typed = (photos or "").strip().strip('"') if self.options.typed_folders else ""
-            photo_folder = Path(typed).expanduser() if typed else None
-            self.manager.start(
-                TrainingRequest(name, pictures, params, render, overwrite=overwrite, photos=photo_folder)
-            )
+            typed = zip(OTHER_FOLDERS, (photos, validation, validation_photos), strict=True)
+            others = {kind: self._typed_folder(text) for kind, text in typed}
+            self.manager.start(TrainingRequest(name, pictures, params, render, overwrite=overwrite, **others))
         except (TrainingRefused, ParamError) as error:
             return [message_html(str(error), good=False), *self.show(seen)]
         if name in self.manager.snapshot().queue:
@@ -301,6 +321,10 @@ class _Panel:
         except (TrainingRefused, ParamError) as error:
             return [message_html(str(error), good=False), gr.update(), *self.show(seen)]
         return [message_html(f"{name} goes on."), name, *self.show(seen)]
+
+    def _typed_folder(self, text: str) -> Path | None:
+        typed = (text or "").strip().strip('"') if self.options.typed_folders else ""
+        return Path(typed).expanduser() if typed else None
 
     def _pictures(self, folder: str, files: Any, target: Path) -> Path:
         """The folder that was typed, or the dropped files copied into `target`. Raises TrainingRefused."""

@@ -18,6 +18,7 @@ from lib_negtrans.pictures.images import to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 from lib_negtrans.training.checkpoint import checkpoints, decode
 from lib_negtrans.training.errors import CheckpointError, TrainingError
+from lib_negtrans.training.kinds.negative import NegativeEmbedding
 from lib_negtrans.training.saving import BEST_FOLDER, RECOMMENDED_WEIGHT, RUN_FILE
 from lib_negtrans.training.state import result_of
 from lib_negtrans.translation.params import TranslationParams
@@ -66,15 +67,15 @@ def _embedding(run_folder: Path, payload: dict) -> Embedding:
     except (OSError, ValueError, KeyError):
         dataset = {}  # of an older version, or removed: the vectors are whole
     metadata = {
-        "kind": "negative embedding",
+        "kind": NegativeEmbedding.kind,
         "version": payload["version"],
         "images": dataset.get("images"),
         "dataset": identity.get("dataset"),
         "recommended_weight": RECOMMENDED_WEIGHT,
         **identity["params"],
     }
-    vectors = result_of(payload)
-    return Embedding(identity["name"], vectors, payload["step"], payload["model_name"], identity["model"], metadata)
+    vectors, step = result_of(payload)
+    return Embedding(identity["name"], vectors, step, payload["model_name"], identity["model"], metadata)
 
 
 def chosen(found: Sequence[Candidate], keys: Sequence[str]) -> list[Candidate]:

@@ -19,8 +19,9 @@ from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.batch import Row, stack
 from lib_negtrans.training.data.captions import Captions
 from lib_negtrans.training.data.latents import Dataset
-from lib_negtrans.training.objective import Model, Rows, encode_once, reconstruct
+from lib_negtrans.training.objective import Rows, model_with, reconstruct
 from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.training.trainable import Trainable, Weights
 
 MAXIMUM_PICTURES = 16  # of a kind: enough for the sign of a gain, cheap beside the steps in between
 TIMESTEPS = 4  # for each picture, spread over the range
@@ -74,41 +75,35 @@ class Validation:
         host: ModelHost,
         params: TrainingParams,
         captions: Captions,
-        name: str,
+        trainable: Trainable,
         renders: Dataset,
         photos: Dataset | None = None,
     ):
-        self.host, self.name = host, name
-        self.kinds = {"renders": _batches(renders, params, captions, name)}
+        self.host, self.trainable = host, trainable
+        self.kinds = {"renders": _batches(renders, params, captions, trainable.trigger)}
         if photos is not None:
-            self.kinds["photos"] = _batches(photos, params, captions, name)
-        self._without: dict[str, list[Tensor]] = {}  # it does not depend on the vectors: computed once
+            self.kinds["photos"] = _batches(photos, params, captions, trainable.trigger)
+        self._without: dict[str, list[Tensor]] = {}  # it does not depend on the weights: computed once
 
-    def measure(self, vectors: Tensor) -> Measurement:
-        """Gains of vectors (n, width)."""
+    def measure(self, weights: Weights) -> Measurement:
+        """Gains of these weights."""
         with torch.inference_mode(False), torch.no_grad():
-            gains = {kind: self._gain(kind, batches, vectors) for kind, batches in self.kinds.items()}
+            gains = {kind: self._gain(kind, batches, weights) for kind, batches in self.kinds.items()}
         return Measurement(gains["renders"], gains.get("photos"))
 
-    def _gain(self, kind: str, batches: Sequence[_Batch], vectors: Tensor) -> Gain:
+    def _gain(self, kind: str, batches: Sequence[_Batch], weights: Weights) -> Gain:
         if kind not in self._without:
             self._without[kind] = [self._losses(batch.rows, batch.without, None) for batch in batches]
-        with_vectors = torch.cat([self._losses(batch.rows, batch.rows.captions, vectors) for batch in batches])
+        with_vectors = torch.cat([self._losses(batch.rows, batch.rows.captions, weights) for batch in batches])
         return gain(with_vectors, torch.cat(self._without[kind]), [p for batch in batches for p in batch.pictures])
 
-    def _losses(self, rows: Rows, captions: tuple[str, ...], vectors: Tensor | None) -> Tensor:
-        embeddings = None if vectors is None else {self.name: vectors}
-        model = Model(
-            self.host.predict_noise,
-            lambda texts: encode_once(lambda some: self.host.encode_prompts(some, embeddings), texts),
-            self.host.alphas_cumprod,
-            self.host.prediction_type,
-        )
+    def _losses(self, rows: Rows, captions: tuple[str, ...], weights: Weights | None) -> Tensor:
         rows = Rows(
             rows.latents.to(self.host.device), rows.noise.to(self.host.device), rows.timesteps.to(self.host.device),
             captions, None if rows.weights is None else rows.weights.to(self.host.device),
         )  # fmt: skip
-        return reconstruct(model, rows).double().cpu()
+        with self.trainable.applied(weights) as embeddings:
+            return reconstruct(model_with(self.host, embeddings), rows).double().cpu()
 
 
 def gain(with_vectors: Tensor, without: Tensor, pictures: Sequence[int]) -> Gain:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from lib_negtrans.training.state import HistoryRow
+from lib_negtrans.training.trainable import WEIGHTS, Weights, on_cpu
 
 from .validation import Measurement
 
@@ -29,14 +28,14 @@ class Verdict:
     text: str
 
 
-class Judge:
-    """The validations of a run so far, a part of the training's state: its best vectors, and when to stop early."""
+class Validations:
+    """The validations of a run so far, a part of the training's state: its best weights, and when to stop early."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
         self.last_step = -1
         self.best_step = -1
-        self.best_vectors: Tensor | None = None
+        self.best_weights: Weights | None = None
 
     @property
     def best(self) -> float:
@@ -47,14 +46,15 @@ class Judge:
         """How many validations have come after the best one."""
         return len(self.values) - 1 - self.values.index(self.best) if self.values else 0
 
-    def record(self, step: int, measurement: Measurement, vectors: Tensor) -> bool:
+    def record(self, step: int, measurement: Measurement, weights: Weights) -> bool:
         """Take in a validation; whether it is the best so far."""
         value = measurement.value if math.isfinite(measurement.value) else -math.inf
         better = value > self.best
         self.values.append(value)
         self.last_step = step
         if better:
-            self.best_step, self.best_vectors = step, vectors.detach().cpu().clone()
+            self.best_step = step
+            self.best_weights = on_cpu(weights)
         return better
 
     def exhausted(self, patience: int) -> bool:
@@ -64,16 +64,16 @@ class Judge:
     def state_dict(self) -> dict[str, Any]:
         return {
             "values": self.values, "last_step": self.last_step, "best_step": self.best_step,
-            "best_vectors": self.best_vectors,
+            f"best_{WEIGHTS}": self.best_weights,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.values, self.last_step = list(state["values"]), state["last_step"]
-        self.best_step, self.best_vectors = state["best_step"], state["best_vectors"]
+        self.best_step, self.best_weights = state["best_step"], state[f"best_{WEIGHTS}"]
 
 
-def verdict(step: int, measurement: Measurement, judge: Judge, norm: float, usual: float) -> Verdict:
-    """After a validation that the judge has recorded. norm: of the longest vector; usual: of a real token."""
+def verdict(step: int, measurement: Measurement, validations: Validations, norm: float, usual: float) -> Verdict:
+    """After a validation that `validations` has recorded. norm: of the longest vector; usual: of a real token."""
     renders, photos = measurement.renders, measurement.photos
     if not math.isfinite(renders.value) or norm > LONG * usual:
         return _long(norm, usual)
@@ -83,7 +83,7 @@ def verdict(step: int, measurement: Measurement, judge: Judge, norm: float, usua
             NO_EFFECT, "No effect yet: no step has been trained. With the initialisation text, the model predicts "
             f"held-out renders {share} than without it."
         )  # fmt: skip
-    if renders.value < -SURE * renders.error and judge.best > measurement.value:
+    if renders.value < -SURE * renders.error and validations.best > measurement.value:
         return Verdict(
             DIVERGING, f"Diverging: with the vectors, the model predicts held-out renders {_percent(-renders.value)} "
             "worse than without them. Lower the learning rate, and go back to an earlier checkpoint."
@@ -98,8 +98,10 @@ def verdict(step: int, measurement: Measurement, judge: Judge, norm: float, usua
             return Verdict(
                 CONTENT, f"Content only so far: {gains}. So they hold what both show, not the rendered look."
             )  # fmt: skip
-    if judge.since_best >= SETTLED_AFTER:
-        return Verdict(SETTLED, f"Settled: {gains}. The best was step {judge.best_step}; more steps bring little.")
+    if validations.since_best >= SETTLED_AFTER:
+        return Verdict(
+            SETTLED, f"Settled: {gains}. The best was step {validations.best_step}; more steps bring little."
+        )
     return Verdict(LEARNING, f"Learning: {gains}.")
 
 

@@ -1,0 +1,76 @@
+"""When a run is measured and judged, and the events that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.training.data.captions import Captions
+from lib_negtrans.training.data.sets import TrainingData
+from lib_negtrans.training.events import Event, Judged, Notice, Validated
+from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.training.state import HistoryRow, Stateful
+from lib_negtrans.training.trainable import Trainable, Weights
+
+from .validation import Validation
+from .verdict import Validations, verdict, verdict_without_validation
+
+EVERY = 20  # steps between looks at the losses where there is no validation
+
+
+class Judging:
+    """Validations every params.validate_every steps, or without them a look at the losses. Draws no random numbers."""
+
+    def __init__(
+        self, host: ModelHost, params: TrainingParams, captions: Captions, trainable: Trainable, data: TrainingData
+    ):
+        self.params, self.trainable = params, trainable
+        self.validations = Validations()
+        self.validation: Validation | None = None
+        if params.validate_every:
+            self.validation = Validation(host, params, captions, trainable, data.held_renders, data.held_photos)
+        self.found_best = False
+        self._said: str | None = None
+
+    @property
+    def parts(self) -> dict[str, Stateful]:
+        """What belongs to the training's state."""
+        return {} if self.validation is None else {"judge": self.validations}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run should stop early."""
+        return self.validation is not None and self.validations.exhausted(self.params.patience)
+
+    def after(self, step: int, history: Sequence[HistoryRow], weights: Weights) -> list[Event]:
+        """Events after `step` steps with these weights; none when it is not the time. May add a best one."""
+        self.found_best = False
+        if self.validation is None:
+            return self._look(step, history)
+        if step % self.params.validate_every or step == self.validations.last_step:
+            return []
+        found = self.validation.measure(weights)
+        self.found_best = self.validations.record(step, found, weights)
+        norms, nearest = self.trainable.inspect(weights)
+        said = verdict(step, found, self.validations, max(norms, default=0.0), self.trainable.usual_size)
+        photos = found.photos
+        events: list[Event] = [
+            Validated(
+                step, found.renders.loss, found.renders.value, found.renders.error,
+                photos and photos.loss, photos and photos.value, photos and photos.error, found.gap, found.gap_error,
+                self.found_best, norms, nearest, said.kind, said.text,
+            )
+        ]  # fmt: skip
+        if self.exhausted:
+            text = f"The last {self.validations.since_best} validations brought no improvement: stopped early; the best was step"
+            events.append(Notice(f"{text} {self.validations.best_step}."))
+        return events
+
+    def _look(self, step: int, history: Sequence[HistoryRow]) -> list[Event]:
+        if not step or step % EVERY:
+            return []
+        said = verdict_without_validation(history, self.trainable.usual_size)
+        if said is None or said.kind == self._said:
+            return []
+        self._said = said.kind
+        return [Judged(step, said.kind, said.text)]

@@ -1,0 +1,9 @@
+"""What can be trained: each a `Trainable`, by the name that a request gives it."""
+
+from __future__ import annotations
+
+from lib_negtrans.training.trainable import Trainable
+
+from .negative import NegativeEmbedding
+
+KINDS: dict[str, type[Trainable]] = {"negative": NegativeEmbedding}
