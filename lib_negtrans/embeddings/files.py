@@ -22,6 +22,7 @@ MAX_FILE_BYTES = 64 << 20
 MAX_NAME_LENGTH = 64
 _IMAGE_SUFFIXES = (".png", ".webp", ".jxl", ".avif")
 _PICKLE_SUFFIXES = (".pt", ".bin")
+EMBEDDING_SUFFIXES = (*_PICKLE_SUFFIXES, ".safetensors")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lib_negtrans.apps.panels.translation_panel import NO_EMBEDDING
-from lib_negtrans.jobs.training import EMBEDDING_SUFFIXES
+from .files import EMBEDDING_SUFFIXES, EmbeddingError, read_embedding
 
-from .files import EmbeddingError, read_embedding
+NO_EMBEDDING = "None"  # the choice of a dropdown
 
 
 class EmbeddingFolder:

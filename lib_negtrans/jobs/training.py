@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_negtrans.embeddings.card import write_card
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding, validate_name
+from lib_negtrans.embeddings.files import EMBEDDING_SUFFIXES, EmbeddingError, read_embedding, validate_name
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, load_picture
@@ -42,14 +42,12 @@ from .training_snapshot import BUSY, FAILED, FINISHED, IDLE, READING, STOPPED, T
 from .workplace import LocalWorkplace, Workplace
 
 __all__ = [
-    "BUSY", "EMBEDDING_SUFFIXES", "FAILED", "FINISHED", "IDLE", "READING", "STOPPED", "TRAINING", "WAITING",
+    "BUSY", "FAILED", "FINISHED", "IDLE", "READING", "STOPPED", "TRAINING", "WAITING",
     "LocalWorkplace", "TrainingBusy", "TrainingManager", "TrainingRefused", "TrainingRequest", "TrainingSnapshot",
     "Workplace", "embeddings_called",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-EMBEDDING_SUFFIXES = (".pt", ".safetensors", ".bin")
 
 
 class TrainingRefused(Exception):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lib_negtrans.embeddings.folder import NO_EMBEDDING
 from lib_negtrans.options import ParamError
 
 from .params import TRANSLATION_PRESETS, TranslationParams
 
 TITLE = "Realistic Translation"
 VERSION = 1
-NO_EMBEDDING = "None"
 # options of TranslationParams with a control of their own; steps, CFG scale and strength are the host's
 PANEL_OPTIONS = (
     "source_prompt", "start", "fixed_point", "tac_layers", "tac_ratio", "features", "order",

@@ -12,11 +12,11 @@ from typing import Any
 
 import gradio as gr
 
+from lib_negtrans.embeddings.folder import NO_EMBEDDING
 from lib_negtrans.options import Option, ParamError
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.translation.wording import describe_translation
 
-NO_EMBEDDING = "None"
 REFRESH_SYMBOL = "\U0001f504"
 # by a plain request: one that waits in gradio's queue when the webui reloads its page keeps the server from closing
 QUIET = {"show_progress": False, "queue": False}

@@ -4,41 +4,47 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from modules import sd_hijack, shared
 
-from lib_negtrans.translation.arguments import NO_EMBEDDING
+from lib_negtrans.embeddings.files import EMBEDDING_SUFFIXES
+from lib_negtrans.embeddings.folder import NO_EMBEDDING
 
 from .refusal import TranslationRefused
 
-_SUFFIXES = (".pt", ".safetensors", ".bin")
+
+def _database() -> Any:
+    """The host's database of textual inversions; Forge has none in this place, and there it is None."""
+    return getattr(sd_hijack.model_hijack, "embedding_db", None)
 
 
 def loaded_names() -> list[str]:
     """Names of the loaded embeddings, sorted; nothing is loaded for it."""
-    return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings, key=str.casefold)
+    database = _database()
+    return [] if database is None else sorted(database.word_embeddings, key=str.casefold)
 
 
 def choices() -> list[str]:
     """The dropdown's choices; before a checkpoint is loaded, the files that there are."""
-    database = sd_hijack.model_hijack.embedding_db
-    if database.word_embeddings or database.skipped_embeddings:
+    database = _database()
+    if database is not None and (database.word_embeddings or database.skipped_embeddings):
         return [NO_EMBEDDING, *loaded_names()]
-    folders = [Path(folder) for folder in (*database.embedding_dirs, shared.cmd_opts.embeddings_dir)]
-    files = {file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES}
+    folders = [Path(folder) for folder in (*getattr(database, "embedding_dirs", ()), shared.cmd_opts.embeddings_dir)]
+    files = {file for folder in folders for file in folder.rglob("*") if file.suffix.lower() in EMBEDDING_SUFFIXES}
     return [NO_EMBEDDING, *sorted({file.stem for file in files}, key=str.casefold)]
 
 
 def rescanned_choices() -> list[str]:
     """The choices after reading the embeddings folder again, sub-folders included."""
-    if shared.sd_model is not None:
-        sd_hijack.model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+    if shared.sd_model is not None and (database := _database()) is not None:
+        database.load_textual_inversion_embeddings(force_reload=True)
     return choices()
 
 
 def fingerprint(name: str) -> str:
     """Ten digits of the sha256 of an embedding's vectors as float32. Raises TranslationRefused for one not loaded."""
-    database = sd_hijack.model_hijack.embedding_db
+    database = _database()
     if name not in database.word_embeddings:
         database.load_textual_inversion_embeddings()  # looks at the disk if the folder has changed
     embedding = database.word_embeddings.get(name)
