@@ -3,37 +3,50 @@ PYTHON ?= python3
 VENV ?= .venv
 # `make bench DIFFUSERS=clone WEBUI=folder WEBUI_PYTHON=its-python` measures those trainers too
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUN := $(VENV)/.installed
+TEST := $(VENV)/.installed-test
+OLD := .diffusers-old
 
-.PHONY: demo test lint app bench clean
+.PHONY: demo test lint versions app bench clean
 
-demo: $(STAMP)
+demo: $(RUN)
 	$(BIN)/python -m lib_negtrans demo --out demo-out
 
-test: $(STAMP)
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m ruff format --check .
+test: lint
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)
+lint: $(TEST)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python -m mypy
 
-app: $(STAMP)
+# the oldest diffusers that is supported gives the numbers of the locked one
+versions: $(TEST) $(OLD)
+	NEGTRANS_OLD_DIFFUSERS=$(OLD) $(BIN)/python -m pytest tests/unit/test_diffusers_versions.py
+
+$(OLD):
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ diffusers==0.31.0
+
+app: $(RUN)
 	$(BIN)/python -m lib_negtrans app
 
-bench: $(STAMP)
+bench: $(RUN)
 	$(BIN)/python benchmarks/roundtrip.py --count 6 --size 128
 	$(BIN)/python benchmarks/translate.py --size 256
 	$(BIN)/python benchmarks/translate.py --fidelity 2
 	$(BIN)/python benchmarks/train.py $(if $(DIFFUSERS),--diffusers $(DIFFUSERS)) \
 	  $(if $(WEBUI),--webui $(WEBUI) --webui-python $(WEBUI_PYTHON))
 
-$(STAMP): requirements.lock requirements-evaluate.lock
+$(RUN): requirements.lock requirements-evaluate.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-evaluate.lock
 	touch $@
 
+$(TEST): $(RUN) requirements-test.lock
+	$(BIN)/python -m pip install --quiet -r requirements-test.lock
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) $(OLD) demo-out

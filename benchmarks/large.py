@@ -20,6 +20,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from models import RANDOM_SD15, benchmark_host  # noqa: E402
 
+from lib_negtrans.memory import allow_reuse  # noqa: E402
 from lib_negtrans.pictures.images import load_picture, parse_size  # noqa: E402
 from lib_negtrans.translation.params import TranslationParams  # noqa: E402
 from lib_negtrans.translation.pipeline import translate  # noqa: E402
@@ -44,6 +45,7 @@ def main() -> None:
     width, height = parse_size(args.size)
     folder = ROOT / "assets" / "renders" / "eval"
     render = next(iter(sorted(folder.glob("mh_*.png"))))
+    allow_reuse()  # as the command line does
     host = benchmark_host(args.model, "cpu", torch.float32)
     loaded = peak_mib()
     picture = load_picture(render).rgb[None]

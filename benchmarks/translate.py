@@ -95,11 +95,13 @@ def work(args: argparse.Namespace) -> list[dict]:
     from benchmarks.cost import source_share, whole_rows
     from lib_negtrans.core.attention import AttentionControl
     from lib_negtrans.core.colour import PIXEL_WAYS
+    from lib_negtrans.memory import allow_reuse
     from lib_negtrans.translation.cache import TrajectoryCache
     from lib_negtrans.translation.params import translation_preset
     from lib_negtrans.translation.pipeline import translate, translate_image
     from lib_negtrans.translation.plan import tac_plan_of
 
+    allow_reuse()  # as the command line does
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(host.device) / 255
     params = translation_preset(args.worker, steps=args.steps, strength=args.strength)
     latent_size = (image.shape[2] // 8, image.shape[3] // 8)

@@ -18,6 +18,7 @@ MIB = 2**20
 SHARE = 0.5  # of what is free now: the UNet's own calls, the VAE and everybody else need the rest
 SENTENCE = "needs more memory than there is: make it smaller (--size), or close other programs."
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
+_reuse_allowed = False
 # torch's CPU and MPS allocators, and cuDNN and cuBLAS, raise a RuntimeError
 _PHRASES = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed", "failed to allocate")
 
@@ -62,14 +63,21 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def allow_reuse() -> None:
+    """Let `reused_memory` change the allocator of this process: for our own programs, never inside the webui."""
+    global _reuse_allowed
+    _reuse_allowed = True
+
+
 @contextmanager
 def reused_memory(device: torch.device) -> Generator[None, None, None]:
     """Inside, glibc uses large blocks of main memory that were freed again, which else go back to the system at once.
 
     A UNet call of SD1.5's size on the CPU then takes about a tenth less time: its pages need not come anew and zeroed.
+    glibc's malloc is one for the whole process: nothing is changed before the program has called `allow_reuse`.
     Holes pile up meanwhile, in the VAE's sizes too many of them; `trim_memory` gives them back.
     """
-    set_option = _c_library("mallopt") if device.type == "cpu" else None
+    set_option = _c_library("mallopt") if _reuse_allowed and device.type == "cpu" else None
     if set_option is None:
         yield
         return

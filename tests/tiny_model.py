@@ -17,8 +17,12 @@ WIDTH = 64
 TOOLS = Path(__file__).resolve().parents[1] / "tools" / "demo_model"
 
 
-def tiny_networks(seed: int = 0, heads: int = 8) -> Networks:
-    """SD1's four levels, attention in three of them, with 32..64 channels; predictions of about unit size."""
+def tiny_networks(seed: int = 0, heads: int = 8, norm_groups: int = 32) -> Networks:
+    """SD1's four levels, attention in three of them, with 32..64 channels; predictions of about unit size.
+
+    norm_groups: with the default, at the lowest level of a picture of 64x64 two numbers are normalised together and
+    come out as about -1 and 1 whatever they were: gradients then make a thousand times more of a rounding. 8 is smooth.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -27,6 +31,7 @@ def tiny_networks(seed: int = 0, heads: int = 8) -> Networks:
             layers_per_block=2,
             cross_attention_dim=WIDTH,
             attention_head_dim=heads,
+            norm_num_groups=norm_groups,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         )

@@ -49,10 +49,8 @@ def test_an_older_diffusers_gives_the_same(tmp_path):
         "from tests.unit.test_diffusers_versions import predictions\n"
         "torch.save((diffusers.__version__, predictions(load_model(default_model_path(), 'cpu'))), sys.argv[1])\n"
     )
-    paths = os.pathsep.join([str(Path(OLD).resolve()), str(ROOT)])
-    subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "old.pt"], env=os.environ | {"PYTHONPATH": paths}, check=True
-    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(OLD).resolve()), str(ROOT)])}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "old.pt"], env=env, check=True)
     version, old = torch.load(tmp_path / "old.pt", weights_only=True)
     assert tuple(map(int, version.split(".")[:2])) < (0, 33), "else this shows nothing"
     new = predictions(load_model(default_model_path(), "cpu"))

@@ -35,8 +35,10 @@ def test_holes_between_what_is_kept_go_back():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
-def test_freed_blocks_are_used_again():
+def test_freed_blocks_are_used_again(monkeypatch):
     import resource
+
+    monkeypatch.setattr(memory, "_reuse_allowed", True)
 
     def new_pages() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -52,13 +54,24 @@ def test_freed_blocks_are_used_again():
 
 
 def test_main_memory_is_not_a_gpus(monkeypatch):
+    monkeypatch.setattr(memory, "_reuse_allowed", True)
     monkeypatch.setattr(memory, "_c_library", lambda name: pytest.fail(f"{name} was asked for"))
     with reused_memory(torch.device("cuda")):
         trim_memory(torch.device("cuda"))
 
 
+def test_the_allocator_of_another_program_is_left_alone(monkeypatch):
+    """The webui's process, where previews of a training translate too."""
+    monkeypatch.setattr(memory, "_reuse_allowed", False)  # as it is before a command line has begun
+    monkeypatch.setattr(memory, "_c_library", lambda name: pytest.fail(f"{name} was asked for"))
+    with reused_memory(torch.device("cpu")):
+        pass
+
+
 def test_memory_is_left_to_the_system_elsewhere(monkeypatch):
+    monkeypatch.setattr(memory, "_reuse_allowed", True)
     monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("a C library was loaded"))
     trim_memory(torch.device("cpu"))
     with reused_memory(torch.device("cpu")):
         pass

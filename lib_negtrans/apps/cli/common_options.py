@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
-from lib_negtrans.memory import feature_budget
+from lib_negtrans.memory import allow_reuse, feature_budget
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.models.standalone import default_model_path, load_model
 from lib_negtrans.options import ParamError
@@ -22,6 +22,7 @@ from .reporting import CallError
 
 def load_host(args: argparse.Namespace) -> ModelHost:
     """The model of --model, --device, --dtype. Raises CallError."""
+    allow_reuse()  # the process is the command line's own
     try:
         host = load_model(
             args.model or default_model_path(), device=args.device, dtype=args.dtype and getattr(torch, args.dtype)

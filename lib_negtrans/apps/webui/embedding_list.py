@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from modules import sd_hijack, shared
 
@@ -13,31 +14,37 @@ from lib_negtrans.embeddings.folder import embedding_files
 from .refusal import TranslationRefused
 
 
+def _database() -> Any:
+    """The host's database of textual inversions; Forge has none in this place, and there it is None."""
+    return getattr(sd_hijack.model_hijack, "embedding_db", None)
+
+
 def loaded_names() -> list[str]:
     """Names of the loaded embeddings, sorted; nothing is loaded for it."""
-    return sorted(sd_hijack.model_hijack.embedding_db.word_embeddings, key=str.casefold)
+    database = _database()
+    return [] if database is None else sorted(database.word_embeddings, key=str.casefold)
 
 
 def choices() -> list[str]:
     """The dropdown's choices; before a checkpoint is loaded, the files that there are."""
-    database = sd_hijack.model_hijack.embedding_db
-    if database.word_embeddings or database.skipped_embeddings:
+    database = _database()
+    if database is not None and (database.word_embeddings or database.skipped_embeddings):
         return [NO_EMBEDDING, *loaded_names()]
-    folders = (*database.embedding_dirs, shared.cmd_opts.embeddings_dir)
+    folders = (*getattr(database, "embedding_dirs", ()), shared.cmd_opts.embeddings_dir)
     names = {file.stem for folder in folders for file in embedding_files(Path(folder))}
     return [NO_EMBEDDING, *sorted(names, key=str.casefold)]
 
 
 def rescanned_choices() -> list[str]:
     """The choices after reading the embeddings folder again, sub-folders included."""
-    if shared.sd_model is not None:
-        sd_hijack.model_hijack.embedding_db.load_textual_inversion_embeddings(force_reload=True)
+    if shared.sd_model is not None and (database := _database()) is not None:
+        database.load_textual_inversion_embeddings(force_reload=True)
     return choices()
 
 
 def vectors_hash(name: str) -> str:
     """Ten digits of the sha256 of an embedding's vectors as float32. Raises TranslationRefused for one not loaded."""
-    database = sd_hijack.model_hijack.embedding_db
+    database = _database()
     if name not in database.word_embeddings:
         database.load_textual_inversion_embeddings()  # looks at the disk if the folder has changed
     embedding = database.word_embeddings.get(name)

@@ -53,7 +53,7 @@ class TranslationJob:
 
     def check(self) -> tuple[PanelValues, TranslationParams]:
         """The panel's values and the parameters with the host's sliders. Raises TranslationRefused."""
-        refuse_host()
+        refuse_host()  # before the arguments are read: on another host they may be missing
         try:
             values = self._values()
             steps, strength = _grid(self.p)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from modules import processing, scripts
+from modules import errors, processing, scripts
 
 from lib_negtrans import TITLE
 from lib_negtrans.options import ParamError
@@ -35,27 +36,33 @@ class RealisticTranslation(scripts.Script):
         return is_img2img
 
     def ui(self, is_img2img: bool) -> list[Any]:
-        """The panel. Called several times by the host (HOST.md fact 10)."""
-        from . import embedding_list
-        from .panel import script_panel
+        """The panel. Called several times by the host (HOST.md fact 10).
 
-        panel = script_panel(embedding_list.choices, embedding_list.rescanned_choices, self._host_controls)
+        Never raises: with --api the host calls it unprotected, and an exception would leave everybody without an API.
+        """
+        try:
+            from . import embedding_list
+            from .panel import script_panel
+
+            panel = script_panel(embedding_list.choices, embedding_list.rescanned_choices, self._host_controls)
+        except Exception:
+            errors.report("negtrans: the panel could not be built", exc_info=True)
+            return []
         self.infotext_fields = panel.infotext_fields
         self.paste_field_names = panel.paste_field_names
         return panel.inputs
 
     def run(self, p: Any, *args: Any) -> processing.Processed:
         from .job import TranslationJob
-        from .refusal import TranslationRefused
 
-        try:
-            values = arguments.parse(own_arguments(self, p, args))
-        except ParamError as error:
-            raise TranslationRefused(str(error)) from error
-        job = TranslationJob(p, lambda: values)
+        @functools.cache
+        def values() -> arguments.PanelValues:
+            return arguments.parse(own_arguments(self, p, args))
+
+        job = TranslationJob(p, values)
+        job.check()  # before the host and its other scripts begin
         # the host's VAE draws from torch's global generator: the next picture must not depend on this one
         with job.attached(), preserved_generators():
-            job.check()  # before the host and its other scripts begin
             return processing.process_images(p)
 
     def _remember(self, name: str, component: Any) -> None:

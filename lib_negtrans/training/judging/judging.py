@@ -62,7 +62,8 @@ class Judging:
             )
         ]  # fmt: skip
         if self.exhausted:
-            text = f"The last {self.validations.since_best} validations brought no improvement: stopped early; the best was step"
+            count = self.validations.since_best
+            text = f"The last {count} validations brought no improvement: stopped early; the best was step"
             events.append(Notice(f"{text} {self.validations.best_step}."))
         return events
 
