@@ -269,7 +269,7 @@ class TrainingManager:
             self._end(FAILED, "The training ended without a result: please report this.")
 
     def _publish(self, finished: Finished) -> None:
-        notes = self.workplace.publish(finished.embedding)
+        notes = [*finished.complaints, *self.workplace.publish(finished.embedding)]
         with self._lock:
             self._state.log += notes
             self._state.published = True

@@ -183,7 +183,10 @@ class Stopped(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """All steps are done and the embedding is written. loss: mean of the last 100 steps; seconds: of this process."""
+    """All steps are done and the embedding is written.
+
+    loss: mean of the last 100 steps; seconds: of this process; complaints: what could not be written beside it.
+    """
 
     step: int
     embedding: Path
@@ -191,6 +194,7 @@ class Finished(Event):
     images: int
     loss: float
     seconds: float
+    complaints: list[str]
 
     def __str__(self) -> str:
         return f"Finished: {self.step} steps on {self.images} pictures, {self.embedding} written."

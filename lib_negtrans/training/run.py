@@ -272,11 +272,10 @@ class Training:
         checkpoint = self._save()
         self._files.write_result(self._good, checkpoint, self.request.overwrite)
         preview = yield from self._previews(self.params.result)
-        if self.workers.main:
-            for complaint in self._trainable.write_card(self.out, preview if isinstance(preview, Path) else None):
-                yield Notice(complaint, "warning")
+        picture = preview if isinstance(preview, Path) else None
+        complaints = self._trainable.write_card(self.out, picture) if self.workers.main else []
         seconds = time.perf_counter() - begun
-        yield Finished(self._good["step"], self.out, checkpoint, images, self._files.loss, seconds)
+        yield Finished(self._good["step"], self.out, checkpoint, images, self._files.loss, seconds, complaints)
 
     def _failure(self, error: Exception) -> TrainingError:
         """What went wrong, and where the last good weights are."""

@@ -14,6 +14,7 @@ from lib_negtrans.apps.cli import common_options
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.training.checkpoint import checkpoints
+from lib_negtrans.training.request import read_request
 
 NAME = "neg-x"
 SMALL = {"steps": "2", "vectors": "1", "accumulation": "1", "size": "64", "save-every": "1"}
@@ -243,3 +244,15 @@ def test_json_events_say_it_too(place, capsys):
     code, out, _ = train(place, capsys, "--json")
     notices = [e for e in map(json.loads, out.splitlines()) if e["event"] == "notice"]
     assert code == 0 and any("bad.png cannot be read" in e.get("text", "") for e in notices)
+
+
+def test_a_run_is_gone_on_with_by_its_folder_alone(place, capsys):
+    """And by the tab: the request in the folder is the one that tab and API write."""
+    assert train(place, capsys, "--preset", "quick", lr="1e-3")[0] == 0
+    run = place / "out" / f"{NAME}.run"
+    request = read_request(run)
+    assert (request.name, request.images, request.params.lr) == (NAME, place / "renders", "1e-3")
+    assert request.params.preview_every == 50, "of the preset"
+    again = ["train-negative", "--resume", "--overwrite", "--run-folder", str(run), "--out", str(place / "out")]
+    assert cli.main([*again, "--steps", "3"]) == 0
+    assert read_embedding(place / "out" / f"{NAME}.pt").step == 3 and read_request(run).params.steps == 3

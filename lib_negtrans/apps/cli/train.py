@@ -99,6 +99,8 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: W
             return EXIT_SOME_FAILED
     if not isinstance(last, events.Finished):
         return EXIT_INTERRUPTED
+    for complaint in last.complaints:
+        report.problem(complaint)
     report.event("written", f"{out}, .preview.png and .json are ready; use it with --negative.")
     return EXIT_DONE
 
