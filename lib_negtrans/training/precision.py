@@ -19,8 +19,8 @@ FULL_PRECISION = f"use {WHERE}"
 def autocast_dtype(precision: str, host: ModelHost) -> torch.dtype | None:
     """What `host.training` is asked to autocast to; None leaves the model's own. Raises TrainingError."""
     if precision == "fp32" and host.dtype not in (torch.float32, torch.float64):
-        dtype = str(host.dtype).removeprefix("torch.")
-        raise TrainingError(f"The model's weights are {dtype}, so there is no fp32 to train in: load it in {WHERE}.")
+        name = str(host.dtype).removeprefix("torch.")
+        raise TrainingError(f"The model's weights are {name}, so there is no fp32 to train in: load it in {WHERE}.")
     if precision not in AUTOCAST:
         return None
     dtype = AUTOCAST[precision]

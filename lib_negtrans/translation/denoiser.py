@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class GuidedDenoiser(ABC):
     (1, tokens, width), and `share` where a background is kept.
     """
 
-    noise: Tensor | None = None
+    noise: Tensor
     share: Tensor | None = None  # (B or 1, 1, h, w): 1 is translated, 0 is put back at every step
     source_context: Tensor
 
@@ -55,7 +55,7 @@ class GuidedDenoiser(ABC):
     ) -> None:
         self.params, self.unet, self.latent, self.schedule = params, unet, latent, schedule
         self.of_image = of_image
-        self.tac = tac_plan_of(params, unet, tuple(latent.shape[-2:]))
+        self.tac = tac_plan_of(params, unet, (latent.shape[-2], latent.shape[-1]))
         self.control = AttentionControl(self.tac.layers, region)
         self.guide = guidance_of(params)
         self.trajectory: Trajectory | None = None  # of the sources, as soon as it is known
@@ -137,7 +137,7 @@ class StandaloneDenoiser(GuidedDenoiser):
         embeddings: Mapping[str, Tensor],
         mask: Tensor | None = None,
     ) -> None:
-        size = tuple(latent.shape[-2:])
+        size = (latent.shape[-2], latent.shape[-1])
         schedule = Schedule(host.alphas_cumprod, params.timesteps, host.prediction_type)
         super().__init__(params, host.unet, latent, schedule, region=controlled_region(params, mask, size))
         self.host = host
@@ -181,27 +181,29 @@ class StandaloneDenoiser(GuidedDenoiser):
         return self._evaluate("source", z, timestep, self.source_context)[0]
 
     def guided(self, z: Tensor, position: int, source: Source) -> Tensor:
-        timestep, known, beside = self.schedule.timestep(position), None, None
+        timestep = self.schedule.timestep(position)
+        known: Tensor | None = None
+        beside: Tensor | None = None
         if self._is_the_source(z, position):
             source = None if isinstance(source, Tensor) else source
-            known = self.trajectory.outputs.get(position) if self._first_known else None
+            known = self.trajectory.outputs.get(position) if self.trajectory and self._first_known else None
         if isinstance(source, Tensor):
             if self._together and self.params.features_from == "recomputed" and self.control.layers:
                 beside = source
             else:
                 source = self.recomputed(source, timestep)
         contexts, rows = self._rows(source, known)
-        if not contexts:
+        if known is not None and not contexts:
             return known
-        step, found = len(self.schedule) - position, {}
+        step = len(self.schedule) - position
+        found: dict[str, Tensor] = {}
         apart = [-1] * (0 if beside is None else len(beside))
         for group in [list(contexts)] if self._together else [[name] for name in contexts]:
             taken = apart + [row for name in group for row in rows[name]]
-            injection = nullcontext()
-            if source is not None:
-                features = None if beside is not None else source
-                injection = self.control.inject(features, taken, self.tac.strengths(step))
-            with injection:
+            with ExitStack() as stack:
+                if source is not None:
+                    features = None if isinstance(source, Tensor) else source
+                    stack.enter_context(self.control.inject(features, taken, self.tac.strengths(step)))
                 outputs = self._evaluate("guided", z, timestep, *(contexts[name] for name in group), beside=beside)
             found |= zip(group, outputs, strict=True)
         cond = found.pop("cond") if known is None else known

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib_negtrans.embeddings.card import write_card
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render, render_files, spread
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         embedding = read_embedding(job.out)
     except (TrainingError, EmbeddingError) as error:
         raise CallError(str(error)) from error
-    for complaint in write_card(job.out, embedding):
+    for complaint in event.complaints:
         report.problem(complaint)
 
     files = spread(render_files(RENDERS / "eval"), args.count)

@@ -96,7 +96,7 @@ class _TranslationTab:
     def _build_inputs(self) -> None:
         options, defaults = TranslationParams.options(), TranslationParams()
 
-        def component(name: str, **limits: float) -> Any:
+        def component(name: str, **limits: Any) -> Any:
             return option_component(replace(options[name], **limits), getattr(defaults, name), PREFIX + name)
 
         with gr.Row(elem_id=f"{PREFIX}picture_row"):

@@ -24,10 +24,10 @@ def option_component(
         return gr.Checkbox(**common)
     if isinstance(value, str):
         return gr.Textbox(lines=1, **common)
-    limits = (option.minimum, option.maximum, option.step)
-    if None in limits or option.maximum - option.minimum > widest_slider:
+    low, high, step = option.minimum, option.maximum, option.step
+    if low is None or high is None or step is None or high - low > widest_slider:
         return gr.Number(**common)
-    return gr.Slider(minimum=option.minimum, maximum=option.maximum, step=option.step, **common)
+    return gr.Slider(minimum=low, maximum=high, step=step, **common)
 
 
 # the panels of training and preparation have more options on less room
