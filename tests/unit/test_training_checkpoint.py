@@ -127,7 +127,7 @@ def test_what_differs_is_named():
 def test_an_option_that_an_old_checkpoint_lacks_is_its_default():
     saved = {"name": "neg-a", "model": "1", "params": {"lr": "1e-3"}}
     assert differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.0}}) == ""
-    assert "Huber loss 0.0 there, 0.5 here" in differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.5}})
+    assert "Huber loss 0.0 before, 0.5 now" in differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.5}})
 
 
 def test_fewer_steps_than_done_are_refused(tmp_path):
