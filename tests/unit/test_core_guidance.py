@@ -158,4 +158,4 @@ def test_a_variants_options_are_named_after_it_and_described():
     ]  # fmt: skip
     for name, (variant, field) in OPTIONS.items():
         assert name == f"{variant}_{field.name}"
-        assert field.metadata["help"].startswith(f"Guidance {variant}: ") and field.metadata["label"]
+        assert field.metadata["help"].startswith(f"For guidance {variant}: ") and field.metadata["label"]
