@@ -64,7 +64,7 @@ def test_translate_compare_download_and_restore(page, render, tmp_path):
     fill(page, "steps", "10")
     fill(page, "strength", "0.4")
     page.fill(f"{P}negative_prompt textarea", "3d render, plastic")
-    page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('over 3 of 10')")
+    page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('in 3 of 10')")
     page.click(f"{P}translate")
     page.wait_for_selector(f"{P}stage .negtrans-compare")
     assert "Finished." in page.inner_text(f"{P}progress")
