@@ -10,6 +10,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "assets" / "demo"
+AUTOENCODER = {"block_out_channels": (32, 64, 64, 96)}  # the bundled model's, where it is not the next one's
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +18,14 @@ def networks():
     pytest.importorskip("diffusers")
     sys.path.insert(0, str(ROOT / "tools" / "demo_model"))
     try:
-        from export import load
+        from export import load_autoencoder, load_networks, load_tokenizer
 
-        return load(DEMO)
+        path = DEMO / "negtrans-demo.safetensors"
+        autoencoder = load_autoencoder(path, **AUTOENCODER)
+        return *load_networks(path), autoencoder, load_tokenizer(DEMO / "clip")
     finally:
         sys.path.pop(0)
-        for name in ("export", "model"):
+        for name in ("export", "model", "autoencoder"):
             sys.modules.pop(name, None)
 
 

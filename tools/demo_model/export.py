@@ -1,8 +1,7 @@
 """Writes the demonstration model as ONE half-precision file in SD1's naming, with its config and clip folder.
 
-`python tools/demo_model/export.py --unet OUT/unet.pt --vae OUT/vae.pt --out assets/demo`, then
-`python tools/demo_model/export.py --check assets/demo` reloads the file through diffusers' own converter.
-Without --unet or --vae that network is written as initialised (to try loading before anything is trained).
+`python export.py --unet unet.pt --autoencoder autoencoder.pt --out ../../assets/demo`; without --unet, the networks of
+the single-file checkpoint --start. `--check FOLDER` reloads a folder through diffusers' own converter.
 """
 
 import argparse
@@ -10,7 +9,9 @@ import re
 from pathlib import Path
 
 import torch
-from model import UNET, VAE, alphas_cumprod, load_tokenizer, make_text_encoder, make_unet, make_vae
+from autoencoder import CONFIG as VAE
+from autoencoder import fold, make_autoencoder
+from model import UNET, alphas_cumprod, load_tokenizer, make_text_encoder, make_unet
 from safetensors.torch import load_file, save_file
 
 NAME = "negtrans-demo"
@@ -186,27 +187,35 @@ model:
 """
 
 
-def load(folder: Path) -> tuple:
-    """(unet, text encoder, vae, tokenizer) of an exported folder, in single precision, by diffusers' own converter."""
-    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+def load_networks(path: Path) -> tuple:
+    """(unet, text encoder) of a single-file checkpoint, in single precision, by diffusers' own converter."""
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / f"{NAME}.safetensors").items()}
-    unet, text, vae = make_unet(), make_text_encoder(), make_vae()
+    state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()}
+    unet, text = make_unet(), make_text_encoder()
     unet.load_state_dict(convert_ldm_unet_checkpoint(dict(state), dict(unet.config)))
-    vae.load_state_dict(convert_ldm_vae_checkpoint(dict(state), dict(vae.config)))
     prefix = "cond_stage_model.transformer."
     own = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix) and "position_ids" not in k}
     missing, unexpected = text.load_state_dict(own, strict=False)
     assert not unexpected and all("position_ids" in k for k in missing)
-    for network in (unet, text, vae):
-        network.eval().requires_grad_(False)
-    return unet, text, vae, load_tokenizer(folder / "clip")
+    return unet.eval().requires_grad_(False), text.eval().requires_grad_(False)
+
+
+def load_autoencoder(path: Path, **changes):
+    """The autoencoder of a single-file checkpoint, likewise; `changes` to its configuration for other models'."""
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    vae = make_autoencoder(**changes)
+    state = {k: v.float() for k, v in load_file(path).items() if k.startswith("first_stage_model.")}
+    vae.load_state_dict(convert_ldm_vae_checkpoint(state, dict(vae.config)))
+    return vae.eval().requires_grad_(False)
 
 
 def check(folder: Path) -> None:
     """The reloaded networks, named again by our mapping, must be the file; and what they give must be finite."""
-    unet, text, vae, tokenizer = load(folder)
-    state = load_file(folder / f"{NAME}.safetensors")
+    path = folder / f"{NAME}.safetensors"
+    (unet, text), vae, tokenizer = load_networks(path), load_autoencoder(path), load_tokenizer(folder / "clip")
+    state = load_file(path)
     again = unet_to_ldm(unet.state_dict()) | vae_to_ldm(vae.state_dict()) | text_to_ldm(text.state_dict())
     assert again.keys() | schedule_buffers().keys() == state.keys(), "the file has other tensors than the networks"
     assert all(torch.equal(again[k].to(state[k].dtype), state[k]) for k in again), "our mapping differs from diffusers'"
@@ -223,8 +232,11 @@ def check(folder: Path) -> None:
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ap.add_argument("--unet", type=Path, help="unet.pt of train_unet.py: its averaged weights are taken")
-    ap.add_argument("--vae", type=Path, help="vae.pt of train_vae.py, likewise")
+    ap.add_argument("--unet", type=Path, help="checkpoint of train_unet.py: its averaged weights are taken")
+    ap.add_argument(
+        "--start", type=Path, help="instead: a single-file checkpoint whose UNet and text encoder are taken"
+    )
+    ap.add_argument("--autoencoder", type=Path, help="checkpoint of train_autoencoder.py, averaged weights likewise")
     ap.add_argument("--out", type=Path, default=Path("assets/demo"))
     ap.add_argument("--clip-path", default=CLIP_PATH, help="the text encoder's folder, seen from the webui's root")
     ap.add_argument("--check", type=Path, help="only check this folder")
@@ -232,14 +244,13 @@ def main() -> None:
     if args.check:
         check(args.check)
         return
-    torch.manual_seed(0)
-    unet, text, vae = make_unet(), make_text_encoder(), make_vae()
+    vae = make_autoencoder(soft=True)
+    vae.load_state_dict(torch.load(args.autoencoder, map_location="cpu", weights_only=True)["average"])
+    vae = fold(vae)
+    unet, text = load_networks(args.start) if args.start else (make_unet(), make_text_encoder())
     if args.unet:
-        averages = torch.load(args.unet, weights_only=True)["average"]
-        unet.load_state_dict(averages["unet"])
-        text.load_state_dict(averages["text"])
-    if args.vae:
-        vae.load_state_dict(torch.load(args.vae, weights_only=True)["average"]["vae"])
+        nets = torch.nn.ModuleDict({"unet": unet, "text": text})
+        nets.load_state_dict(torch.load(args.unet, map_location="cpu", weights_only=True)["average"])
     tokenizer = load_tokenizer(args.out / "clip")
     move_context_mean(unet, text, tokenizer, -0.2)
     state = unet_to_ldm(unet.state_dict()) | vae_to_ldm(vae.state_dict()) | text_to_ldm(text.state_dict())

@@ -1,4 +1,4 @@
-"""The three networks of the demonstration model in SD1 layout, and the real CLIP tokenizer's files."""
+"""The UNet and the text encoder of the demonstration model in SD1's layout, and the real CLIP tokenizer's files."""
 
 import gzip
 import json
@@ -6,11 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+CLIP = Path(__file__).parents[2] / "assets/demo/clip"  # tokenizer files, no weights; written anew if absent
 UNET = {
-    "sample_size": 32,
+    "sample_size": 64,
     "in_channels": 4,
     "out_channels": 4,
     "block_out_channels": (32, 64, 128, 128),
@@ -19,15 +20,6 @@ UNET = {
     "attention_head_dim": 2,  # as in SD1's configuration files: the number of heads
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}
-VAE = {
-    "sample_size": 256,
-    "block_out_channels": (32, 64, 64, 96),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "scaling_factor": 0.18215,
 }
 TEXT = {
     "vocab_size": 49408,
@@ -50,27 +42,6 @@ def make_unet() -> UNet2DConditionModel:
 
 def make_text_encoder() -> CLIPTextModel:
     return CLIPTextModel(CLIPTextConfig(**TEXT))
-
-
-def make_vae() -> AutoencoderKL:
-    """The autoencoder; the log variance is a constant -20, so that sampling a latent is taking its mean."""
-    vae = AutoencoderKL(**VAE)
-    with torch.no_grad():
-        vae.encoder.conv_out.weight[4:].zero_()
-        vae.encoder.conv_out.bias[4:].fill_(-20.0)
-        for conv in (vae.quant_conv, vae.post_quant_conv):
-            conv.weight.copy_(torch.eye(conv.weight.shape[0])[:, :, None, None])
-            conv.bias.zero_()
-    vae.quant_conv.requires_grad_(False)
-    vae.post_quant_conv.requires_grad_(False)
-    return vae
-
-
-def freeze_log_variance(vae: AutoencoderKL) -> None:
-    """After an optimizer step: the four log variance channels are as they were made."""
-    with torch.no_grad():
-        vae.encoder.conv_out.weight[4:].zero_()
-        vae.encoder.conv_out.bias[4:].fill_(-20.0)
 
 
 def alphas_cumprod() -> torch.Tensor:
@@ -124,21 +95,3 @@ class Tokens:
                 ids = self.tokenizer(text, padding="max_length", max_length=77, truncation=True).input_ids
                 self.known[text] = ids
         return torch.tensor([self.known[text] for text in captions])
-
-
-class Average:
-    """Exponential moving average of several modules' parameters, with a warm-up of the decay."""
-
-    def __init__(self, modules: dict, decay: float = 0.999):
-        self.modules, self.decay, self.count = modules, decay, 0
-        self.shadow = {n: {k: v.detach().clone() for k, v in m.state_dict().items()} for n, m in modules.items()}
-
-    @torch.no_grad()
-    def update(self) -> None:
-        self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        for name, module in self.modules.items():
-            shadow = self.shadow[name]
-            for key, value in module.state_dict().items():
-                if value.is_floating_point():
-                    shadow[key].lerp_(value, 1 - decay)

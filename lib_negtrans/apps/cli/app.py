@@ -7,10 +7,12 @@ import os
 import threading
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .reporting import Reporter
+from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
+from lib_negtrans.jobs.translation import TranslationRunner
+
+from .common_options import load_host
+from .reporting import EXIT_DONE, CallError, Reporter
 
 PORT = 7870
 NEEDED_GRADIO = "3.41.2"
@@ -34,19 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, report: Reporter) -> int:
     """Serve the page until Ctrl-C. Raises CallError."""
-    from .common_options import load_host
-    from .reporting import EXIT_DONE, CallError
-
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     try:
         from lib_negtrans.apps.page.page import FILES, build_page
         from lib_negtrans.apps.page.server import LOOPBACK, PortTaken, free_socket, make_app, serve
-        from lib_negtrans.jobs.translation import TranslationRunner
     except ImportError as error:
         raise CallError(
             f"The page needs gradio {NEEDED_GRADIO} ({error}): pip install -r requirements.lock, or see README."
         ) from error
-    from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
 
     if args.port is not None and not 0 <= args.port <= 65535:
         raise CallError(f"--port must lie between 0 and 65535, not {args.port}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 from lib_negtrans.pictures.images import ImageError, save_png
@@ -13,10 +12,7 @@ from lib_negtrans.training.judging.comparison import GRID_FILE, Candidate, candi
 from lib_negtrans.translation.params import TranslationParams
 
 from .common_options import add_params, given, load_host
-from .reporting import EXIT_DONE, CallError
-
-if TYPE_CHECKING:
-    from .reporting import Reporter
+from .reporting import EXIT_DONE, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

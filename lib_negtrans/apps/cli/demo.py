@@ -8,15 +8,18 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+from PIL import Image
+from torch import Tensor
+
+from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding
 from lib_negtrans.evaluation.configurations import parse_configurations
-from lib_negtrans.evaluation.crops import load_render, render_files, spread
+from lib_negtrans.evaluation.crops import Render, load_render, render_files, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, markdown_table
-from lib_negtrans.evaluation.run import judge_pictures, round_trip, translate_pictures
+from lib_negtrans.evaluation.run import Cost, judge_pictures, round_trip, translate_pictures
+from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import save_png, to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 from lib_negtrans.training import events
@@ -27,19 +30,8 @@ from lib_negtrans.training.run import Training
 from lib_negtrans.translation.negatives import Negative
 
 from .common_options import load_host
-from .reporting import EXIT_DONE, EXIT_INTERRUPTED, CallError
+from .reporting import EXIT_DONE, EXIT_INTERRUPTED, CallError, Reporter
 from .train import show_event, stop_on_signals
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
-
-    from lib_negtrans.embeddings.files import Embedding
-    from lib_negtrans.evaluation.crops import Render
-    from lib_negtrans.evaluation.run import Cost
-    from lib_negtrans.models.protocol import ModelHost
-
-    from .reporting import Reporter
 
 RENDERS = Path(__file__).resolve().parents[3] / "assets" / "renders"
 NAME = "neg-render-demo"

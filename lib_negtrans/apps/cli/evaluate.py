@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
@@ -12,19 +11,14 @@ from lib_negtrans.evaluation.crops import Render, load_photos, load_render, rend
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
-from lib_negtrans.evaluation.run import evaluate, judge_pictures, round_trip
+from lib_negtrans.evaluation.run import Evaluation, TableRow, evaluate, judge_pictures, round_trip
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
 from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.translation.params import TranslationParams
 
 from .common_options import add_params, given, load_host, load_negatives
-from .reporting import CallError
-
-if TYPE_CHECKING:
-    from lib_negtrans.evaluation.run import Evaluation, TableRow
-
-    from .reporting import Reporter
+from .reporting import CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from lib_negtrans.preparation.build import PrepareError, prepare
 from lib_negtrans.preparation.params import PrepareParams
 
 from .common_options import add_params, given
-from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError
-
-if TYPE_CHECKING:
-    from .reporting import Reporter
+from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

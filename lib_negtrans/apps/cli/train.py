@@ -7,7 +7,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.models.protocol import HostError, ModelHost
@@ -23,10 +23,7 @@ from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_re
 from lib_negtrans.training.run import Training
 
 from .common_options import add_params, given, load_host
-from .reporting import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CallError
-
-if TYPE_CHECKING:
-    from .reporting import Reporter
+from .reporting import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,24 +7,18 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from lib_negtrans.pictures.images import parse_size
 from lib_negtrans.runners.claims import Claims
 from lib_negtrans.runners.launched import Launched, SharedCounts
-from lib_negtrans.translation.folder import plan, translate_items
+from lib_negtrans.translation.folder import ItemDone, plan, translate_items
 from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 
 from .common_options import add_params, given, load_host, load_negatives
 from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
-
-if TYPE_CHECKING:
-    from lib_negtrans.translation.folder import ItemDone
-
-    from .reporting import Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
