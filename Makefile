@@ -13,7 +13,7 @@ demo: $(RUN)
 	$(BIN)/python -m lib_negtrans demo --out demo-out
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(TEST)
 	$(BIN)/python -m ruff check .
