@@ -9,17 +9,19 @@ the source branch gave these projections: the same queries and keys come out, an
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
+from torch.utils.hooks import RemovableHandle
 
 # What one UNet call gave each controlled layer's to_q and to_k, by layer name: each (S, tokens, channels), S = number
 # of distinct sources. One tensor, twice, unless something comes between the two (a hypernetwork of the webui does).
 Features = dict[str, tuple[Tensor, Tensor]]
+Captured = dict[str, list[Tensor | None]]  # the same while the call runs
 
 
 class AttentionShapeError(RuntimeError):
@@ -36,7 +38,7 @@ class SelfAttentionLayer:
 
     name: str  # IN01, M00, OUT11, in the webui's block numbering
     level: int
-    module: nn.Module = field(repr=False, compare=False)
+    module: Any = field(repr=False, compare=False)
 
     def tokens(self, latent_height: int, latent_width: int) -> int:
         """Token count for a latent of this size: ceil-halved per level, as the stride-2 convolutions do."""
@@ -56,24 +58,21 @@ def _ldm_levels(blocks: Iterable[nn.Module]) -> list[int]:
     return levels
 
 
-def _locate(path: str, unet: nn.Module) -> tuple[str, int]:
+def _locate(path: str, unet: Any) -> tuple[str, int]:
     """Block name and level of a module path, in ldm (`input_blocks`) or diffusers (`down_blocks`) naming."""
     if hasattr(unet, "input_blocks"):
         levels = _ldm_levels(unet.input_blocks)
         if path.startswith("middle_block."):
             return "M00", levels[-1]
-        kind, index = re.match(r"(input_blocks|output_blocks)\.(\d+)\.", path).groups()
+        kind, index = path.split(".")[0], int(path.split(".")[1])
+        if kind == "input_blocks":
+            return f"IN{index:02}", levels[index]
         # the output blocks mirror the input blocks: block k works at the level of input block -1-k
-        return (
-            (f"IN{int(index):02}", levels[int(index)])
-            if kind == "input_blocks"
-            else (f"OUT{int(index):02}", levels[-1 - int(index)])
-        )
+        return f"OUT{index:02}", levels[-1 - index]
     if path.startswith("mid_block."):
         return "M00", len(unet.down_blocks) - 1
-    kind, block, index = re.match(r"(down_blocks|up_blocks)\.(\d+)\.attentions\.(\d+)\.", path).groups()
-    block, index = int(block), int(index)
-    if kind == "down_blocks":  # ldm counts conv_in as block 0 and each downsampler as a block of its own
+    block, index = (int(number) for number in path.split(".")[1:4:2])  # down_blocks.0.attentions.1.
+    if path.startswith("down_blocks."):  # ldm counts conv_in as block 0 and each downsampler as a block of its own
         return f"IN{1 + block * (len(unet.down_blocks[0].resnets) + 1) + index:02}", block
     return f"OUT{block * len(unet.up_blocks[0].resnets) + index:02}", len(unet.up_blocks) - 1 - block
 
@@ -85,7 +84,7 @@ def self_attention_layers(unet: nn.Module) -> list[SelfAttentionLayer]:
         if not path.endswith(".attn1"):
             continue
         name, level = _locate(path, unet)
-        depth = int(re.search(r"transformer_blocks\.(\d+)", path).group(1))
+        depth = int(path.split(".")[-2])  # .transformer_blocks.0.attn1
         layers.append(SelfAttentionLayer(name if depth == 0 else f"{name}.{depth}", level, module))
     order = {"I": 0, "M": 1, "O": 2}
     # by block only: within one, the modules' own order is the forward order (".10" would sort before ".2")
@@ -123,8 +122,8 @@ class AttentionControl:
         self.layers = list(layers)
         self.region = region
         self._region_tokens: dict[str, Tensor] = {}
-        self._handles: list = []
-        self._capturing: dict[str, list[Tensor | None]] | None = None
+        self._handles: list[RemovableHandle] = []
+        self._capturing: Captured | None = None
         self._former: Tensor | None = None  # what the projection before this one was given
         self._stop_early = False
         self._captured_rows: slice | None = None
@@ -150,36 +149,35 @@ class AttentionControl:
         self._capturing = self._injecting = self._former = None
         self._strengths = {}
 
-    def _hook(self, name: str, which: int):
-        def hook(_module: nn.Module, args: tuple) -> tuple | None:
+    def _hook(self, name: str, which: int) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if self._capturing is not None:
-                self._record(name, which, args[0])
+                self._record(self._capturing, name, which, args[0])
             elif self._injecting is not None and self._strength(name):
-                return (self._replaced(name, which, args[0]), *args[1:])
+                return (self._replaced(*self._injecting, name, which, args[0]), *args[1:])
             return None
 
         return hook
 
-    def _record(self, name: str, which: int, given: Tensor) -> None:
-        pair = self._capturing.setdefault(name, [None, None])
+    def _record(self, captured: Captured, name: str, which: int, given: Tensor) -> None:
+        pair = captured.setdefault(name, [None, None])
         if given is self._former and pair[1 - which] is not None:
             pair[which] = pair[1 - which]
         else:
             rows = given if self._captured_rows is None else given[self._captured_rows]
             pair[which] = rows.detach().clone()  # not the caller's tensor, whose memory it may use again
         self._former = given
-        if self._stop_early and len(self._capturing) == len(self.layers) and None not in pair:
+        if self._stop_early and len(captured) == len(self.layers) and None not in pair:
             raise _CaptureComplete
 
     def _strength(self, name: str) -> float:
         return self._strengths.get(name, 1.0)
 
-    def _replaced(self, name: str, which: int, given: Tensor) -> Tensor:
+    def _replaced(self, features: Features | None, rows: Sequence[int], name: str, which: int, given: Tensor) -> Tensor:
         """What a projection is given instead: the source's rows in place of those named, or a blend of the two.
 
         The projections are linear, so that blending what they are given blends queries and keys.
         """
-        features, rows = self._injecting
         if len(rows) != given.shape[0]:
             raise AttentionShapeError(f"layer {name} was called with {len(given)} rows, {len(rows)} were announced.")
         sources = given if features is None else features[name][which]
@@ -194,20 +192,19 @@ class AttentionControl:
         named = [rows[i] for i in targets]
         theirs = sources[_index(named)].to(given)
         strength = self._strength(name)
-        if self.region is not None:
-            strength = strength * self._share(name, named, given)
+        share = strength if self.region is None else strength * self._share(self.region, name, named, given)
         if self.region is not None or strength < 1:
-            theirs = (1 - strength) * given[_index(targets)] + strength * theirs
+            theirs = (1 - share) * given[_index(targets)] + share * theirs
         result = given.clone()
         result[_index(targets)] = theirs
         return result
 
-    def _share(self, name: str, sources: list[int], given: Tensor) -> Tensor:
+    def _share(self, region: Tensor, name: str, sources: list[int], given: Tensor) -> Tensor:
         """The region's share of each of a layer's tokens: (targets, tokens, 1)."""
         if name not in self._region_tokens:
             scale = 2 ** next(layer.level for layer in self.layers if layer.name == name)
-            size = [math.ceil(side / scale) for side in self.region.shape[-2:]]
-            self._region_tokens[name] = adaptive_avg_pool2d(self.region, size).flatten(2).transpose(1, 2).to(given)
+            size = (math.ceil(region.shape[-2] / scale), math.ceil(region.shape[-1] / scale))
+            self._region_tokens[name] = adaptive_avg_pool2d(region, size).flatten(2).transpose(1, 2).to(given)
         tokens = self._region_tokens[name]
         return tokens if len(tokens) == 1 else tokens[_index(sources)]
 
@@ -234,7 +231,7 @@ class AttentionControl:
         finally:
             captured, self._capturing = self._capturing or {}, None
             self._stop_early, self._captured_rows, self._former = False, None, None
-            features.update({name: (q, k) for name, (q, k) in captured.items()})
+            features.update({name: (q, k) for name, (q, k) in captured.items() if q is not None and k is not None})
 
     @contextmanager
     def inject(

@@ -68,7 +68,7 @@ def thinned(timesteps: tuple[int, ...], count: int, alphas_cumprod: Tensor | Non
     free, taken = list(timesteps), []
     for number in range(count, 0, -1):
         wanted = lowest + (highest - lowest) * number / count
-        taken.append(min(free, key=lambda timestep, wanted=wanted: abs(level(timestep) - wanted)))
+        taken.append(min((abs(level(timestep) - wanted), timestep) for timestep in free)[1])
         free.remove(taken[-1])
     return tuple(sorted(taken))
 

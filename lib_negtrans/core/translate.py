@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor
 
@@ -84,23 +84,23 @@ def translation_steps(
     if method.solver == "difference" and (trajectory is None or len(trajectory.outputs) < total):
         raise ValueError("the difference solver needs a trajectory with the source's outputs: invert in second order.")
 
-    latent = start
+    latent, known = start, cast(Trajectory, trajectory)  # is read where the checks have found one
     for index, position in enumerate(range(total, 0, -1)):
         source: Source = None
         if index < method.tac_steps:
-            captured = method.features_from == "captured" and position in trajectory.features
-            source = trajectory.features[position] if captured else trajectory.latents[position]
+            captured = method.features_from == "captured" and position in known.features
+            source = known.features[position] if captured else known.latents[position]
         epsilon = schedule.epsilon(latent, guided(latent, position, source), position)
         clean = schedule.clean(latent, epsilon, position)
         if method.solver == "difference":
-            origin = trajectory.latents[position]
-            epsilon_there = schedule.epsilon(origin, trajectory.outputs[position], position)
-            below, origin, epsilon_there = map(per_image, (trajectory.latents[position - 1], origin, epsilon_there))
+            origin = known.latents[position]
+            epsilon_there = schedule.epsilon(origin, known.outputs[position], position)
+            below, origin, epsilon_there = map(per_image, (known.latents[position - 1], origin, epsilon_there))
             latent = below + schedule.move(latent - origin, epsilon - epsilon_there, position, position - 1)
         else:
             latent = schedule.move(latent, epsilon, position, position - 1)
         latent = blend(latent, position - 1)
         if release_features:
-            trajectory.features.discard(position)
+            known.features.discard(position)
         yield TranslationStep(index, total, schedule.timestep(position), latent, clean)
     return latent

@@ -27,6 +27,9 @@ EMBEDDING_SUFFIXES = (*_PICKLE_SUFFIXES, ".safetensors")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
+Fact = str | int | float | bool | None
+
+
 class EmbeddingError(ValueError):
     """An embedding file, its vectors or its name cannot be used; the message is one sentence that says what to do."""
 
@@ -46,7 +49,7 @@ class Embedding:
     step: int | None = None
     checkpoint_name: str | None = None
     checkpoint_hash: str | None = None
-    metadata: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    metadata: dict[str, Fact] = field(default_factory=dict)
     placeholder: str | None = None
     layout: str | None = None
 

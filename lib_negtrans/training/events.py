@@ -143,7 +143,7 @@ class Validated(Event):
 
     def __str__(self) -> str:
         numbers = f"gain {100 * self.gain:.2f} % ± {100 * self.gain_error:.2f}"
-        if self.gap is not None:
+        if self.gap is not None and self.gap_error is not None:
             numbers += f", gap to photos {100 * self.gap:.2f} % ± {100 * self.gap_error:.2f}"
         best = "; best so far" if self.best else ""
         return (
