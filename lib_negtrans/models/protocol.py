@@ -9,8 +9,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lib_negtrans.errors import UserError
 
-class HostError(Exception):
+
+class HostError(UserError):
     """The host cannot do what was asked; the message is one sentence that says what to do instead."""
 
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.core.features import FeatureBudget
 from lib_negtrans.files import sha256_of
+from lib_negtrans.memory import feature_budget
 
 from . import single_file
 from .diffusers_folder import load_folder
@@ -38,19 +40,35 @@ def default_model_path() -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to load, and how; picklable, so that other processes can load the same.
+
+    path: a .safetensors/.ckpt file or a diffusers folder. device: by default cuda where there is one, else the CPU.
+    dtype: of UNet and VAE, by default float16 on cuda, else float32; the text encoder stays in float32 (float64 with
+    float64), so that gradients to embeddings are exact. clip_skip: 1 = the last layer, as the webui counts.
+    feature_memory: MB for a picture's captured features; by default half of what is free.
+    """
+
+    path: str | Path
+    device: str | torch.device | None = None
+    dtype: torch.dtype | None = None
+    clip_skip: int = 1
+    feature_memory: float | None = None
+
+
 def load_model(
-    path: str | Path,
+    model: ModelChoice | str | Path,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     clip_skip: int = 1,
 ) -> StandaloneHost:
-    """A host from a .safetensors/.ckpt file or a diffusers folder; never asks the network.
+    """A host of a choice, or of a path with a choice's other values beside it; never asks the network.
 
-    device: by default cuda where there is one, else the CPU. dtype: of UNet and VAE, by default float16 on cuda, else
-    float32; the text encoder stays in float32 (float64 with float64), so that gradients to embeddings are exact.
-    clip_skip: 1 = the last layer, as the webui counts. Raises HostError for a missing file and for anything but SD1.x.
+    Raises HostError for a missing file and for anything but SD1.x.
     """
-    path = Path(path).expanduser()
+    choice = model if isinstance(model, ModelChoice) else ModelChoice(model, device, dtype, clip_skip)
+    path = Path(choice.path).expanduser()
     if not path.exists():
         raise HostError(f"There is no {path}: give a Stable Diffusion 1.x checkpoint file or diffusers folder.")
     if path.is_dir():
@@ -59,7 +77,11 @@ def load_model(
         networks = single_file.load_single_file(path)
     else:
         raise HostError(f"{path} is neither a .safetensors or .ckpt file nor a diffusers folder.")
-    return StandaloneHost(networks, load_tokenizer(networks.tokenizer_folders), path, device, dtype, clip_skip)
+    tokenizer = load_tokenizer(networks.tokenizer_folders)
+    host = StandaloneHost(networks, tokenizer, path, choice.device, choice.dtype, choice.clip_skip)
+    if choice.feature_memory is not None:
+        host.feature_budget = feature_budget(host.device, choice.feature_memory)
+    return host
 
 
 def usable_device(device: str | torch.device | None = None) -> torch.device:

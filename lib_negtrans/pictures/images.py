@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from lib_negtrans.errors import UserError
 from lib_negtrans.files import atomic_write
 from lib_negtrans.options import ParamError
 
@@ -26,7 +27,7 @@ TOO_LARGE = "has too many pixels to be opened safely: make it smaller."
 MAXIMUM_PIXELS = 180_000_000  # Pillow's own limit, which the program around us may have switched off
 
 
-class ImageError(Exception):
+class ImageError(UserError):
     """The file cannot be used; the message is one sentence without the file's name."""
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from lib_negtrans import __version__
+from lib_negtrans.errors import UserError
 from lib_negtrans.pictures.images import MINIMUM_SIDE, ImageError, open_upright, picture_from_pil, to_pil
 from lib_negtrans.pictures.tree import look_through
 
@@ -32,7 +33,7 @@ REPORT_FILE = "prepare.json"
 READERS = 4  # threads that decode: more would hold too many large pictures at once
 
 
-class PrepareError(Exception):
+class PrepareError(UserError):
     """Nothing was prepared; the message is one sentence that says what to do."""
 
 

@@ -1,4 +1,4 @@
-"""Processes that `accelerate launch` or `torchrun` started together: who is who, and what all of them did in the end.
+"""The runner of each of several processes that `accelerate launch` or `torchrun` started together.
 
 They share no process group: a folder's claims divide the work, and one small file each tells the main process the
 counts. So a collective's time limit cannot end a run whose pictures take long, and no network is needed.
@@ -13,14 +13,18 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lib_negtrans.files import write_text_atomic
 
 from .claims import is_running
+from .local import Local
+from .runner import ItemDone, ItemT, Job, MadeT, OnStep, Runner
 
 WAIT = 0.3  # seconds between looks at the others
 BEFORE = 60.0  # seconds by which another process may have been started earlier
@@ -74,30 +78,25 @@ class SharedCounts:
             run.append(str(os.getppid()))  # all have one parent
         self._run = hashlib.sha256("\n".join(run).encode()).hexdigest()[:12]
         self._began = time.time()
-        if launched.count > 1:
-            self._write(None)
+        self._write(None)
 
     def began(self) -> float:
         """When the first of all processes that are there by now began, as time.time()."""
-        if self.launched.count == 1:
-            return self._began
         others = filter(None, (self._read(rank) for rank in range(self.launched.count)))
         return min([self._began, *(found["began"] for found in others)])
 
     def _file(self, rank: int) -> Path:
         return self._folder / f"{self._run}-{rank}.json"
 
-    def _write(self, counts: dict[str, int] | None) -> None:
+    def _write(self, counts: Mapping[str, int] | None) -> None:
         content = {"host": socket.gethostname(), "pid": os.getpid(), "began": self._began, "counts": counts}
         write_text_atomic(self._file(self.launched.rank), json.dumps(content))
 
-    def finish(self, counts: dict[str, int]) -> tuple[dict[str, int], list[int]]:
+    def finish(self, counts: Mapping[str, int]) -> tuple[dict[str, int], list[int]]:
         """Tell this process's counts. In the main one: waits for all, gives their sums and who ended without any."""
-        if self.launched.count == 1:
-            return counts, []
         self._write(counts)
         if not self.launched.is_main:
-            return counts, []
+            return dict(counts), []
         total, lost = Counter(counts), []
         for rank in range(1, self.launched.count):
             theirs = self._wait_for(rank)
@@ -124,10 +123,38 @@ class SharedCounts:
                 return found and found["counts"]
             time.sleep(WAIT)
 
-    def _read(self, rank: int) -> dict | None:
+    def _read(self, rank: int) -> dict[str, Any] | None:
         try:
-            found = json.loads(self._file(rank).read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(self._file(rank).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         # what an earlier run left under the same port says nothing
         return found if found["began"] > self._began - BEFORE else None
+
+
+class LaunchedRunner(Local):
+    """A `Runner` of this process's part: all go through the same items, and each does what no other has claimed."""
+
+    def __init__(self, folder: Path, launched: Launched, overwrite: bool = False) -> None:
+        super().__init__(overwrite)
+        self.launched, self.is_main, self.device = launched, launched.is_main, launched.device()
+        self.counts = SharedCounts(folder, launched)
+
+    def run(
+        self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None
+    ) -> Iterator[ItemDone[ItemT, MadeT]]:
+        """See `Runner.run`."""
+        self.launched.share_cores()
+        results = super().run(job, items, on_step)
+        self.began = self.counts.began()  # by now the others are there too
+        return results
+
+    def finish(self, counts: Mapping[str, int]) -> tuple[dict[str, int], list[int]]:
+        """See `Runner.finish`; the main one waits for all, and until then the failures stay claimed."""
+        return self.counts.finish(counts)
+
+
+def runner_here(folder: Path, overwrite: bool = False) -> Runner:
+    """The runner of this process for targets in `folder`: alone, or one of those that were started together."""
+    launched = Launched.from_environment()
+    return LaunchedRunner(folder, launched, overwrite) if launched.count > 1 else Local(overwrite)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lib_negtrans import memory
+from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.core.features import FeatureBudget
 from lib_negtrans.core.inversion import InversionStep, Trajectory
 from lib_negtrans.core.translate import Method, TranslationStep, translation_steps
@@ -150,13 +151,16 @@ def translate_latent(
     the same conditions from there, or puts it there. feature_budget: memory for captured features; by default the
     host's, or what is free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it
     alone, or what lies outside is kept. Raises ParamError for bad parameters (before the first step), HostError for
-    NaN.
+    NaN, and for attention that another program has changed.
     """
     params.validate()
     with torch.no_grad():
         denoiser = StandaloneDenoiser(host, latent, params, embeddings or {}, mask)
     budget = feature_budget or getattr(host, "feature_budget", None) or memory.feature_budget(latent.device)
-    result = yield from both_directions(denoiser, budget, cache)
+    try:
+        result = yield from both_directions(denoiser, budget, cache)
+    except AttentionShapeError as error:
+        raise HostError(str(error)) from error
     cached = params.inverts and not denoiser.counts["inversion"]
     return result, denoiser.trajectory, Forwards(**denoiser.counts, features=denoiser.features, cached=cached)
 

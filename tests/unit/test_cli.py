@@ -10,8 +10,9 @@ from PIL import Image
 
 from lib_negtrans.apps.cli import common_options, demo
 from lib_negtrans.apps.cli import main as cli
+from lib_negtrans.models import standalone
 from lib_negtrans.options import ParamError
-from lib_negtrans.translation.folder import plan
+from lib_negtrans.pictures.tree import plan
 from lib_negtrans.translation.infotext import parse_pairs
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TranslationParams
@@ -22,7 +23,7 @@ FAST = ["--steps", "10", "--step-share", "1", "--negative-prompt", "a 3d render"
 @pytest.fixture
 def run(monkeypatch, shared_tiny_host, capsys):
     """Runs a command on the tiny model; gives exit code, standard output and standard error."""
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: shared_tiny_host)
 
     def call(*argv: str):
         code = cli.main([str(a) for a in argv])

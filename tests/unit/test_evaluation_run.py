@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
-from lib_negtrans.apps.cli import common_options
 from lib_negtrans.apps.cli import evaluate as command
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.apps.cli.reporting import CallError
@@ -22,6 +21,7 @@ from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render, render_files
 from lib_negtrans.evaluation.report import HEADER, evaluation_data, evaluation_sheet, markdown_table
 from lib_negtrans.evaluation.run import Cost, evaluate, judge_pictures, round_trip
+from lib_negtrans.models import standalone
 
 needs_features = pytest.mark.skipif(features.missing_packages() is not None, reason=str(features.missing_packages()))
 
@@ -143,7 +143,7 @@ class Reports(list):
 
 def call(text: str) -> tuple[int, Reports]:
     parser = argparse.ArgumentParser()
-    for flag in ("--model", "--device", "--dtype"):
+    for flag in ("--model", "--device", "--dtype", "--feature-memory"):
         parser.add_argument(flag)
     command.add_arguments(parser)
     reports = Reports()
@@ -152,7 +152,7 @@ def call(text: str) -> tuple[int, Reports]:
 
 @needs_features
 def test_the_command(folder, tmp_path, shared_tiny_host, monkeypatch):
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: shared_tiny_host)
     sheet = tmp_path / "out" / "sheet.png"
     code, reports = call(f"--renders {folder} --size 64 --steps 10 --configs no-tac --count 4 --sheet {sheet}")
     assert code == 0

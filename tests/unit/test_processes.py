@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans.runners.launched import Launched, SharedCounts
+from lib_negtrans.runners.launched import Launched, SharedCounts, runner_here
 from tests.tiny_model import tiny_networks, write_folder
 from tests.unit.test_claims import dead_pid
 
@@ -41,7 +41,8 @@ def test_the_main_process_gets_the_sums_and_cleans_up(environment, tmp_path):
     threading.Timer(0.5, shares[1].finish, [{"translated": 3, "failed": 1}]).start()
     assert shares[0].finish({"translated": 2, "failed": 0}) == ({"translated": 5, "failed": 1}, [])
     assert list(tmp_path.iterdir()) == []
-    assert SharedCounts(tmp_path, Launched()).finish({"translated": 1}) == ({"translated": 1}, [])
+    assert runner_here(tmp_path).finish({"translated": 1}) == ({"translated": 1}, [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_go_by_the_first_ones_beginning(environment, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.pictures.images import ImageError, save_png
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.judging.comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
@@ -42,8 +42,6 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         return _pick(args, report) if args.pick else _compare(args, report)
     except ImageError as error:
         raise CallError(f"--image {args.image}: {error}") from error
-    except (TrainingError, EmbeddingError, OSError) as error:
-        raise CallError(str(error)) from error
 
 
 def _found(args: argparse.Namespace) -> list[Candidate]:

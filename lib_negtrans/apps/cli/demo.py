@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding
+from lib_negtrans.embeddings.files import Embedding, read_embedding
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import Render, load_render, render_files, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
@@ -23,7 +23,6 @@ from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import save_png, to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 from lib_negtrans.training import events
-from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import TrainingRequest
 from lib_negtrans.training.run import Training
@@ -63,17 +62,14 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     if args.count < 3:
         raise CallError(f"--count must be at least 3, not {args.count}.")
     report.event("phase", f"1/2  Training {NAME} on the renders of {RENDERS / 'train'} ..", phase="training")
-    try:
-        request = TrainingRequest(NAME, RENDERS / "train", training_params(args.steps, args.seed), overwrite=True)
-        job = Training(request, host, out / f"{NAME}.run", out / f"{NAME}.pt")
-        with stop_on_signals(job, report), report.bar(unit="step") as bar:
-            for event in job.run():
-                show_event(event, report, bar)
-        if not isinstance(event, events.Finished):
-            return EXIT_INTERRUPTED
-        embedding = read_embedding(job.out)
-    except (TrainingError, EmbeddingError) as error:
-        raise CallError(str(error)) from error
+    request = TrainingRequest(NAME, RENDERS / "train", training_params(args.steps, args.seed), overwrite=True)
+    job = Training(request, host, out / f"{NAME}.run", out / f"{NAME}.pt")
+    with stop_on_signals(job, report), report.bar(unit="step") as bar:
+        for event in job.run():
+            show_event(event, report, bar)
+    if not isinstance(event, events.Finished):
+        return EXIT_INTERRUPTED
+    embedding = read_embedding(job.out)
     for complaint in event.complaints:
         report.problem(complaint)
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib_negtrans.core.attention import AttentionShapeError
+from lib_negtrans.embeddings.files import check_width
 from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
 from lib_negtrans.evaluation.crops import Render, load_photos, load_render, render_files, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
 from lib_negtrans.evaluation.run import Evaluation, TableRow, evaluate, judge_pictures, round_trip
-from lib_negtrans.models.protocol import HostError
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
 from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.translation.params import TranslationParams
 
-from .common_options import add_params, given, load_host, load_negatives
+from .common_options import add_negative, add_params, given, load_host, load_negatives
 from .reporting import CallError, Reporter
 
 
@@ -37,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="judge the pictures in this folder, named as the renders; nothing is translated",
     )
-    parser.add_argument(
-        "--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; may be repeated"
-    )
+    add_negative(parser)
     names = describe_names().replace("%", "%%")
     parser.add_argument(
         "--configs",
@@ -153,7 +150,9 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
     values = given(args, TranslationParams)
     parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
     host = load_host(args)
-    negatives = load_negatives(args.negative or [], host.embedding_width)
+    negatives = load_negatives(args.negative)
+    for negative in negatives:
+        check_width(negative.name, negative.vectors, host.embedding_width)
     configurations = parse_configurations(args.configs, values, negatives)
     bar.total = len(renders) * len(configurations)
 
@@ -166,14 +165,10 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
         line = f"{row.name}: KID {row.kid.value:.3f} ± {row.kid.error:.3f}"
         report.event("configuration", line, **row_data(row))
 
-    try:
-        return evaluate(
-            host, renders, photos, configurations, Lite0(host.device),
-            region=args.region, size=args.size, batch=args.batch, background=args.judged_background,
-            on_progress=on_progress, on_row=on_row,
-        )  # fmt: skip
-    except (HostError, AttentionShapeError) as error:
-        raise CallError(str(error)) from error
+    return evaluate(
+        host, renders, photos, configurations, Lite0(host.device), region=args.region, size=args.size,
+        batch=args.batch, background=args.judged_background, on_progress=on_progress, on_row=on_row,
+    )  # fmt: skip
 
 
 def _tell(args: argparse.Namespace, report: Reporter, evaluation: Evaluation) -> None:

@@ -11,9 +11,9 @@ import sys
 from importlib import import_module
 
 from lib_negtrans import __version__
-from lib_negtrans.options import ParamError
+from lib_negtrans.errors import UserError
 
-from .reporting import EXIT_INTERRUPTED, EXIT_WRONG_CALL, CallError, Reporter
+from .reporting import EXIT_INTERRUPTED, EXIT_WRONG_CALL, Reporter
 
 # command -> module of this folder and help
 COMMANDS = {
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     report = Reporter(args.json, args.quiet)
     try:
         return args.run(args, report)
-    except (CallError, ParamError) as error:
+    except (UserError, OSError) as error:
         report.problem(f"error: {error}")
         return EXIT_WRONG_CALL
     except KeyboardInterrupt:

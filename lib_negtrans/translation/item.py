@@ -1,0 +1,134 @@
+"""One picture of many: read, translated, written. What goes through a folder is a runner (lib_negtrans/runners)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from lib_negtrans import __version__
+from lib_negtrans.embeddings.files import check_width
+from lib_negtrans.memory import allow_reuse
+from lib_negtrans.models import standalone
+from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.pictures.images import Picture, fit_within, flatten_alpha, load_picture, save_png, to_pil
+from lib_negtrans.pictures.masks import find_mask, load_mask, mask_file
+from lib_negtrans.pictures.tree import Item
+from lib_negtrans.runners.runner import Job, OnStep, Worker
+from lib_negtrans.steps import finish
+
+from .cache import TrajectoryCache
+from .infotext import format_infotext
+from .params import TranslationParams
+from .pipeline import Forwards, Progress, Translation, translate_image
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A picture as it is translated: rgb (3, H, W), alpha and mask (H, W) or None; what was found of a mask."""
+
+    rgb: Tensor
+    alpha: Tensor | None
+    mask: Tensor | None
+    note: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.rgb.shape[2], self.rgb.shape[1]
+
+    def steps(
+        self,
+        host: ModelHost,
+        params: TranslationParams,
+        embeddings: Mapping[str, Tensor],
+        cache: TrajectoryCache | None = None,
+    ) -> Generator[Progress, None, Translation]:
+        """`translate_image` of it."""
+        mask = None if self.mask is None else self.mask[None, None]
+        return translate_image(host, self.rgb[None], params, embeddings, cache, mask=mask)
+
+
+def prepared(
+    picture: Picture, params: TranslationParams, painted: Tensor | None, size: tuple[int, int] | None
+) -> Loaded:
+    """A picture with its painted mask (H, W), or the one that the parameters ask to find in it.
+
+    size (width, height): what it is fitted into, aspect kept. Raises ImageError where a named mask is not there.
+    """
+    mask, note = painted, ""
+    if painted is None:
+        found = find_mask(picture, params.mask)
+        mask, note = found.mask, found.how if params.mask != "none" else ""
+    rgb, alpha = flatten_alpha(picture), picture.alpha
+    if size is not None:
+        rgb = fit_within(rgb, size)
+        alpha, mask = (fit_within(plane[None], size)[0] if plane is not None else None for plane in (alpha, mask))
+    return Loaded(rgb, alpha, mask, note)
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A translation whose picture (3, H, W) waits on the CPU for its file."""
+
+    source: Loaded
+    image: Tensor
+    seconds: float
+    forwards: Forwards
+
+
+@dataclass(frozen=True)
+class Made:
+    """A translated picture's file, what it cost, and what was found of a mask."""
+
+    path: Path
+    seconds: float
+    forwards: Forwards
+    note: str
+
+
+@dataclass(frozen=True)
+class TranslationJob(Job[Item, Made]):
+    """How every picture is translated. embeddings: trigger word in the prompts -> vectors (n, width)."""
+
+    model: standalone.ModelChoice
+    params: TranslationParams
+    embeddings: Mapping[str, Tensor]
+    size: tuple[int, int] | None = None  # (width, height) to fit in, aspect kept
+
+    def start(self, device: str | None = None) -> Translator:
+        """With the model loaded; the process is one of our own. Raises HostError, EmbeddingError."""
+        allow_reuse()
+        return Translator(standalone.load_model(replace(self.model, device=self.model.device or device)), self)
+
+
+class Translator(Worker[Item, Made]):
+    """A job's translations on a model. Raises EmbeddingError for embeddings of another kind of model."""
+
+    def __init__(self, host: ModelHost, job: TranslationJob) -> None:
+        for name, vectors in job.embeddings.items():
+            check_width(name, vectors, host.embedding_width)
+        self.host, self.job = host, job
+
+    def read(self, item: Item) -> Loaded:
+        picture = load_picture(item.source)
+        painted = item.masks and load_mask(mask_file(item.masks, item.source, item.root), picture.size)
+        return prepared(picture, self.job.params, painted, self.job.size)
+
+    def make(self, content: Loaded, on_step: OnStep | None = None) -> Translated:
+        done = finish(content.steps(self.host, self.job.params, self.job.embeddings), on_step)
+        return Translated(content, done.image[0].float().cpu(), done.seconds, done.forwards)
+
+    def write(self, item: Item, result: Translated) -> Made:
+        loaded = result.source
+        name, params = self.host.checkpoint_name, self.job.params
+        details = {"version": __version__, "source": item.source.name, "checkpoint": name, "params": params.to_dict()}
+        text = {
+            "parameters": format_infotext(params, loaded.size, {"Model": name}),
+            "negtrans": json.dumps(details, ensure_ascii=False),
+        }
+        save_png(item.target, to_pil(result.image, loaded.alpha), text)
+        return Made(item.target, result.seconds, result.forwards, loaded.note)
