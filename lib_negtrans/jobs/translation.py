@@ -30,7 +30,7 @@ from lib_negtrans.translation.infotext import EMBEDDING_KEY, WEIGHT_KEY, format_
 from lib_negtrans.translation.item import prepared
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TranslationParams
-from lib_negtrans.translation.pipeline import Progress, Translation
+from lib_negtrans.translation.pipeline import Progress, Translation, translate_image
 from lib_negtrans.translation.plan import guided_rows, inversion_rows
 
 from .training import LocalWorkplace
@@ -191,7 +191,9 @@ class TranslationRunner:
         rgb, alpha, (width, height) = loaded.rgb, loaded.alpha, loaded.size
         source = self._keep("source.png", _png(rgb, alpha))
         self._set(phase=INVERTING, size=(width, height), source=source)
-        steps = loaded.steps(host, params, {**request.embeddings, **embeddings}, self.cache)
+        mask = None if loaded.mask is None else loaded.mask[None, None]
+        vectors = {**request.embeddings, **embeddings}
+        steps = translate_image(host, rgb[None], params, vectors, self.cache, mask=mask)
         result = self._run(steps, params, (width, height))
         if result is None:
             return False

@@ -72,7 +72,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         image = image.convert(mode)
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode) or image
     except (ImageCms.PyCMSError, ValueError, OSError):
         return image  # a broken or mismatched profile: the pixel values as they are, as browsers do
 
@@ -96,7 +96,7 @@ def open_upright(file: Path | BinaryIO) -> Image.Image:
             if opened.width * opened.height > MAXIMUM_PIXELS:
                 raise ImageError(TOO_LARGE)
             opened.load()
-            image = ImageOps.exif_transpose(opened)
+            image = ImageOps.exif_transpose(opened) or opened
             image.info.setdefault("icc_profile", opened.info.get("icc_profile"))
     except FileNotFoundError:
         raise ImageError("there is no such file.") from None

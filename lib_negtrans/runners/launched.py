@@ -66,34 +66,39 @@ class Launched:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.local_count))
 
 
-class SharedCounts:
-    """The counts of every process of one launch, through files in `folder`/.negtrans-run."""
+class LaunchedRunner(Local):
+    """A `Runner` of this process's part: all go through the same items, and each does what no other has claimed.
 
-    def __init__(self, folder: Path, launched: Launched) -> None:
-        self.launched = launched
-        self._folder = folder / ".negtrans-run"
+    Each tells its counts in a file of `folder`/.negtrans-run.
+    """
+
+    def __init__(self, folder: Path, launched: Launched, overwrite: bool = False) -> None:
+        super().__init__(overwrite)
+        self.launched, self.is_main, self.device = launched, launched.is_main, launched.device()
+        self._folder, self._own_start = folder / ".negtrans-run", self.began
         names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
         run = [os.environ.get(name, "") for name in names]
         if launched.local_count == launched.count:
             run.append(str(os.getppid()))  # all have one parent
         self._run = hashlib.sha256("\n".join(run).encode()).hexdigest()[:12]
-        self._began = time.time()
         self._write(None)
 
-    def began(self) -> float:
+    def run(
+        self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None
+    ) -> Iterator[ItemDone[ItemT, MadeT]]:
+        """See `Runner.run`."""
+        self.launched.share_cores()
+        results = super().run(job, items, on_step)
+        self.began = self.first_start()  # by now the others are there too
+        return results
+
+    def first_start(self) -> float:
         """When the first of all processes that are there by now began, as time.time()."""
         others = filter(None, (self._read(rank) for rank in range(self.launched.count)))
-        return min([self._began, *(found["began"] for found in others)])
-
-    def _file(self, rank: int) -> Path:
-        return self._folder / f"{self._run}-{rank}.json"
-
-    def _write(self, counts: Mapping[str, int] | None) -> None:
-        content = {"host": socket.gethostname(), "pid": os.getpid(), "began": self._began, "counts": counts}
-        write_text_atomic(self._file(self.launched.rank), json.dumps(content))
+        return min([self._own_start, *(found["began"] for found in others)])
 
     def finish(self, counts: Mapping[str, int]) -> tuple[dict[str, int], list[int]]:
-        """Tell this process's counts. In the main one: waits for all, gives their sums and who ended without any."""
+        """See `Runner.finish`; the main one waits for all, and until then the failures stay claimed."""
         self._write(counts)
         if not self.launched.is_main:
             return dict(counts), []
@@ -111,12 +116,19 @@ class SharedCounts:
             self._folder.rmdir()
         return dict(total), lost
 
+    def _file(self, rank: int) -> Path:
+        return self._folder / f"{self._run}-{rank}.json"
+
+    def _write(self, counts: Mapping[str, int] | None) -> None:
+        content = {"host": socket.gethostname(), "pid": os.getpid(), "began": self._own_start, "counts": counts}
+        write_text_atomic(self._file(self.launched.rank), json.dumps(content))
+
     def _wait_for(self, rank: int) -> dict[str, int] | None:
         while True:
             found = self._read(rank)
             if found is not None and found["counts"] is not None:
                 return found["counts"]
-            if found is None and time.time() - self._began > BEFORE:
+            if found is None and time.time() - self._own_start > BEFORE:
                 return None  # it never began
             if found is not None and found["host"] == socket.gethostname() and not is_running(found["pid"]):
                 found = self._read(rank)  # it may have ended properly between the two looks
@@ -129,29 +141,7 @@ class SharedCounts:
         except (OSError, ValueError):
             return None
         # what an earlier run left under the same port says nothing
-        return found if found["began"] > self._began - BEFORE else None
-
-
-class LaunchedRunner(Local):
-    """A `Runner` of this process's part: all go through the same items, and each does what no other has claimed."""
-
-    def __init__(self, folder: Path, launched: Launched, overwrite: bool = False) -> None:
-        super().__init__(overwrite)
-        self.launched, self.is_main, self.device = launched, launched.is_main, launched.device()
-        self.counts = SharedCounts(folder, launched)
-
-    def run(
-        self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None
-    ) -> Iterator[ItemDone[ItemT, MadeT]]:
-        """See `Runner.run`."""
-        self.launched.share_cores()
-        results = super().run(job, items, on_step)
-        self.began = self.counts.began()  # by now the others are there too
-        return results
-
-    def finish(self, counts: Mapping[str, int]) -> tuple[dict[str, int], list[int]]:
-        """See `Runner.finish`; the main one waits for all, and until then the failures stay claimed."""
-        return self.counts.finish(counts)
+        return found if found["began"] > self._own_start - BEFORE else None
 
 
 def runner_here(folder: Path, overwrite: bool = False) -> Runner:

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,20 +46,11 @@ class Local:
         self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None
     ) -> Iterator[ItemDone[ItemT, MadeT]]:
         """See `Runner.run`."""
-        return self._results(job.start(self.device), items, on_step)
+        return _Pass(self, job.start(self.device), items, on_step).results()
 
     def finish(self, counts: Mapping[str, int]) -> tuple[dict[str, int], list[int]]:
         """See `Runner.finish`."""
         return dict(counts), []
-
-    def _results(
-        self, worker: Worker[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None
-    ) -> Iterator[ItemDone[ItemT, MadeT]]:
-        with ExitStack() as stack:
-            reader = ThreadPoolExecutor(1, "negtrans-read")
-            stack.callback(reader.shutdown, wait=True, cancel_futures=True)
-            writer = stack.enter_context(ThreadPoolExecutor(1, "negtrans-write"))
-            yield from _Pass(self, worker, items, on_step, reader, writer).results()
 
     def is_done(self, target: Path) -> bool:
         """Whether a target need not be made; with `overwrite`, what was written since the run began is the run's."""
@@ -79,13 +69,20 @@ class _Pass(Worker[ItemT, "Future[MadeT]"]):
     worker: Worker[ItemT, MadeT]
     items: Sequence[ItemT]
     on_step: OnStep | None
-    reader: ThreadPoolExecutor
-    writer: ThreadPoolExecutor
+    reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "negtrans-read"))
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "negtrans-write"))
     todo: deque[int] = field(default_factory=deque)
     ahead: tuple[ItemT, Future[Any]] | None = None
     behind: deque[tuple[int, Future[MadeT]]] = field(default_factory=deque)
 
     def results(self) -> Iterator[ItemDone[ItemT, MadeT]]:
+        try:
+            yield from self._results()
+        finally:
+            self.writer.shutdown()  # what is made is written, however this ends
+            self.reader.shutdown(cancel_futures=True)
+
+    def _results(self) -> Iterator[ItemDone[ItemT, MadeT]]:
         self.todo.extend(range(len(self.items)))
         later: deque[int] = deque()
         is_done, claims = self.runner.is_done, self.runner.claims
@@ -136,8 +133,8 @@ class _Pass(Worker[ItemT, "Future[MadeT]"]):
                 break
         return reading.result()
 
-    def make(self, content: Any, on_step: OnStep | None = None) -> Any:
-        return self.worker.make(content, on_step)
+    def make(self, item: ItemT, content: Any, on_step: OnStep | None = None) -> Any:
+        return self.worker.make(item, content, on_step)
 
     def write(self, item: ItemT, result: Any) -> Future[MadeT]:
         return self.writer.submit(self._write, item, result)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from lib_negtrans.errors import UserError
@@ -46,7 +45,7 @@ class Worker(ABC, Generic[ItemT, MadeT]):
         """What an item's files hold."""
 
     @abstractmethod
-    def make(self, content: Any, on_step: OnStep | None = None) -> Any:
+    def make(self, item: ItemT, content: Any, on_step: OnStep | None = None) -> Any:
         """The result of what was read, with the model; on_step gets each step of it."""
 
     @abstractmethod
@@ -65,7 +64,7 @@ class Job(ABC, Generic[ItemT, MadeT]):
 def make_item(worker: Worker[ItemT, MadeT], item: ItemT, on_step: OnStep | None = None) -> MadeT:
     """One item, from its files to its target. Raises ItemFailed."""
     with as_item_failure():
-        return worker.write(item, worker.make(worker.read(item), on_step))
+        return worker.write(item, worker.make(item, worker.read(item), on_step))
 
 
 @contextmanager
@@ -97,7 +96,7 @@ class ItemDone(Generic[ItemT, MadeT]):
     elsewhere: bool = False
 
 
-class Runner(Protocol):
+class Runner(AbstractContextManager["Runner"], Protocol):
     """Has the items of a job made, each once; a context around `run` and `finish`.
 
     is_main: whether this process speaks for all that work on the run. began: when the first of them did, as time.time.
@@ -105,12 +104,6 @@ class Runner(Protocol):
 
     is_main: bool
     began: float
-
-    def __enter__(self) -> Runner: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
     def run(
         self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,10 +20,9 @@ from lib_negtrans.pictures.tree import Item
 from lib_negtrans.runners.runner import Job, OnStep, Worker
 from lib_negtrans.steps import finish
 
-from .cache import TrajectoryCache
 from .infotext import format_infotext
 from .params import TranslationParams
-from .pipeline import Forwards, Progress, Translation, translate_image
+from .pipeline import Forwards, translate_image
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,6 @@ class Loaded:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.rgb.shape[2], self.rgb.shape[1]
-
-    def steps(
-        self,
-        host: ModelHost,
-        params: TranslationParams,
-        embeddings: Mapping[str, Tensor],
-        cache: TrajectoryCache | None = None,
-    ) -> Generator[Progress, None, Translation]:
-        """`translate_image` of it."""
-        mask = None if self.mask is None else self.mask[None, None]
-        return translate_image(host, self.rgb[None], params, embeddings, cache, mask=mask)
 
 
 def prepared(
@@ -68,16 +56,6 @@ def prepared(
         rgb = fit_within(rgb, size)
         alpha, mask = (fit_within(plane[None], size)[0] if plane is not None else None for plane in (alpha, mask))
     return Loaded(rgb, alpha, mask, note)
-
-
-@dataclass(frozen=True)
-class Translated:
-    """A translation whose picture (3, H, W) waits on the CPU for its file."""
-
-    source: Loaded
-    image: Tensor
-    seconds: float
-    forwards: Forwards
 
 
 @dataclass(frozen=True)
@@ -115,20 +93,27 @@ class Translator(Worker[Item, Made]):
 
     def read(self, item: Item) -> Loaded:
         picture = load_picture(item.source)
-        painted = item.masks and load_mask(mask_file(item.masks, item.source, item.root), picture.size)
+        painted = None
+        if item.masks is not None:
+            painted = load_mask(mask_file(item.masks, item.source, item.root), picture.size)
         return prepared(picture, self.job.params, painted, self.job.size)
 
-    def make(self, content: Loaded, on_step: OnStep | None = None) -> Translated:
-        done = finish(content.steps(self.host, self.job.params, self.job.embeddings), on_step)
-        return Translated(content, done.image[0].float().cpu(), done.seconds, done.forwards)
+    def make(self, item: Item, content: Loaded, on_step: OnStep | None = None) -> tuple[Loaded, Tensor, Made]:
+        host, job, mask = self.host, self.job, content.mask
+        steps = translate_image(
+            host, content.rgb[None], job.params, job.embeddings, mask=None if mask is None else mask[None, None]
+        )
+        done = finish(steps, on_step)
+        # what waits for its file holds none of the model's memory
+        return content, done.image[0].float().cpu(), Made(item.target, done.seconds, done.forwards, content.note)
 
-    def write(self, item: Item, result: Translated) -> Made:
-        loaded = result.source
+    def write(self, item: Item, result: tuple[Loaded, Tensor, Made]) -> Made:
+        loaded, image, made = result
         name, params = self.host.checkpoint_name, self.job.params
         details = {"version": __version__, "source": item.source.name, "checkpoint": name, "params": params.to_dict()}
         text = {
             "parameters": format_infotext(params, loaded.size, {"Model": name}),
             "negtrans": json.dumps(details, ensure_ascii=False),
         }
-        save_png(item.target, to_pil(result.image, loaded.alpha), text)
-        return Made(item.target, result.seconds, result.forwards, loaded.note)
+        save_png(item.target, to_pil(image, loaded.alpha), text)
+        return made

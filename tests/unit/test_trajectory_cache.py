@@ -52,15 +52,13 @@ def test_a_second_translation_needs_no_encoder(calm_tiny_host, image, monkeypatc
         translate(calm_tiny_host, image + 1e-3, params(), cache=cache)
 
 
-def test_dropped_features_are_computed_again_also_from_the_cache(calm_tiny_host, image):
+def test_dropped_features_are_computed_again_also_from_the_cache(calm_tiny_host, image, monkeypatch):
     host, values = calm_tiny_host, params(negative_prompt=NEGATIVES[0], fixed_point=4)
     whole = translate(host, image, values, cache=TrajectoryCache())
     size = features_bytes(whole.trajectory.features[5])
+    monkeypatch.setattr(host, "feature_budget", FeatureBudget(2 * size, 0, half=True))
     cache = TrajectoryCache()
-    results = [
-        translate(host, image, values, cache=cache, feature_budget=FeatureBudget(2 * size, 0, half=True))
-        for _ in range(2)
-    ]
+    results = [translate(host, image, values, cache=cache) for _ in range(2)]
     for result in results:
         assert len(result.trajectory.features) == 2 and len(result.trajectory.features.dropped) == 3
         # the first step from the inversion's own end needs none; two of the other dropped ones are computed

@@ -19,15 +19,12 @@ NEEDED_GRADIO = "3.41.2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options; the common ones are the caller's."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help=f"default: {PORT}, or the next free one")
     parser.add_argument(
-        "--embeddings",
-        default="embeddings",
-        metavar="DIR",
+        "--embeddings", default="embeddings", metavar="DIR",
         help="folder of the negative embeddings; trained ones are put there (default: embeddings)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--runs", default="runs", metavar="DIR", help="folder for checkpoints and previews (default: runs)"
     )

@@ -14,16 +14,13 @@ from .reporting import EXIT_DONE, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `combine`; the common ones are the caller's."""
     parser.add_argument(
         "embeddings", nargs="+", metavar="FILE[:WEIGHT]", help="embeddings; a weight scales the vectors of that file"
     )
     parser.add_argument(
-        "--how",
-        default="concatenate",
-        choices=WAYS,
+        "--how", default="concatenate", choices=WAYS,
         help="put all vectors one after the other, or take their weighted mean",
-    )
+    )  # fmt: skip
     parser.add_argument("--out", required=True, metavar="FILE", help="NAME.pt, NAME.safetensors or NAME.bin")
     parser.add_argument("--overwrite", action="store_true", help="replace an embedding of this name")
 

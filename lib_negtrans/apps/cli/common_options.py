@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,28 +64,26 @@ def load_negatives(texts: list[str]) -> list[Negative]:
 
 def add_params(parser: argparse.ArgumentParser, params: type[Params], skip: tuple[str, ...] = ()) -> None:
     """An option for every field of a parameter model; None means "not given", so that presets can fill it."""
-    for field in dataclasses.fields(params):
-        if field.name in skip or "option" not in field.metadata:
+    for name, option in params.options().items():
+        if name in skip:
             continue
-        opt = field.metadata["option"]
-        flag = "--" + field.name.replace("_", "-")
-        text = f"{opt.help} (default: {field.default!r})".replace("%", "%%")
-        if isinstance(field.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        default = getattr(params, name)
+        about: dict[str, Any] = {"help": f"{option.help} (default: {default!r})".replace("%", "%%")}
+        if isinstance(default, bool):
+            about["action"] = argparse.BooleanOptionalAction
         else:
-            metavar = None if opt.choices else type(field.default).__name__.upper()
-            parser.add_argument(
-                flag, type=_reader(params, field), default=None, choices=opt.choices, metavar=metavar, help=text
-            )
+            metavar = None if option.choices else type(default).__name__.upper()
+            about |= {"type": _reader(params, name), "choices": option.choices, "metavar": metavar}
+        parser.add_argument("--" + name.replace("_", "-"), default=None, **about)
 
 
-def _reader(params: type[Params], field: dataclasses.Field) -> Callable[[str], Any]:
-    if isinstance(field.default, str):
+def _reader(params: type[Params], name: str) -> Callable[[str], Any]:
+    if isinstance(getattr(params, name), str):
         return str  # as it was typed
 
     def read(text: str) -> Any:
         try:
-            return params.typed(field.name, text)
+            return params.typed(name, text)
         except ParamError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -95,5 +92,5 @@ def _reader(params: type[Params], field: dataclasses.Field) -> Callable[[str], A
 
 def given(args: argparse.Namespace, params: type[Params]) -> dict[str, Any]:
     """The parameters that the call names."""
-    values = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(params)}
+    values = {name: getattr(args, name, None) for name in params.options()}
     return {name: value for name, value in values.items() if value is not None}

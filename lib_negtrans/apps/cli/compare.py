@@ -16,16 +16,12 @@ from .reporting import EXIT_DONE, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and those of a translation; the common ones are the caller's."""
     parser.add_argument("what", nargs="+", metavar="RUN|FILE", help="a run folder, or embedding files")
     parser.add_argument("--image", metavar="FILE", help="the render to translate with each of them")
     parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="STEP",
-        default=[],
+        "--only", nargs="+", metavar="STEP", default=[],
         help="only these steps of the run; best is the best validation's",
-    )
+    )  # fmt: skip
     parser.add_argument("--size", type=int, default=512, help="short side of the pictures (default: 512)")
     parser.add_argument("--grid", metavar="FILE", help=f"the picture to write (default: {GRID_FILE} in the run folder)")
     parser.add_argument(

@@ -38,7 +38,6 @@ THROUGH_VAE = "renders through the VAE"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options; the common ones are the caller's."""
     parser.add_argument("--out", default="demo-out", metavar="DIR", help="folder for all results (default: demo-out)")
     parser.add_argument("--steps", type=int, default=150, help="training steps (default: 150)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")

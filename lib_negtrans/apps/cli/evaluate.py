@@ -21,39 +21,31 @@ from .reporting import CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and every translation parameter; the common ones are the caller's."""
     parser.add_argument(
-        "--renders",
-        required=True,
-        metavar="DIR",
+        "--renders", required=True, metavar="DIR",
         help="folder of renders, with a mask_NAME.png beside each, or with transparency",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--photos", metavar="DIR", help="folder of photographs to compare with (default: features of 200 photographs)"
     )
     parser.add_argument(
-        "--outputs",
-        metavar="DIR",
+        "--outputs", metavar="DIR",
         help="judge the pictures in this folder, named as the renders; nothing is translated",
-    )
+    )  # fmt: skip
     add_negative(parser)
     names = describe_names().replace("%", "%%")
     parser.add_argument(
-        "--configs",
-        default="default,no-tac,none",
-        metavar="NAME[:FIELD=VALUE]..,..",
+        "--configs", default="default,no-tac,none", metavar="NAME[:FIELD=VALUE]..,..",
         help=f"the configurations to compare. {names}",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--region", choices=("crop", "full"), default="crop", help="translate crops of the garment, or whole renders"
     )
     parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
     parser.add_argument(
-        "--judged-background",
-        choices=("same", "mean"),
-        default="same",
+        "--judged-background", choices=("same", "mean"), default="same",
         help="what replaces the backgrounds for the column KID garment",
-    )
+    )  # fmt: skip
     parser.add_argument("--count", type=int, metavar="N", help="use only N of the renders, spread evenly")
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")

@@ -14,7 +14,6 @@ from .reporting import EXIT_DONE, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `inspect`; the common ones are the caller's."""
     parser.add_argument("file")
     parser.add_argument("--convert", metavar="OUT", help="write the embedding to this .pt, .safetensors or .bin file")
     layouts = "; ".join(f"{layout}: {' or '.join(suffixes)}" for layout, suffixes in LAYOUTS.items())

@@ -1,6 +1,7 @@
 """The command line: `python -m lib_negtrans COMMAND`. Exit codes: 0 done, 1 some inputs failed, 2 a wrong call or file.
 
-Each command is a module with `add_arguments(parser)` and `run(arguments, reporter)`, which gives the exit code.
+Each command is a module with `add_arguments(parser)`, its own options beside the common ones, and `run(arguments,
+reporter)`, which gives the exit code.
 """
 
 from __future__ import annotations

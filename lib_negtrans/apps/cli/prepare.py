@@ -14,7 +14,6 @@ from .reporting import EXIT_DONE, EXIT_SOME_FAILED, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options; the common ones are the caller's."""
     parser.add_argument(
         "source", metavar="SRC", help="folder with pictures, and its sub-folders; nothing in it is changed"
     )

@@ -26,7 +26,6 @@ from .reporting import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CallError,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and every training parameter; the common ones are the caller's."""
     parser.add_argument("--images", metavar="DIR", help="renders to learn from, sub-folders included")
     parser.add_argument(
         "--photos", metavar="DIR", help="real photos, used by validation and by --objective contrastive"

@@ -25,7 +25,6 @@ from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and every translation parameter; the common ones are the caller's."""
     parser.add_argument("--input", required=True, help="a picture, or a folder with sub-folders")
     parser.add_argument("--out", required=True, help="folder for the PNGs; it gets the same sub-folders as the input")
     add_negative(parser)
@@ -60,10 +59,9 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         results = runner.run(job, items, lambda step: telling.progress(step))
         if params.prompt == params.negative_prompt and runner.is_main:
             report.event(
-                "warning",
-                "note: without --negative or --negative-prompt, the result is the same picture again.",
+                "warning", "note: without --negative or --negative-prompt, the result is the same picture again.",
                 message="no negative: the pictures are only reconstructed",
-            )
+            )  # fmt: skip
         # the rate over the whole run: pictures differ in size
         speaker = report if runner.is_main else report.silent()
         with speaker.bar(total=len(items), unit="picture", smoothing=0) as bar:
