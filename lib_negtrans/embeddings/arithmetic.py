@@ -62,11 +62,8 @@ def combine(parts: Sequence[tuple[Embedding, float]], way: str, name: str) -> Em
     checkpoint_name, checkpoint_hash = checkpoints.pop() if len(checkpoints) == 1 else (None, None)
     licences = {embedding.metadata.get("licence") for embedding, _ in parts} - {None}
     listed = ", ".join(f"{embedding.name} x {weight:g}" for embedding, weight in parts)
-    metadata: dict[str, Any] = {
-        "kind": "negative embedding",
-        "made_from": f"{way} of {listed}",
-        "recommended_weight": 1.0,
-    }
+    metadata: dict[str, Any] = {"kind": "negative embedding", "made_from": f"{way} of {listed}"}
+    metadata["recommended_weight"] = 1.0
     if licences:
         metadata["licence"] = "; ".join(sorted(map(str, licences)))
     return Embedding(name, vectors, first.step if len(parts) == 1 else None, checkpoint_name, checkpoint_hash, metadata)

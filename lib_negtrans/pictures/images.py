@@ -177,6 +177,5 @@ def write_png(file: BinaryIO | Path, image: Image.Image, text: dict[str, str] | 
 
 def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None) -> None:
     """Write a PNG atomically with text chunks (UTF-8); folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         write_png(file, image, text)

@@ -53,9 +53,7 @@ def fit(image: Image.Image, cell: int, resample: str = "auto") -> Image.Image:
     width, height = (max(1, round(n * cell / longer)) for n in image.size)
     if resample == "auto":
         resample = "nearest" if cell % longer == 0 and cell >= 2 * longer else "lanczos"
-    return image.resize(
-        (width, height), {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}[resample]
-    )
+    return image.resize((width, height), Image.Resampling[resample.upper()])
 
 
 def contact_sheet(

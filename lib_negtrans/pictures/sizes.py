@@ -7,7 +7,6 @@ import math
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-ASPECTS = ("buckets", "square")
 WIDEST = 2.5  # times as wide as high, or as high as wide; what is longer is cropped to that
 
 

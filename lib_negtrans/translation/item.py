@@ -26,18 +26,11 @@ from .pipeline import Forwards, translate_image
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A picture as it is translated: rgb (3, H, W), alpha and mask (H, W) or None; what was found of a mask."""
+class Loaded(Picture):
+    """A picture as it is translated, over grey where it is transparent; mask (H, W) or None, and how it was found."""
 
-    rgb: Tensor
-    alpha: Tensor | None
     mask: Tensor | None
     note: str
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.rgb.shape[2], self.rgb.shape[1]
 
 
 def prepared(
@@ -78,17 +71,22 @@ class TranslationJob(Job[Item, Made]):
     size: tuple[int, int] | None = None  # (width, height) to fit in, aspect kept
 
     def start(self, device: str | None = None) -> Translator:
-        """With the model loaded; the process is one of our own. Raises HostError, EmbeddingError."""
+        """With the model loaded; the process is one of our own. Raises UserError."""
         allow_reuse()
         return Translator(standalone.load_model(replace(self.model, device=self.model.device or device)), self)
 
 
 class Translator(Worker[Item, Made]):
-    """A job's translations on a model. Raises EmbeddingError for embeddings of another kind of model."""
+    """A job's translations on a model.
+
+    Raises EmbeddingError for embeddings of another kind of model, PromptError for prompts that no picture could have.
+    """
 
     def __init__(self, host: ModelHost, job: TranslationJob) -> None:
         for name, vectors in job.embeddings.items():
             check_width(name, vectors, host.embedding_width)
+        prompts = [job.params.prompt, job.params.negative_prompt, job.params.source_prompt]
+        host.encode_prompts(prompts, job.embeddings)
         self.host, self.job = host, job
 
     def read(self, item: Item) -> Loaded:

@@ -124,6 +124,8 @@ def test_json_events_are_one_object_a_line(run, tmp_path):
         (["--input", "p.png", "--negative", "nothing.pt"], "nothing.pt"),
         (["--input", "p.png", "--negative", "p.png"], "p.png"),
         (["--input", "p.png", "--preset", "fashionr2r", "--fixed-point", "1"], "published inversion order"),
+        (["--input", "p.png", "--prompt", "a coat AND a hat"], "works only in the webui"),
+        (["--input", "p.png", "--feature-memory", "-1"], "--feature-memory -1 must be 0 or more MB"),
     ],
 )
 def test_wrong_calls_are_one_line_and_exit_2(run, tmp_path, monkeypatch, argv, says):
