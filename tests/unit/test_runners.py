@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lib_negtrans.apps.cli import translate
+from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, load_model
 from lib_negtrans.pictures.tree import Item, plan
 from lib_negtrans.runners.local import Local
@@ -130,17 +131,17 @@ def test_a_model_choice_loads_what_a_path_with_values_does(tmp_path):
     assert chosen.feature_budget.device == 3 * 2**20 and named.feature_budget is None
 
 
-def test_a_runner_names_the_device_where_the_job_does_not(tmp_path):
+def test_a_runner_names_the_device_where_the_job_does_not(shared_tiny_host, monkeypatch):
     """As one of several processes on a machine's graphics cards."""
-    model = write_folder(tiny_networks(), tmp_path / "model")
-    job = TranslationJob(ModelChoice(model), TranslationParams(steps=10), {})
-    assert job.start("meta").host.device.type == "meta"
-    own = TranslationJob(ModelChoice(model, "cpu"), TranslationParams(steps=10), {})
-    assert own.start("meta").host.device.type == "cpu"
+    chosen = []
+    monkeypatch.setattr(standalone, "load_model", lambda choice: chosen.append(choice) or shared_tiny_host)
+    for named in (None, "cpu"):
+        TranslationJob(ModelChoice("m", named), TranslationParams(steps=10), {}).start("cuda:1")
+    assert [choice.device for choice in chosen] == ["cuda:1", "cpu"]
 
 
 def test_the_result_of_a_run_has_its_picture_and_cost(tmp_path, shared_tiny_host, monkeypatch):
-    monkeypatch.setattr("lib_negtrans.models.standalone.load_model", lambda choice: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda choice: shared_tiny_host)
     source = noise(tmp_path / "a.png")
     seen = []
     job = TranslationJob(ModelChoice("any"), TranslationParams(steps=10, negative_prompt="a render"), {})
