@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,9 +56,9 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
     return tree
 
 
-def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
+def iter_image_files(folder: Path, exclude: Path | None = None) -> list[Path]:
     """The pictures of `look_through`, as paths in the order of paths; what cannot be looked into is passed over."""
-    yield from sorted(folder / name for name in look_through(folder, exclude).pictures)
+    return sorted(folder / name for name in look_through(folder, exclude).pictures)
 
 
 def _relative(path: Path, folder: Path) -> str:

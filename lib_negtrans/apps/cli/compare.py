@@ -66,7 +66,8 @@ def _compare(args: argparse.Namespace, report: Reporter) -> int:
     if args.size < 64 or args.size > 2048:
         raise CallError(f"--size must lie between 64 and 2048, not {args.size}.")
     found = chosen(_found(args), args.only)
-    target = Path(args.grid) if args.grid else _default_grid(Path(args.what[0]))
+    first = Path(args.what[0])
+    target = Path(args.grid) if args.grid else (first if first.is_dir() else first.parent) / GRID_FILE
     params = TranslationParams.from_dict(given(args, TranslationParams))
     host = load_host(args)
     pictures = []
@@ -75,10 +76,6 @@ def _compare(args: argparse.Namespace, report: Reporter) -> int:
             pictures.append((label, picture))
             bar.update()
             report.event("compared", None, label=label)
-    save_png(target, grid(pictures, Path(args.what[0]).stem))
+    save_png(target, grid(pictures, first.stem))
     report.event("written", f"{target}: {len(found)} side by side on {args.image}.", path=str(target))
     return EXIT_DONE
-
-
-def _default_grid(first: Path) -> Path:
-    return (first if first.is_dir() else first.parent) / GRID_FILE

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib_negtrans.embeddings.files import Embedding, read_embedding
 from lib_negtrans.evaluation.configurations import parse_configurations
-from lib_negtrans.evaluation.crops import Render, load_render, render_files, spread
+from lib_negtrans.evaluation.crops import Render, load_render, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, markdown_table
@@ -22,6 +22,7 @@ from lib_negtrans.evaluation.run import Cost, judge_pictures, round_trip, transl
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import save_png, to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.training import events
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import TrainingRequest
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     for complaint in event.complaints:
         report.problem(complaint)
 
-    files = spread(render_files(RENDERS / "eval"), args.count)
+    files = spread(iter_image_files(RENDERS / "eval"), args.count)
     renders = [load_render(path, path.name) for path in files]
     report.event("phase", f"2/2  Translating {len(renders)} held-out renders three ways ..", phase="translating")
     pictures, costs = _translate(host, renders, embedding, report)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lib_negtrans.embeddings.files import check_width
 from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
-from lib_negtrans.evaluation.crops import Render, load_photos, load_render, render_files, spread
+from lib_negtrans.evaluation.crops import Render, load_photos, load_render, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
     if not Path(folder).is_dir():
         raise CallError(f"{option} {folder} is not a folder.")
-    files = spread(render_files(Path(folder)), count)
+    files = spread(iter_image_files(Path(folder)), count)
     if len(files) < 3:
         raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")
     return files
