@@ -16,7 +16,7 @@ from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, load_model
 from lib_negtrans.pictures.tree import Item, plan
 from lib_negtrans.runners.local import Local
-from lib_negtrans.runners.runner import ItemDone, ItemFailed, make_item
+from lib_negtrans.runners.runner import ItemDone, ItemFailed, Worker, make_item
 from lib_negtrans.translation.item import TranslationJob
 from lib_negtrans.translation.params import TranslationParams
 from tests.tiny_model import tiny_networks, write_folder
@@ -95,7 +95,7 @@ def test_a_job_sent_to_another_process_gives_the_same_bytes(tmp_path):
     assert here.target.read_bytes() == there.target.read_bytes()
 
 
-class Stubborn:
+class Stubborn(Worker):
     """A worker that raises what it is told."""
 
     def __init__(self, error):
@@ -103,6 +103,11 @@ class Stubborn:
 
     def read(self, item):
         raise self.error
+
+    def make(self, item, content, on_step=None):
+        raise AssertionError("nothing was read")
+
+    write = make
 
 
 @pytest.mark.parametrize(
