@@ -28,7 +28,7 @@ def atomic_write(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        temporary.chmod(_mode(path))
+        temporary.chmod(mode_of(path))
         _refuse_existing(path, overwrite)
         temporary.replace(path)
     finally:
@@ -62,13 +62,13 @@ def _refuse_existing(path: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{path} exists already: choose another name, or allow overwriting.")
 
 
-def _mode(path: Path) -> int:
-    """The replaced file's mode, or what the process gives new files (mkstemp's 0600 would lock out other users)."""
+def mode_of(path: Path, new: int = 0o666) -> int:
+    """A file's mode, or what the process gives new ones (tempfile's own would lock out other users)."""
     with contextlib.suppress(OSError):
         return path.stat().st_mode & 0o777
     mask = os.umask(0)
     os.umask(mask)
-    return 0o666 & ~mask
+    return new & ~mask
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from .errors import UserError
 
-class ParamError(ValueError):
+
+class ParamError(UserError, ValueError):
     """A parameter is out of range or contradicts another; the message is one sentence that says what to do."""
 
 

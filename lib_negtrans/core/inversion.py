@@ -65,9 +65,8 @@ def planned_iterations(schedule: Schedule, fixed_point: int) -> list[int]:
     are within TOLERANCE: 8 to that second step and 1 to the third come nearer to the exact inverse than 2 at each of
     the 15 (`benchmarks/translate.py --fidelity --curve`).
     """
-    errors: list[
-        tuple[float, int, float]
-    ] = []  # a heap of (-error, step, what an iteration leaves of it): the worst first
+    # a heap of (-error, step, what an iteration leaves of it): the worst first
+    errors: list[tuple[float, int, float]] = []
     for step in range(len(schedule)):
         factor = schedule.noise_factor(step, step + 1)
         below, s = schedule.scales(step)[1], schedule.scales(step + 1)[1]

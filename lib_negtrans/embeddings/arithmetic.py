@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from .card import save
-from .files import MAX_VECTORS, Embedding, EmbeddingError, Fact, read_embedding
+from .files import MAX_VECTORS, Embedding, EmbeddingError, read_embedding
 
 WAYS = ("concatenate", "average")
 
@@ -55,16 +56,14 @@ def combine(parts: Sequence[tuple[Embedding, float]], way: str, name: str) -> Em
         total = sum(weight for _, weight in parts)
         if abs(total) < 1e-6:
             raise EmbeddingError("The weights of an average must not add up to 0.")
-        vectors = sum((embedding.vectors * (weight / total) for embedding, weight in parts), torch.zeros(()))
+        weighted = (embedding.vectors * (weight / total) for embedding, weight in parts)
+        vectors = sum(weighted, torch.zeros_like(first.vectors))
     checkpoints = {(embedding.checkpoint_name, embedding.checkpoint_hash) for embedding, _ in parts}
     checkpoint_name, checkpoint_hash = checkpoints.pop() if len(checkpoints) == 1 else (None, None)
     licences = {embedding.metadata.get("licence") for embedding, _ in parts} - {None}
     listed = ", ".join(f"{embedding.name} x {weight:g}" for embedding, weight in parts)
-    metadata: dict[str, Fact] = {
-        "kind": "negative embedding",
-        "made_from": f"{way} of {listed}",
-        "recommended_weight": 1.0,
-    }
+    metadata: dict[str, Any] = {"kind": "negative embedding", "made_from": f"{way} of {listed}"}
+    metadata["recommended_weight"] = 1.0
     if licences:
         metadata["licence"] = "; ".join(sorted(map(str, licences)))
     return Embedding(name, vectors, first.step if len(parts) == 1 else None, checkpoint_name, checkpoint_hash, metadata)

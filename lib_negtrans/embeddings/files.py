@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib_negtrans.errors import UserError
 from lib_negtrans.files import atomic_write
 
 from .layouts import METADATA_KEY, encode_layout, layout_of
@@ -27,11 +28,17 @@ EMBEDDING_SUFFIXES = (*_PICKLE_SUFFIXES, ".safetensors")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
-Fact = str | int | float | bool | None
-
-
-class EmbeddingError(ValueError):
+class EmbeddingError(UserError, ValueError):
     """An embedding file, its vectors or its name cannot be used; the message is one sentence that says what to do."""
+
+
+def check_width(name: str, vectors: Tensor, width: int) -> None:
+    """Raises EmbeddingError for vectors (n, other) of another kind of model than one of this width."""
+    if vectors.shape[1] != width:
+        raise EmbeddingError(
+            f"{name} has vectors of width {vectors.shape[1]}, the model needs {width}: "
+            "it was trained for another kind of model."
+        )
 
 
 @dataclass
@@ -49,7 +56,7 @@ class Embedding:
     step: int | None = None
     checkpoint_name: str | None = None
     checkpoint_hash: str | None = None
-    metadata: dict[str, Fact] = field(default_factory=dict)
+    metadata: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     placeholder: str | None = None
     layout: str | None = None
 

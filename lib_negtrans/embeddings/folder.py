@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .files import EMBEDDING_SUFFIXES, EmbeddingError, read_embedding, stands_in
+from .files import EMBEDDING_SUFFIXES, EmbeddingError, check_width, read_embedding, stands_in
 
 
 def embedding_files(folder: Path) -> list[Path]:
@@ -44,11 +44,7 @@ class EmbeddingFolder:
         if path is None:
             raise EmbeddingError(f"There is no embedding {name} in {self.folder}: refresh the list and choose again.")
         vectors = read_embedding(path).vectors
-        if vectors.shape[1] != self.width:
-            raise EmbeddingError(
-                f"{name} has vectors of width {vectors.shape[1]}, the model needs {self.width}: "
-                "it was trained for another kind of model."
-            )
+        check_width(name, vectors, self.width)
         return vectors
 
     def named_in(self, *prompts: str) -> dict[str, Tensor]:

@@ -41,11 +41,6 @@ def layout_of(data: Mapping[str, Any]) -> str:
     return "kohya" if KOHYA_KEY in data else "diffusers"
 
 
-def keeps_metadata(suffix: str, layout: str | None = None) -> bool:
-    """Whether such a file has room for more than vectors."""
-    return suffix == ".safetensors" or (layout or DEFAULT_LAYOUT.get(suffix)) == "a1111"
-
-
 def encode_layout(
     suffix: str, layout: str | None, name: str, vectors: Tensor, metadata: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -81,10 +81,7 @@ def _items(text: str) -> Iterator[str]:
 def _change(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     key = key.strip().replace("-", "_")
-    kinds = {f.name: type(f.default) for f in fields(TranslationParams)}
-    if not separator or key not in kinds:
-        raise ParamError(f"{text!r} is not FIELD=VALUE with a field of {', '.join(kinds)}.")
-    try:
-        return key, kinds[key](value)
-    except ValueError:
-        raise ParamError(f"{key} needs a {kinds[key].__name__}, not {value!r}.") from None
+    names = TranslationParams.options()
+    if not separator or key not in names:
+        raise ParamError(f"{text!r} is not FIELD=VALUE with a field of {', '.join(names)}.")
+    return key, TranslationParams.typed(key, value)

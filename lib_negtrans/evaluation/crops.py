@@ -12,7 +12,6 @@ from torch.nn.functional import interpolate
 
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, mask_beside
 from lib_negtrans.pictures.sizes import resized
-from lib_negtrans.pictures.tree import iter_image_files
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 MARGIN = 4  # around the garment; sleeves cut off at the very edge look wrong in themselves
@@ -74,11 +73,6 @@ def load_render(path: Path, name: str | None = None) -> Render:
     if not mask.any():
         raise ImageError("has an empty garment mask.")
     return Render(name or path.name, rgb, mask, garment_box(mask))
-
-
-def render_files(folder: Path) -> list[Path]:
-    """The pictures of a folder tree that are not masks, sorted."""
-    return list(iter_image_files(folder))
 
 
 def spread(files: Sequence[Path], count: int | None) -> list[Path]:

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib_negtrans.pictures.sizes import resized
+
 WIDTH = 1280
 SIZE = 128  # every set is brought to this side, so that no difference of sizes is measured
 _MODULES = {"efficientnet_lite_pytorch": "efficientnet-lite-pytorch"}
@@ -57,11 +59,8 @@ class Lite0:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (B, 3, H, W), not {tuple(images.shape)}.")
         rows = []
-        for part in images.float().split(self.batch):
-            if part.shape[-2:] != (SIZE, SIZE):
-                part = torch.nn.functional.interpolate(
-                    part, size=(SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False
-                ).clamp(0, 1)
+        for given in images.float().split(self.batch):
+            part = resized(given, (SIZE, SIZE))
             # the Lite family's own normalisation, (value - 127) / 128, not the mean and deviation of ImageNet
             part = (part.to(self.device) * 255 - 127) / 128
             rows.append(self.network.extract_features(part).mean((2, 3)).cpu().numpy())

@@ -20,6 +20,11 @@ class Kid:
         """Standard error by the two-sample jackknife: what other renders and other photos would change."""
         return _jackknife(self.without_x, self.without_y)
 
+    @property
+    def pair(self) -> tuple[float, float]:
+        """Value and standard error."""
+        return self.value, self.error
+
     def minus(self, other: Kid) -> tuple[float, float]:
         """Difference to a KID of the same renders (translated otherwise) to the same photos, and its paired error.
 

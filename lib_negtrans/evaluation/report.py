@@ -34,18 +34,17 @@ def _number(value: float | None, form: str) -> str:
 
 def table_cells(row: TableRow) -> list[str]:
     """A row's cells, in the order of `HEADER`."""
-    garment = row.kid_garment
     return [
         row.name,
-        _pair((row.kid.value, row.kid.error)),
+        _pair(row.kid.pair),
         _pair(row.kid_change, "+"),
-        _pair(garment and (garment.value, garment.error)),
+        _pair(row.kid_garment.pair if row.kid_garment else None),
         _number(row.photo_share, ".0%"),
         _number(row.ssim, ".3f"),
         _number(row.delta_e, ".2f"),
         _number(row.colour_drift, ".2f"),
-        _number(row.cost and row.cost.seconds, ".2f"),
-        _number(row.cost and row.cost.forwards, ".4g"),
+        _number(row.cost.seconds if row.cost else None, ".2f"),
+        _number(row.cost.forwards if row.cost else None, ".4g"),
     ]
 
 
@@ -62,8 +61,8 @@ def markdown_table(evaluation: Evaluation, background: str = "same") -> str:
 
 def row_data(row: TableRow) -> dict[str, Any]:
     """A row as plain data for JSON."""
-    pairs = {"kid": (row.kid.value, row.kid.error), "kid_change": row.kid_change}
-    pairs["kid_garment"] = row.kid_garment and (row.kid_garment.value, row.kid_garment.error)
+    pairs = {"kid": row.kid.pair, "kid_change": row.kid_change}
+    pairs["kid_garment"] = row.kid_garment.pair if row.kid_garment else None
     data: dict[str, Any] = {"name": row.name}
     for key, pair in pairs.items():
         data[key], data[f"{key}_error"] = pair or (None, None)

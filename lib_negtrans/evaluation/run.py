@@ -107,7 +107,7 @@ def translate_pictures(
     """Pictures (3, H, W) in [0, 1] translated, on the CPU, and the mean cost. on_picture gets how many are done.
 
     masks (H, W) of the garments, for a configuration with mask "file"; other masks are found in the pictures.
-    Raises ParamError, HostError and AttentionShapeError as `pipeline.translate` does.
+    Raises ParamError and HostError as `pipeline.translate` does.
     """
     results: list[Tensor] = []
     forwards, began = 0, time.perf_counter()
@@ -133,47 +133,63 @@ def _found_masks(
         if masks is None:
             raise ValueError("the configuration needs the renders' masks.")
         return torch.stack(list(masks))[:, None].float()
-    found = [find_mask(Picture(picture, None), configuration.params.mask).mask for picture in pictures]
-    return torch.stack([torch.ones_like(p[0]) if m is None else m for p, m in zip(pictures, found, strict=True)])[
-        :, None
-    ]
+    found = [(find_mask(Picture(picture, None), configuration.params.mask).mask, picture) for picture in pictures]
+    return torch.stack([torch.ones_like(picture[0]) if mask is None else mask for mask, picture in found])[:, None]
 
 
-class Scorer:
-    """Turns crops into rows, against photo features (M, 1280) and the crops of row 0, "base" (N, 3, S, S)."""
+class Judge:
+    """Fills an evaluation's table: first row 0, "base", which the others are compared with, then row by row.
+
+    photos and background as in `evaluate`; on_row gets each row. Crops are (N, 3, size, size), in the renders' order.
+    """
 
     def __init__(
-        self, network: FeatureNetwork, photos: np.ndarray, base: Tensor, masks: Tensor, background: str = "same"
-    ):
-        self.network, self.photos, self.base, self.masks = network, photos, base, masks
-        self.background = background
-        self.base_features = network(base)
-        self.base_kid = kid(self.base_features, photos)
-        self.probe = PhotoProbe(photos, self.base_features)
+        self,
+        renders: Sequence[Render],
+        photos: Tensor | np.ndarray,
+        network: FeatureNetwork,
+        size: int,
+        background: str,
+        on_row: Callable[[TableRow], None] | None = None,
+    ) -> None:
+        self.renders, self.network, self.background, self.on_row = renders, network, background, on_row
+        self.sources = torch.stack([cut(r.rgb, r.box, size) for r in renders])
+        self.masks = torch.stack([cut_mask(r.mask, r.box, size) for r in renders])
+        self.photos = photos if isinstance(photos, np.ndarray) else network(photos)
+        self.rows: list[TableRow] = []
+        self.crops: dict[str, Tensor] = {}
 
-    def base_row(self, name: str) -> TableRow:
+    def add_base(self, name: str, crops: Tensor) -> None:
         """Row 0; its garment column only differs from the plain one where backgrounds are replaced by their mean."""
-        share = self.probe.photo_share(self.base_features)
-        return TableRow(name, self.base_kid, self._garment_kid(self.base), photo_share=share, ssim=1.0, delta_e=0.0,
-                   colour_drift=0.0)  # fmt: skip
+        self.base, self.crops[name] = crops, crops
+        features = self.network(crops)
+        self.base_kid, self.probe = kid(features, self.photos), PhotoProbe(self.photos, features)
+        share = self.probe.photo_share(features)
+        self.add_row(TableRow(name, self.base_kid, self._garment_kid(crops), None, share, 1.0, 0.0, 0.0))
 
-    def row(self, name: str, crops: Tensor, cost: Cost | None = None) -> TableRow:
-        """The numbers of translated crops (N, 3, S, S), in the order of the base."""
+    def add(self, name: str, crops: Tensor, cost: Cost | None = None) -> None:
+        """The row of translated crops."""
+        self.crops[name] = crops
         features = self.network(crops)
         value = kid(features, self.photos)
         pairs = list(zip(_pixels(crops), _pixels(self.base), self.masks.numpy(), strict=True))
         colours = np.array([masked_delta_e(*pair) for pair in pairs]).mean(0)
-        return TableRow(
-            name,
-            value,
-            self._garment_kid(crops),
-            value.minus(self.base_kid),
-            self.probe.photo_share(features),
-            float(np.mean([masked_ssim(*pair) for pair in pairs])),
-            float(colours[0]),
-            float(colours[1]),
-            cost,
-        )
+        ssim = float(np.mean([masked_ssim(*pair) for pair in pairs]))
+        change, share = value.minus(self.base_kid), self.probe.photo_share(features)
+        drift = float(colours[0]), float(colours[1])
+        self.add_row(TableRow(name, value, self._garment_kid(crops), change, share, ssim, *drift, cost))
+
+    def add_row(self, row: TableRow) -> None:
+        """A row of other pictures."""
+        self.rows.append(row)
+        if self.on_row is not None:
+            self.on_row(row)
+
+    def evaluation(self) -> Evaluation:
+        """The table so far."""
+        floor, names = kid_floor(self.photos, len(self.renders)), [r.name for r in self.renders]
+        accuracy = self.probe.accuracy
+        return Evaluation(self.rows, floor, accuracy, len(self.photos), self.sources, self.crops, self.masks, names)
 
     def _garment_kid(self, crops: Tensor) -> Kid:
         features = self.network(same_background(crops, self.masks, self.base, self.background))
@@ -207,39 +223,27 @@ def evaluate(
     """
     if region not in ("crop", "full"):
         raise ValueError(f"region must be 'crop' or 'full', not {region!r}.")
-    sources = torch.stack([cut(r.rgb, r.box, size) for r in renders])
-    masks = torch.stack([cut_mask(r.mask, r.box, size) for r in renders])
-    pictures = list(sources) if region == "crop" else [r.rgb for r in renders]
+    judge = Judge(renders, photos, network, size, background, on_row)
+    pictures = list(judge.sources) if region == "crop" else [r.rgb for r in renders]
+    own = list(judge.masks) if region == "crop" else [r.mask for r in renders]
 
     def crops_of(results: list[Tensor]) -> Tensor:
         return torch.stack(results) if region == "crop" else cut_all(results, renders, size)
 
-    base = crops_of(round_trip(host, pictures, batch))
-    features = photos if isinstance(photos, np.ndarray) else network(photos)
-    judge = Scorer(network, features, base, masks, background)
-    rows = [judge.base_row("renders through the VAE")]
+    judge.add_base("renders through the VAE", crops_of(round_trip(host, pictures, batch)))
     if not isinstance(photos, np.ndarray) and len(photos) >= 6:
         # every other one: files sorted by class would put whole classes into one half
         through = torch.stack(round_trip(host, list(photos[::2]), batch))
-        rows.append(TableRow("photos through the VAE", kid(network(through), features[1::2])))
-    crops = {rows[0].name: base}
-    for row in rows if on_row is not None else ():
-        on_row(row)
+        judge.add_row(TableRow("photos through the VAE", kid(network(through), judge.photos[1::2])))
     for configuration in configurations:
 
         def on_picture(done: int, name: str = configuration.name) -> None:
             if on_progress is not None:
                 on_progress(name, done, len(pictures))
 
-        own = list(masks) if region == "crop" else [r.mask for r in renders]
         results, cost = translate_pictures(host, pictures, configuration, batch, on_picture, own)
-        crops[configuration.name] = crops_of(results)
-        rows.append(judge.row(configuration.name, crops[configuration.name], cost))
-        if on_row is not None:
-            on_row(rows[-1])
-    floor = kid_floor(features, len(renders))
-    names = [r.name for r in renders]
-    return Evaluation(rows, floor, judge.probe.accuracy, len(features), sources, crops, masks, names)
+        judge.add(configuration.name, crops_of(results), cost)
+    return judge.evaluation()
 
 
 def judge_pictures(
@@ -258,15 +262,8 @@ def judge_pictures(
     base: name and pictures of the row that SSIM and CIEDE2000 refer to, best the renders through the VAE; sets: row
     name -> pictures, of any size of the same shape; photos as in `evaluate`.
     """
-    sources = torch.stack([cut(r.rgb, r.box, size) for r in renders])
-    masks = torch.stack([cut_mask(r.mask, r.box, size) for r in renders])
-    features = photos if isinstance(photos, np.ndarray) else network(photos)
-    crops = {base[0]: cut_all(base[1], renders, size)}
-    judge = Scorer(network, features, crops[base[0]], masks, background)
-    rows = [judge.base_row(base[0])]
+    judge = Judge(renders, photos, network, size, background)
+    judge.add_base(base[0], cut_all(base[1], renders, size))
     for name, pictures in sets.items():
-        crops[name] = cut_all(pictures, renders, size)
-        rows.append(judge.row(name, crops[name], (costs or {}).get(name)))
-    floor = kid_floor(features, len(renders))
-    names = [r.name for r in renders]
-    return Evaluation(rows, floor, judge.probe.accuracy, len(features), sources, crops, masks, names)
+        judge.add(name, cut_all(pictures, renders, size), (costs or {}).get(name))
+    return judge.evaluation()

@@ -21,16 +21,13 @@ from datetime import datetime
 
 from torch import Tensor
 
-from lib_negtrans.core.attention import AttentionShapeError
+from lib_negtrans.errors import UserError
 from lib_negtrans.memory import is_out_of_memory
-from lib_negtrans.models.prompts import PromptError
-from lib_negtrans.models.protocol import HostError
-from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, Picture, to_pil, write_png
 from lib_negtrans.pictures.masks import mask_from_picture
 from lib_negtrans.translation.cache import TrajectoryCache
-from lib_negtrans.translation.folder import prepared
 from lib_negtrans.translation.infotext import EMBEDDING_KEY, WEIGHT_KEY, format_infotext
+from lib_negtrans.translation.item import prepared
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import Progress, Translation, translate_image
@@ -160,10 +157,10 @@ class TranslationRunner:
             with self._turn() as got_it:
                 ended = self._translate(request) if got_it else False
             self._set(phase=FINISHED if ended else INTERRUPTED, stopping=False, remaining=None)
-        except (HostError, ParamError, PromptError, AttentionShapeError) as error:
-            self._set(phase=FAILED, error=str(error))
         except ImageError as error:
             self._set(phase=FAILED, error=f"The render {error}")
+        except UserError as error:
+            self._set(phase=FAILED, error=str(error))
         except Exception as error:
             if is_out_of_memory(error):
                 self._set(phase=FAILED, error="This needs more memory than there is: choose a smaller longest side.")

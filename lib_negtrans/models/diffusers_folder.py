@@ -23,35 +23,32 @@ def load_folder(path: Path) -> Networks:
             raise HostError(f"{path} is not a diffusers folder of Stable Diffusion 1.x: it lacks {name}.") from error
 
     kind = config("model_index.json").get("_class_name", "")
-    unet = config("unet/config.json")
-    family = {4: "SD1", 9: "SD1 inpainting", 8: "SD1 InstructPix2Pix"}.get(unet.get("in_channels"), "unknown")
+    sizes = config("unet/config.json")
+    family = {4: "SD1", 9: "SD1 inpainting", 8: "SD1 InstructPix2Pix"}.get(sizes.get("in_channels", 0), "unknown")
     if (path / "text_encoder_2").exists() or "XL" in kind:
         family = "SDXL"
     elif "StableDiffusion3" in kind or "Flux" in kind:
         family = kind.removesuffix("Pipeline")
-    elif unet.get("cross_attention_dim") == 1024:
+    elif sizes.get("cross_attention_dim") == 1024:
         family = "SD2"
     refuse_other_families(path, family)
     scheduler = config("scheduler/scheduler_config.json")
     if scheduler.get("beta_schedule", "scaled_linear") != "scaled_linear" or scheduler.get("rescale_betas_zero_snr"):
         raise HostError(f"{path} does not have the noise schedule of Stable Diffusion 1.x: use another model.")
+    how = {"local_files_only": True, "torch_dtype": torch.float32}
     try:
-        parts = [
-            cls.from_pretrained(
-                path / part, local_files_only=True, torch_dtype=torch.float32, variant=_variant(path / part)
-            )
+        unet, vae, text_encoder = (
+            cls.from_pretrained(path / part, variant=_variant(path / part), **how)
             for cls, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"), (CLIPTextModel, "text_encoder"))
-        ]
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise HostError(f"{path} cannot be loaded, it may be incomplete: {str(error).splitlines()[0]}") from error
     start, end = scheduler.get("beta_start", 0.00085), scheduler.get("beta_end", 0.012)
     return Networks(
-        *parts,
-        alphas_cumprod=scaled_linear_alphas(start, end),
-        scaling_factor=parts[1].config.scaling_factor,
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
+        unet, vae, text_encoder, alphas_cumprod=scaled_linear_alphas(start, end),
+        scaling_factor=vae.config.scaling_factor, prediction_type=scheduler.get("prediction_type", "epsilon"),
         tokenizer_folders=[path / "tokenizer"],
-    )
+    )  # fmt: skip
 
 
 def _variant(part: Path) -> str | None:

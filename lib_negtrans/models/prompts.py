@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lib_negtrans.errors import UserError
+
 CHUNK_LENGTH = 75
 ROUND_WEIGHT = 1.1
 SQUARE_WEIGHT = 1 / 1.1
@@ -25,7 +27,7 @@ _EDIT_END = re.compile(r":\s*[+-]?(\d+\.?\d*|\.\d+)\s*$")
 _EXTRA_NETWORK = re.compile(r"<\w+:[^>]+>")
 
 
-class PromptError(ValueError):
+class PromptError(UserError, ValueError):
     """A prompt that cannot be read as the webui would read it; the message is one sentence."""
 
 

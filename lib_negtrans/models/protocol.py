@@ -9,8 +9,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from lib_negtrans.errors import UserError
 
-class HostError(Exception):
+
+class HostError(UserError):
     """The host cannot do what was asked; the message is one sentence that says what to do instead."""
 
 
@@ -24,13 +26,17 @@ class ModelHost(Protocol):
 
     name: str  # "standalone" or "webui"
     checkpoint_name: str  # file stem, for metadata and infotext
-    checkpoint_hash: str  # sha256 of the checkpoint's content, hex
     device: torch.device  # where the UNet runs
     dtype: torch.dtype  # what the UNet runs in
     unet: nn.Module  # ldm or diffusers module: hooks are put on its `attn1.to_q` and `attn1.to_k`
     alphas_cumprod: Tensor  # (1000,) float64 on the CPU
     prediction_type: str  # "epsilon" or "v_prediction"
     embedding_width: int  # width of one token embedding: 768 on SD1.5
+
+    @property
+    def checkpoint_hash(self) -> str:
+        """sha256 of the checkpoint's content, hex."""
+        ...
 
     def encode_image(self, image: Tensor) -> Tensor:
         """The mean of the VAE's posterior, scaled: image (B,3,H,W) in [0,1] -> latent (B,4,H/8,W/8) float32."""
@@ -53,7 +59,7 @@ class ModelHost(Protocol):
         ...
 
     def token_vectors(self, text: str) -> Tensor:
-        """The token embeddings (m, width) of a text, without start and end: what an initialisation text gives."""
+        """The token embeddings (m, width) float32 of a text, without start and end; (0, width) for an empty text."""
         ...
 
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .protocol import HostError
 
@@ -44,9 +45,9 @@ class LdmConfig:
 class Networks:
     """The parts a host is made of; alphas_cumprod (1000,) float64."""
 
-    unet: nn.Module
-    vae: nn.Module
-    text_encoder: nn.Module
+    unet: Any  # modules of diffusers and transformers
+    vae: Any
+    text_encoder: Any
     alphas_cumprod: Tensor
     scaling_factor: float = 0.18215
     prediction_type: str = "epsilon"
@@ -121,14 +122,12 @@ def read_config(path: Path) -> LdmConfig:
         clip = (params.get("cond_stage_config") or {}).get("params") or {}
         per_head = int(unet.get("num_head_channels", -1))
         return LdmConfig(
-            heads=int(unet.get("num_heads", 8)),
-            head_channels=per_head if per_head > 0 else None,
+            heads=int(unet.get("num_heads", 8)), head_channels=per_head if per_head > 0 else None,
             scaling_factor=float(params.get("scale_factor", 0.18215)),
             prediction_type="v_prediction" if params.get("parameterization") == "v" else "epsilon",
-            linear_start=float(params.get("linear_start", 0.00085)),
-            linear_end=float(params.get("linear_end", 0.012)),
+            linear_start=float(params.get("linear_start", 0.00085)), linear_end=float(params.get("linear_end", 0.012)),
             clip_version=str(clip.get("version", "")),
-        )
+        )  # fmt: skip
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise HostError(f"{file} is no Stable Diffusion 1 config ({error!r}): correct it, or move it away.") from error
 
@@ -161,17 +160,12 @@ def load_single_file(path: Path) -> Networks:
     text_encoder = CLIPTextModel(text_config)
     _load(path, "text encoder", text_encoder, text)
     return Networks(
-        unet,
-        vae,
-        text_encoder,
-        scaled_linear_alphas(config.linear_start, config.linear_end),
-        config.scaling_factor,
-        "v_prediction" if v_prediction else "epsilon",
-        folders,
-    )
+        unet, vae, text_encoder, scaled_linear_alphas(config.linear_start, config.linear_end), config.scaling_factor,
+        "v_prediction" if v_prediction else "epsilon", folders,
+    )  # fmt: skip
 
 
-def _load(path: Path, part: str, module: nn.Module, state: dict[str, Tensor]) -> None:
+def _load(path: Path, part: str, module: Any, state: dict[str, Tensor]) -> None:
     try:
         missing = module.load_state_dict(state, strict=False).missing_keys
     except RuntimeError as error:  # shapes

@@ -7,8 +7,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.core.features import FeatureBudget
 from lib_negtrans.files import sha256_of
+from lib_negtrans.memory import feature_budget
 
 from . import single_file
 from .diffusers_folder import load_folder
@@ -38,19 +41,35 @@ def default_model_path() -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model to load, and how; picklable, so that other processes can load the same.
+
+    path: a .safetensors/.ckpt file or a diffusers folder. device: by default cuda where there is one, else the CPU.
+    dtype: of UNet and VAE, by default float16 on cuda, else float32; the text encoder stays in float32 (float64 with
+    float64), so that gradients to embeddings are exact. clip_skip: 1 = the last layer, as the webui counts.
+    feature_memory: MB for a picture's captured features; by default half of what is free.
+    """
+
+    path: str | Path
+    device: str | torch.device | None = None
+    dtype: torch.dtype | None = None
+    clip_skip: int = 1
+    feature_memory: float | None = None
+
+
 def load_model(
-    path: str | Path,
+    model: ModelChoice | str | Path,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     clip_skip: int = 1,
 ) -> StandaloneHost:
-    """A host from a .safetensors/.ckpt file or a diffusers folder; never asks the network.
+    """A host of a choice, or of a path with a choice's other values beside it; never asks the network.
 
-    device: by default cuda where there is one, else the CPU. dtype: of UNet and VAE, by default float16 on cuda, else
-    float32; the text encoder stays in float32 (float64 with float64), so that gradients to embeddings are exact.
-    clip_skip: 1 = the last layer, as the webui counts. Raises HostError for a missing file and for anything but SD1.x.
+    Raises HostError for a missing file and for anything but SD1.x.
     """
-    path = Path(path).expanduser()
+    choice = model if isinstance(model, ModelChoice) else ModelChoice(model, device, dtype, clip_skip)
+    path = Path(choice.path).expanduser()
     if not path.exists():
         raise HostError(f"There is no {path}: give a Stable Diffusion 1.x checkpoint file or diffusers folder.")
     if path.is_dir():
@@ -59,7 +78,11 @@ def load_model(
         networks = single_file.load_single_file(path)
     else:
         raise HostError(f"{path} is neither a .safetensors or .ckpt file nor a diffusers folder.")
-    return StandaloneHost(networks, load_tokenizer(networks.tokenizer_folders), path, device, dtype, clip_skip)
+    tokenizer = load_tokenizer(networks.tokenizer_folders)
+    host = StandaloneHost(networks, tokenizer, path, choice.device, choice.dtype, choice.clip_skip)
+    if choice.feature_memory is not None:
+        host.feature_budget = feature_budget(host.device, choice.feature_memory)
+    return host
 
 
 def usable_device(device: str | torch.device | None = None) -> torch.device:
@@ -129,8 +152,8 @@ class StandaloneHost:
         self.alphas_cumprod = networks.alphas_cumprod
         self.prediction_type = networks.prediction_type
         # nn.Module's own `to`: diffusers' warns of modules to keep in float32, of which SD1 has none
-        self.unet = nn.Module.to(networks.unet, self.device, self.dtype).eval().requires_grad_(False)
-        self.vae = nn.Module.to(networks.vae, self.device, self.dtype).eval().requires_grad_(False)
+        self.unet: Any = nn.Module.to(networks.unet, self.device, self.dtype).eval().requires_grad_(False)
+        self.vae: Any = nn.Module.to(networks.vae, self.device, self.dtype).eval().requires_grad_(False)
         if self.device.type == "cpu":  # at 512x512 a fifth faster and 150 MB less at the peak; not so the UNet
             self.vae.to(memory_format=torch.channels_last)
         # 70 MB less at the decoder's peak at 512x512. Modules of its own: before 0.33 diffusers gives one SiLU to every
@@ -145,6 +168,7 @@ class StandaloneHost:
         self._encoding = threading.Lock()
         self._autocast: torch.dtype | None = None
         self.prompt_tokenizer = PromptTokenizer.from_clip(tokenizer)
+        self.embedding_width: int = self._token_table.weight.shape[1]
         width = self.unet.config.cross_attention_dim
         if width != self.embedding_width:
             raise HostError(
@@ -152,12 +176,8 @@ class StandaloneHost:
             )
 
     @property
-    def _token_table(self) -> nn.Module:
+    def _token_table(self) -> Any:
         return self.text_encoder.get_input_embeddings()
-
-    @property
-    def embedding_width(self) -> int:
-        return self._token_table.weight.shape[1]
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -173,12 +193,11 @@ class StandaloneHost:
         return sha256_of(files)
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """The posterior's mean, scaled: image (B,3,H,W) in [0,1] -> latent (B,4,H/8,W/8) float32."""
         return self.encode_image_distribution(image)[0]
 
     @torch.no_grad()
     def encode_image_distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the posterior, scaled: two (B,4,H/8,W/8) float32. Raises ValueError."""
+        """See ModelHost. Raises ValueError for another shape."""
         if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % 8 or image.shape[3] % 8:
             raise ValueError(f"An image must be (B, 3, H, W) with H and W multiples of 8, not {tuple(image.shape)}.")
         moments = self._vae(lambda x: self.vae.encode(x).latent_dist.parameters, image * 2 - 1, CELL, 1)
@@ -187,7 +206,6 @@ class StandaloneHost:
 
     @torch.no_grad()
     def decode_latent(self, latent: Tensor) -> Tensor:
-        """latent (B,4,h,w) -> image (B,3,8h,8w) float32 in [0,1]."""
         image = self._vae(lambda z: self.vae.decode(z).sample, latent / self.scaling_factor, 1, CELL)
         return (image.float() / 2 + 0.5).clamp(0, 1)
 
@@ -201,10 +219,9 @@ class StandaloneHost:
         return out.contiguous()
 
     def encode_prompts(self, prompts: Sequence[str], embeddings: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Prompts -> context (B, 77*k, width); see ModelHost. Weights and chunks follow the webui (models/prompts.py).
+        """See ModelHost; weights and chunks follow the webui (models/prompts.py).
 
-        embeddings: trigger -> (n, width), 1 <= n <= 75. Raises ValueError for another shape, PromptError for a prompt
-        that only the webui can read.
+        Raises ValueError for embeddings of another shape, PromptError for a prompt that only the webui can read.
         """
         embeddings = dict(embeddings or {})
         for name, vectors in embeddings.items():
@@ -242,12 +259,10 @@ class StandaloneHost:
         return model.final_layer_norm(result.hidden_states[-self.clip_skip])
 
     def token_vectors(self, text: str) -> Tensor:
-        """The token embeddings (m, width) float32 of a text, without start and end; (0, width) for an empty text."""
         ids = torch.tensor(self.prompt_tokenizer.tokenize([text])[0], dtype=torch.long, device=self.device)
         return self._token_table.weight[ids].detach().float().clone()
 
     def token_table(self) -> tuple[Tensor, list[str]]:
-        """All token embeddings (vocabulary, width) and their texts: for finding what a vector is near to."""
         return self._token_table.weight.detach(), self._token_texts
 
     @cached_property
@@ -257,10 +272,7 @@ class StandaloneHost:
         return [self.tokenizer.convert_tokens_to_string([token]).strip() for token in tokens]
 
     def predict_noise(self, latent: Tensor, timestep: int | Tensor, context: Tensor) -> Tensor:
-        """The UNet's raw output (eps or v) for latent (B,4,h,w), timestep int or (B,), context (B,T,width): float32.
-
-        Runs in the host's dtype without autocast, but for one that `training` set; gradient flows where it is enabled.
-        """
+        """See ModelHost; in the host's dtype without autocast, but for one that `training` set."""
         timestep = torch.as_tensor(timestep, device=self.device)
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             latent, context = latent.to(self.device, self.dtype), context.to(self.device, self.dtype)
@@ -269,10 +281,7 @@ class StandaloneHost:
 
     @contextlib.contextmanager
     def training(self, gradient_checkpointing: bool = False, autocast: torch.dtype | None = None) -> Iterator[None]:
-        """Frozen weights, fit for a backward pass to the embeddings; every flag is put back, also after an error.
-
-        autocast: what the UNet computes in meanwhile, weights as they are; None: the host's dtype.
-        """
+        """See ModelHost; every flag is put back, also after an error."""
         networks = (self.unet, self.vae, self.text_encoder)
         grads = [(p, p.requires_grad) for network in networks for p in network.parameters()]
         modes = [(m, m.training) for network in networks for m in network.modules()]

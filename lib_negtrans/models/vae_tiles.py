@@ -44,13 +44,13 @@ def spans(size: int, most: int = TILE, overlap: int = OVERLAP) -> list[tuple[int
 
 def _tiled(run: Callable[[Tensor], Tensor], value: Tensor, cell_in: int, cell_out: int) -> Tensor:
     height, width = value.shape[2] // cell_in, value.shape[3] // cell_in
-    total = weights = None
+    total = weights = value.new_zeros(())  # until the first tile tells the channels
     for top, bottom in spans(height):
         for left, right in spans(width):
             tile = value[..., top * cell_in : bottom * cell_in, left * cell_in : right * cell_in]
             out = run(tile)
             weight = _ramp(bottom - top, cell_out, out)[:, None] * _ramp(right - left, cell_out, out)[None]
-            if total is None:
+            if not total.ndim:
                 total = out.new_zeros(1, out.shape[1], height * cell_out, width * cell_out, dtype=torch.float32)
                 weights = total.new_zeros(1, 1, *total.shape[2:])
             place = (..., slice(top * cell_out, bottom * cell_out), slice(left * cell_out, right * cell_out))

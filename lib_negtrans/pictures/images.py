@@ -14,6 +14,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from lib_negtrans.errors import UserError
 from lib_negtrans.files import atomic_write
 from lib_negtrans.options import ParamError
 
@@ -26,7 +27,7 @@ TOO_LARGE = "has too many pixels to be opened safely: make it smaller."
 MAXIMUM_PIXELS = 180_000_000  # Pillow's own limit, which the program around us may have switched off
 
 
-class ImageError(Exception):
+class ImageError(UserError):
     """The file cannot be used; the message is one sentence without the file's name."""
 
 
@@ -71,7 +72,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
         image = image.convert(mode)
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode)
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode=mode) or image
     except (ImageCms.PyCMSError, ValueError, OSError):
         return image  # a broken or mismatched profile: the pixel values as they are, as browsers do
 
@@ -95,7 +96,7 @@ def open_upright(file: Path | BinaryIO) -> Image.Image:
             if opened.width * opened.height > MAXIMUM_PIXELS:
                 raise ImageError(TOO_LARGE)
             opened.load()
-            image = ImageOps.exif_transpose(opened)
+            image = ImageOps.exif_transpose(opened) or opened
             image.info.setdefault("icc_profile", opened.info.get("icc_profile"))
     except FileNotFoundError:
         raise ImageError("there is no such file.") from None
@@ -176,6 +177,5 @@ def write_png(file: BinaryIO | Path, image: Image.Image, text: dict[str, str] | 
 
 def save_png(path: Path, image: Image.Image, text: dict[str, str] | None = None) -> None:
     """Write a PNG atomically with text chunks (UTF-8); folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         write_png(file, image, text)

@@ -152,7 +152,7 @@ def mask_file(masks: Path, picture: Path, root: Path | None = None) -> Path:
         candidate = place / name
         if candidate.is_file() and candidate != picture:
             return candidate
-    raise ImageError(f"has no mask in {place}: one of the same name is needed there, such as {picture.stem}.png.")
+    raise ImageError(f"has no mask: {place / picture.name} is missing, and so are its other usual names.")
 
 
 def soft(mask: Tensor) -> Tensor:

@@ -50,10 +50,10 @@ def fit(image: Image.Image, cell: int, resample: str = "auto") -> Image.Image:
         image = Image.alpha_composite(Image.new("RGBA", layer.size, (*PAPER, 255)), layer)
     image = image.convert("RGB")
     longer = max(image.size)
-    size = tuple(max(1, round(n * cell / longer)) for n in image.size)
+    width, height = (max(1, round(n * cell / longer)) for n in image.size)
     if resample == "auto":
         resample = "nearest" if cell % longer == 0 and cell >= 2 * longer else "lanczos"
-    return image.resize(size, {"nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS}[resample])
+    return image.resize((width, height), Image.Resampling[resample.upper()])
 
 
 def contact_sheet(

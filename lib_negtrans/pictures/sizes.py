@@ -7,7 +7,6 @@ import math
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-ASPECTS = ("buckets", "square")
 WIDEST = 2.5  # times as wide as high, or as high as wide; what is longer is cropped to that
 
 
@@ -36,12 +35,13 @@ def bucket_for(size: int, picture: tuple[int, int], aspect: str = "buckets") -> 
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(C, H, W) in [0, 1] -> (C, height, width) of (width, height): bicubic, antialiased; itself where it has it."""
+    """([B,] C, H, W) in [0, 1] at another (width, height): bicubic, antialiased; itself where it has it."""
     height, width = size[1], size[0]
-    if image.shape[1:] == (height, width):
+    if image.shape[-2:] == (height, width):
         return image
-    found = interpolate(image[None], size=(height, width), mode="bicubic", antialias=True, align_corners=False)
-    return found[0].clamp(0.0, 1.0)
+    batch = image if image.ndim == 4 else image[None]
+    found = interpolate(batch, size=(height, width), mode="bicubic", antialias=True, align_corners=False)
+    return found.clamp(0.0, 1.0).view(*image.shape[:-2], height, width)
 
 
 def cover(image: Tensor, size: tuple[int, int]) -> Tensor:

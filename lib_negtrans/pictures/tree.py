@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from lib_negtrans.options import ParamError
 
 from .images import EXTENSIONS, masks_among
 
@@ -54,10 +56,45 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
     return tree
 
 
-def iter_image_files(folder: Path, exclude: Path | None = None) -> Iterator[Path]:
+def iter_image_files(folder: Path, exclude: Path | None = None) -> list[Path]:
     """The pictures of `look_through`, as paths in the order of paths; what cannot be looked into is passed over."""
-    yield from sorted(folder / name for name in look_through(folder, exclude).pictures)
+    return sorted(folder / name for name in look_through(folder, exclude).pictures)
 
 
 def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to work on: its file, and the PNG to be made of it. masks and root: see `masks.mask_file`."""
+
+    source: Path
+    target: Path
+    masks: Path | None = None
+    root: Path | None = None
+
+
+def plan(source: Path, out: Path, masks: Path | None = None) -> list[Item]:
+    """Items for a file or a folder tree; the tree is mirrored, two files of one stem keep their suffix in the name.
+
+    masks: a mask for all, or a folder that mirrors the tree by names; a picture without its mask is found out when it
+    is read. Raises ParamError when there is nothing at `source` or `masks`, or no picture in it.
+    """
+    if masks is not None and not masks.exists():
+        raise ParamError(f"there is no mask file or folder {masks}.")
+    if source.is_file():
+        return [Item(source, out / f"{source.stem}.png", masks)]
+    if not source.is_dir():
+        raise ParamError(f"there is no file or folder {source}.")
+    files = [f for f in iter_image_files(source, exclude=out) if masks is None or not f.is_relative_to(masks)]
+    if not files:
+        raise ParamError(f"no pictures were found in {source}: it takes {', '.join(sorted(EXTENSIONS))} files.")
+    # compared without case, as Windows and macOS do
+    stems = Counter(str(path.with_suffix("")).casefold() for path in files)
+    items = []
+    for path in files:
+        shared = stems[str(path.with_suffix("")).casefold()] > 1
+        name = f"{path.name}.png" if shared and path.suffix != ".png" else f"{path.stem}.png"
+        items.append(Item(path, out / path.relative_to(source).parent / name, masks, source))
+    return items

@@ -19,6 +19,8 @@ from typing import Any
 from PIL import Image
 
 from lib_negtrans import __version__
+from lib_negtrans.errors import UserError
+from lib_negtrans.files import mode_of
 from lib_negtrans.pictures.images import MINIMUM_SIDE, ImageError, open_upright, picture_from_pil, to_pil
 from lib_negtrans.pictures.tree import look_through
 
@@ -32,7 +34,7 @@ REPORT_FILE = "prepare.json"
 READERS = 4  # threads that decode: more would hold too many large pictures at once
 
 
-class PrepareError(Exception):
+class PrepareError(UserError):
     """Nothing was prepared; the message is one sentence that says what to do."""
 
 
@@ -104,11 +106,9 @@ class PrepareReport:
         subjects = Counter(picture.subject for picture in self.prepared)
         captions = Counter(picture.caption for picture in self.prepared)
         ways = {
-            "alpha": "by transparency",
-            "plain border": "by a plain border",
+            "alpha": "by transparency", "plain border": "by a plain border", "whole": "as they are",
             "unknown": "around the upper centre, as no subject was found",
-        }
-        ways["whole"] = "as they are"
+        }  # fmt: skip
         lines = [
             f"{len(self.prepared)} of {self.found} pictures prepared at {self.params.size} pixels in {self.target}.",
             "Framed " + ", ".join(f"{ways[how]} ({count})" for how, count in subjects.most_common()) + ".",
@@ -286,7 +286,7 @@ def _in_place(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
-        folder.chmod(0o777 & ~_umask())
+        folder.chmod(mode_of(target, 0o777))
         yield folder
         if target.is_dir():
             former = folder.with_suffix(".former")
@@ -301,9 +301,3 @@ def _in_place(target: Path) -> Iterator[Path]:
             folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -34,7 +34,7 @@ def find_subject(image: Image.Image) -> Subject:
     values = np.asarray(image)
     rgb = values[..., :3]
     border = np.median(np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]), axis=0)
-    colour = tuple(int(v) for v in border)
+    colour = (int(border[0]), int(border[1]), int(border[2]))
     if values.shape[2] == 4 and (values[..., 3] < VISIBLE).any():
         box = _extent(values[..., 3] >= VISIBLE)
         return Subject(box, "alpha" if box else "unknown", colour)

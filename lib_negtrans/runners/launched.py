@@ -1,4 +1,4 @@
-"""Processes that `accelerate launch` or `torchrun` started together: who is who, and what all of them did in the end.
+"""The runner of each of several processes that `accelerate launch` or `torchrun` started together.
 
 They share no process group: a folder's claims divide the work, and one small file each tells the main process the
 counts. So a collective's time limit cannot end a run whose pictures take long, and no network is needed.
@@ -13,14 +13,18 @@ import os
 import socket
 import time
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lib_negtrans.files import write_text_atomic
 
 from .claims import is_running
+from .local import Local
+from .runner import ItemDone, ItemT, Job, MadeT, OnStep, Runner
 
 WAIT = 0.3  # seconds between looks at the others
 BEFORE = 60.0  # seconds by which another process may have been started earlier
@@ -62,42 +66,42 @@ class Launched:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // self.local_count))
 
 
-class SharedCounts:
-    """The counts of every process of one launch, through files in `folder`/.negtrans-run."""
+class LaunchedRunner(Local):
+    """A `Runner` of this process's part: all go through the same items, and each does what no other has claimed.
 
-    def __init__(self, folder: Path, launched: Launched) -> None:
-        self.launched = launched
-        self._folder = folder / ".negtrans-run"
+    Each tells its counts in a file of `folder`/.negtrans-run.
+    """
+
+    def __init__(self, folder: Path, launched: Launched, overwrite: bool = False) -> None:
+        super().__init__(overwrite)
+        self.launched, self.is_main, self.device = launched, launched.is_main, launched.device()
+        self._folder, self._own_start = folder / ".negtrans-run", self.began
         names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
         run = [os.environ.get(name, "") for name in names]
         if launched.local_count == launched.count:
             run.append(str(os.getppid()))  # all have one parent
         self._run = hashlib.sha256("\n".join(run).encode()).hexdigest()[:12]
-        self._began = time.time()
-        if launched.count > 1:
-            self._write(None)
+        self._write(None)
 
-    def began(self) -> float:
+    def run(
+        self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None
+    ) -> Iterator[ItemDone[ItemT, MadeT]]:
+        """See `Runner.run`."""
+        self.launched.share_cores()
+        results = super().run(job, items, on_step)
+        self.began = self.first_start()  # by now the others are there too
+        return results
+
+    def first_start(self) -> float:
         """When the first of all processes that are there by now began, as time.time()."""
-        if self.launched.count == 1:
-            return self._began
         others = filter(None, (self._read(rank) for rank in range(self.launched.count)))
-        return min([self._began, *(found["began"] for found in others)])
+        return min([self._own_start, *(found["began"] for found in others)])
 
-    def _file(self, rank: int) -> Path:
-        return self._folder / f"{self._run}-{rank}.json"
-
-    def _write(self, counts: dict[str, int] | None) -> None:
-        content = {"host": socket.gethostname(), "pid": os.getpid(), "began": self._began, "counts": counts}
-        write_text_atomic(self._file(self.launched.rank), json.dumps(content))
-
-    def finish(self, counts: dict[str, int]) -> tuple[dict[str, int], list[int]]:
-        """Tell this process's counts. In the main one: waits for all, gives their sums and who ended without any."""
-        if self.launched.count == 1:
-            return counts, []
+    def finish(self, counts: Mapping[str, int]) -> tuple[dict[str, int], list[int]]:
+        """See `Runner.finish`; the main one waits for all, and until then the failures stay claimed."""
         self._write(counts)
         if not self.launched.is_main:
-            return counts, []
+            return dict(counts), []
         total, lost = Counter(counts), []
         for rank in range(1, self.launched.count):
             theirs = self._wait_for(rank)
@@ -112,22 +116,35 @@ class SharedCounts:
             self._folder.rmdir()
         return dict(total), lost
 
+    def _file(self, rank: int) -> Path:
+        return self._folder / f"{self._run}-{rank}.json"
+
+    def _write(self, counts: Mapping[str, int] | None) -> None:
+        content = {"host": socket.gethostname(), "pid": os.getpid(), "began": self._own_start, "counts": counts}
+        write_text_atomic(self._file(self.launched.rank), json.dumps(content))
+
     def _wait_for(self, rank: int) -> dict[str, int] | None:
         while True:
             found = self._read(rank)
             if found is not None and found["counts"] is not None:
                 return found["counts"]
-            if found is None and time.time() - self._began > BEFORE:
+            if found is None and time.time() - self._own_start > BEFORE:
                 return None  # it never began
             if found is not None and found["host"] == socket.gethostname() and not is_running(found["pid"]):
                 found = self._read(rank)  # it may have ended properly between the two looks
                 return found and found["counts"]
             time.sleep(WAIT)
 
-    def _read(self, rank: int) -> dict | None:
+    def _read(self, rank: int) -> dict[str, Any] | None:
         try:
-            found = json.loads(self._file(rank).read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(self._file(rank).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         # what an earlier run left under the same port says nothing
-        return found if found["began"] > self._began - BEFORE else None
+        return found if found["began"] > self._own_start - BEFORE else None
+
+
+def runner_here(folder: Path, overwrite: bool = False) -> Runner:
+    """The runner of this process for targets in `folder`: alone, or one of those that were started together."""
+    launched = Launched.from_environment()
+    return LaunchedRunner(folder, launched, overwrite) if launched.count > 1 else Local(overwrite)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 
+from lib_negtrans.errors import UserError
 from lib_negtrans.memory import is_out_of_memory
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
 
 
-class TrainingError(Exception):
+class TrainingError(UserError):
     """Training cannot start or go on; the message says in one or two sentences what to do and where the vectors are."""
 
 

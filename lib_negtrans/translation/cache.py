@@ -11,7 +11,6 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -80,21 +79,6 @@ def host_state(host: ModelHost) -> Hashable:
     return host.checkpoint_name, str(host.device), host.dtype, network_state(host.unet)
 
 
-@dataclass
-class CacheReport:
-    """How often an inversion was there already, and what is kept."""
-
-    hits: int
-    misses: int
-    trajectories: int
-    bytes: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.hits} of {self.hits + self.misses} inversions came from the cache, {self.bytes / MIB:.0f} MB kept"
-        )
-
-
 class TrajectoryCache:
     """Trajectories by key, the least recently used out first when they take more than `limit` bytes of main memory.
 
@@ -107,17 +91,13 @@ class TrajectoryCache:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, Trajectory] = OrderedDict()
         self._encoded: OrderedDict[Hashable, Tensor] = OrderedDict()
-        self._hits = self._misses = 0
 
     def get(self, key: Hashable) -> Trajectory | None:
         """The trajectory, or None."""
         with self._lock:
             trajectory = self._kept.get(key)
-            if trajectory is None:
-                self._misses += 1
-                return None
-            self._hits += 1
-            self._kept.move_to_end(key)
+            if trajectory is not None:
+                self._kept.move_to_end(key)
             return trajectory
 
     def put(self, key: Hashable, trajectory: Trajectory) -> bool:
@@ -167,11 +147,6 @@ class TrajectoryCache:
         with self._lock:
             self._kept.clear()
             self._encoded.clear()
-
-    def report(self) -> CacheReport:
-        """Hits and what is kept now."""
-        with self._lock:
-            return CacheReport(self._hits, self._misses, len(self._kept), self._bytes())
 
     def _bytes(self) -> int:
         return sum(trajectory_bytes(trajectory) for trajectory in self._kept.values())

@@ -71,7 +71,7 @@ def settings_from_infotext(text: str) -> dict[str, object]:
     if not any(key.startswith("NegTrans ") for key in pairs):
         return {}
     options, defaults = TranslationParams.options(), TranslationParams()
-    shared = {options[name].infotext: pairs[key] for name, key in _SHARED_KEYS.items() if key in pairs}
+    shared = {str(options[name].infotext): pairs[key] for name, key in _SHARED_KEYS.items() if key in pairs}
     result: dict[str, object] = {"prompt": prompt, "negative_prompt": negative}
     if "Seed" in pairs:
         result["seed"] = TranslationParams.typed("seed", pairs["Seed"])

@@ -9,9 +9,11 @@ from typing import Any, TypeVar
 from lib_negtrans.core.colour import WAYS as COLOUR_WAYS
 from lib_negtrans.core.guidance import OPTIONS as GUIDANCE_OPTIONS
 from lib_negtrans.core.guidance import VARIANTS
+from lib_negtrans.core.inversion import Order
 from lib_negtrans.core.schedule import thinned, timestep_grid
-from lib_negtrans.core.translate import controlled_steps
+from lib_negtrans.core.translate import FeatureSource, Solver, controlled_steps
 from lib_negtrans.options import ParamError, Params, option
+from lib_negtrans.pictures.masks import SOURCES as MASK_SOURCES
 
 DEPTHS = 4  # resolutions of an SD1 UNet
 _Class = TypeVar("_Class")
@@ -114,7 +116,7 @@ class TranslationParams(Params):
         "each step. auto chooses for you.",
         choices=("auto", "captured", "recomputed"), infotext="NegTrans features", advanced=True,
     )  # fmt: skip
-    solver: str = option(
+    solver: Solver = option(
         "ddim", "Solver",
         "ddim: inverts and samples with the same exact steps. difference: computes only how the result differs from "
         "the render, which needs fewer steps.",
@@ -126,7 +128,7 @@ class TranslationParams(Params):
         "the solver difference, use about 0.4.",
         minimum=0.01, maximum=1.0, step=0.01, infotext="NegTrans step share", advanced=True,
     )  # fmt: skip
-    order: str = option(
+    order: Order = option(
         "ascending", "Inversion order",
         "ascending is correct. published repeats the order of the released FashionR2R code.",
         choices=("ascending", "published"), infotext="NegTrans order", advanced=True,
@@ -147,14 +149,14 @@ class TranslationParams(Params):
         "Says which part of the picture is the garment. alpha: what is not transparent. border: what differs from a "
         "uniform colour along the border. auto: alpha if there is transparency, otherwise border. file: what is "
         "painted white. Colour and attention control then act on the garment only.",
-        choices=("none", "auto", "alpha", "border", "file"), infotext="NegTrans mask",
+        choices=MASK_SOURCES, infotext="NegTrans mask",
     )  # fmt: skip
     background: str = option(
         "translate", "Background",
         "With a mask. translate: the background is translated too, separately from the garment. keep: the background "
         "stays as it is in the render.",
         choices=("translate", "keep"), infotext="NegTrans background",
-        applies=("mask", ("auto", "alpha", "border", "file")),
+        applies=("mask", MASK_SOURCES[1:]),
     )  # fmt: skip
     seed: int = option(0, "Seed", "Chooses the random noise, if Start from is noise.", minimum=0, maximum=2**63 - 1)
 
@@ -182,11 +184,10 @@ class TranslationParams(Params):
         return thinned(grid, max(1, round(len(grid) * self.step_share))) if self.step_share < 1 else grid
 
     @property
-    def features_from(self) -> str:
+    def features_from(self) -> FeatureSource:
         """Where features come from once "auto" is decided: captured where the inversion reads them at its latents."""
-        if self.features != "auto":
-            return self.features
-        return "captured" if self.fixed_point >= 1 or self.solver == "difference" else "recomputed"
+        exact = self.fixed_point >= 1 or self.solver == "difference"
+        return "captured" if self.features == "captured" or (self.features == "auto" and exact) else "recomputed"
 
     @property
     def inverts(self) -> bool:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from lib_negtrans import memory
+from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.core.features import FeatureBudget
 from lib_negtrans.core.inversion import InversionStep, Trajectory
 from lib_negtrans.core.translate import Method, TranslationStep, translation_steps
 from lib_negtrans.memory import trim_memory
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.pictures.images import pad_to_multiple
-from lib_negtrans.steps import finish
+from lib_negtrans.steps import Result, finish
 
 from .cache import TrajectoryCache
 from .denoiser import GuidedDenoiser, StandaloneDenoiser
@@ -104,7 +105,7 @@ def both_directions(
     params, schedule, device = denoiser.params, denoiser.schedule, denoiser.latent.device
     total = len(schedule) * (2 if params.inverts else 1)
     key = None if store is None else denoiser.key()  # while nothing is hooked: hooks are part of it
-    if key is not None:
+    if store is not None and key is not None:
         denoiser.trajectory = store.get(key)
     try:
         with denoiser.running():
@@ -113,24 +114,22 @@ def both_directions(
                 last = InversionStep(len(schedule) - 1, len(schedule), schedule.timesteps[-1], end)
                 yield _progress(last, "inversion", 0, total)
             elif params.inverts:
-                steps = inversion_of(params, denoiser.latent, schedule, denoiser.inversion, denoiser.control, budget)
-                denoiser.trajectory = yield from _relay(steps, "inversion", 0, total)
-            if params.captures:
+                inverting = inversion_of(
+                    params, denoiser.latent, schedule, denoiser.inversion, denoiser.control, budget
+                )
+                denoiser.trajectory = yield from _relay(inverting, "inversion", 0, total)
+            if params.captures and denoiser.trajectory is not None:
                 denoiser.features = str(denoiser.trajectory.features)
             trim_memory(device)  # guided calls have more rows: what single ones have freed does not fit them
             steps = translation_steps(
-                denoiser.kept(len(schedule)) if params.start == "inversion" else denoiser.noised(),
-                schedule,
-                denoiser.guided,
-                Method(params.tac_steps, params.features_from, params.solver),
-                trajectory=denoiser.trajectory,
-                per_image=denoiser.per_image,
-                release_features=params.captures and key is None,
-                blend=denoiser.blend,
-            )
+                denoiser.kept(len(schedule)) if params.start == "inversion" else denoiser.noised(), schedule,
+                denoiser.guided, Method(params.tac_steps, params.features_from, params.solver),
+                trajectory=denoiser.trajectory, per_image=denoiser.per_image,
+                release_features=params.captures and key is None, blend=denoiser.blend,
+            )  # fmt: skip
             return (yield from _relay(steps, "translation", total - len(schedule), total))
     finally:
-        if key is not None and denoiser.trajectory is not None:
+        if store is not None and key is not None and denoiser.trajectory is not None:
             denoiser.trajectory.features.park()
             store.put(key, denoiser.trajectory)
 
@@ -141,32 +140,37 @@ def translate_latent(
     params: TranslationParams,
     embeddings: Mapping[str, Tensor] | None = None,
     cache: TrajectoryCache | None = None,
-    feature_budget: FeatureBudget | None = None,
     mask: Tensor | None = None,
 ) -> Generator[Progress, None, tuple[Tensor, Trajectory | None, Forwards]]:
     """Invert and translate clean latents (B, 4, h, w), float32; returns the final latent, the trajectory and the cost.
 
     embeddings: trigger word -> vectors (n, width) for the prompts. cache: takes the inversion of the same latents under
-    the same conditions from there, or puts it there. feature_budget: memory for captured features; by default the
-    host's, or what is free decides. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention control acts on it
-    alone, or what lies outside is kept. Raises ParamError for bad parameters (before the first step), HostError for
-    NaN.
+    the same conditions from there, or puts it there. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention
+    control acts on it alone, or what lies outside is kept. Captured features take the memory of the host's
+    `feature_budget`, or half of what is free. Raises ParamError for bad parameters (before the first step), HostError
+    for NaN and for attention that another program has changed.
     """
     params.validate()
     with torch.no_grad():
         denoiser = StandaloneDenoiser(host, latent, params, embeddings or {}, mask)
-    budget = feature_budget or getattr(host, "feature_budget", None) or memory.feature_budget(latent.device)
-    result = yield from both_directions(denoiser, budget, cache)
+    budget = getattr(host, "feature_budget", None) or memory.feature_budget(latent.device)
+    try:
+        result = yield from both_directions(denoiser, budget, cache)
+    except AttentionShapeError as error:
+        raise HostError(str(error)) from error
     cached = params.inverts and not denoiser.counts["inversion"]
     return result, denoiser.trajectory, Forwards(**denoiser.counts, features=denoiser.features, cached=cached)
 
 
-def _relay(steps: Generator, phase: str, offset: int, total: int) -> Generator[Progress, None, object]:
+def _relay(
+    steps: Generator[InversionStep | TranslationStep, None, Result], phase: str, offset: int, total: int
+) -> Generator[Progress, None, Result]:
     while True:
         try:
             step = next(steps)
         except StopIteration as stop:
-            return stop.value
+            result: Result = stop.value
+            return result
         yield _progress(step, phase, offset, total)
 
 
@@ -193,7 +197,6 @@ def translate_image(
     params: TranslationParams,
     embeddings: Mapping[str, Tensor] | None = None,
     cache: TrajectoryCache | None = None,
-    feature_budget: FeatureBudget | None = None,
     mask: Tensor | None = None,
 ) -> Generator[Progress, None, Translation]:
     """Translate images (B, 3, H, W) in [0, 1], on any device; the generator returns a `Translation`.
@@ -206,9 +209,7 @@ def translate_image(
     image = pad_to_multiple(image).to(host.device)
     mask = None if mask is None else pad_to_multiple(mask).to(host.device)
     source = _with_room(host.encode_image if cache is None else partial(cache.encoded, host))(image)
-    latent, trajectory, forwards = yield from translate_latent(
-        host, source, params, embeddings, cache, feature_budget, mask
-    )
+    latent, trajectory, forwards = yield from translate_latent(host, source, params, embeddings, cache, mask)
     decode = _with_room(host.decode_latent)
     decode_source = None if cache is None else _with_room(partial(cache.decoded, host))
     decoded = finished_picture(params, latent, source, image, mask, decode, decode_source)[..., :height, :width]
@@ -223,8 +224,7 @@ def translate(
     params: TranslationParams,
     embeddings: Mapping[str, Tensor] | None = None,
     cache: TrajectoryCache | None = None,
-    feature_budget: FeatureBudget | None = None,
     mask: Tensor | None = None,
 ) -> Translation:
     """`translate_image` run to its end."""
-    return finish(translate_image(host, image, params, embeddings, cache, feature_budget, mask))
+    return finish(translate_image(host, image, params, embeddings, cache, mask))

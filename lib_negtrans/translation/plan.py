@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,12 +33,11 @@ def inversion_of(
     budget: FeatureBudget,
 ) -> Generator[InversionStep, None, Trajectory]:
     """The inversion of clean latents (B, 4, h, w), step by step; control, active, captures where the parameters do."""
-    options = {
-        "capture": control if params.captures else None, "capture_steps": params.tac_steps, "budget": budget,
-    }  # fmt: skip
+    ways: dict[str, Any] = {"capture": control if params.captures else None, "budget": budget}
+    ways["capture_steps"] = params.tac_steps
     if params.solver == "difference":
-        return second_order_steps(latent, schedule, predict, **options)
-    return inversion_steps(latent, schedule, predict, fixed_point=params.fixed_point, order=params.order, **options)
+        return second_order_steps(latent, schedule, predict, **ways)
+    return inversion_steps(latent, schedule, predict, fixed_point=params.fixed_point, order=params.order, **ways)
 
 
 def inversion_rows(params: TranslationParams) -> list[int]:

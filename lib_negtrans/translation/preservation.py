@@ -37,7 +37,7 @@ def finished_picture(
     """
     strength = params.colour_strength if params.colour != "off" else 0.0
     if strength and params.colour not in PIXEL_WAYS:
-        region = None if mask is None else to_latent_size(mask, tuple(latent.shape[-2:]))
+        region = None if mask is None else to_latent_size(mask, (latent.shape[-2], latent.shape[-1]))
         latent = preserve_latent(latent, source_latent, strength, region)
     picture = decode(latent)
     if strength and params.colour in PIXEL_WAYS:

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from lib_negtrans import files
-from lib_negtrans.apps.cli import common_options
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.models import standalone
 from lib_negtrans.training.checkpoint import checkpoints
 from lib_negtrans.training.request import read_request
 
@@ -28,7 +28,7 @@ def picture(path, size=(64, 64), seed=0, **options):
 @pytest.fixture
 def place(tmp_path, shared_tiny_host, monkeypatch):
     """renders/ with one good picture, out/, and a model that is loaded already."""
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: shared_tiny_host)
     (tmp_path / "renders").mkdir()
     picture(tmp_path / "renders" / "good.png")
     return tmp_path

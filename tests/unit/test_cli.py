@@ -10,8 +10,9 @@ from PIL import Image
 
 from lib_negtrans.apps.cli import common_options, demo
 from lib_negtrans.apps.cli import main as cli
+from lib_negtrans.models import standalone
 from lib_negtrans.options import ParamError
-from lib_negtrans.translation.folder import plan
+from lib_negtrans.pictures.tree import plan
 from lib_negtrans.translation.infotext import parse_pairs
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TranslationParams
@@ -22,7 +23,7 @@ FAST = ["--steps", "10", "--step-share", "1", "--negative-prompt", "a 3d render"
 @pytest.fixture
 def run(monkeypatch, shared_tiny_host, capsys):
     """Runs a command on the tiny model; gives exit code, standard output and standard error."""
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: shared_tiny_host)
 
     def call(*argv: str):
         code = cli.main([str(a) for a in argv])
@@ -123,6 +124,8 @@ def test_json_events_are_one_object_a_line(run, tmp_path):
         (["--input", "p.png", "--negative", "nothing.pt"], "nothing.pt"),
         (["--input", "p.png", "--negative", "p.png"], "p.png"),
         (["--input", "p.png", "--preset", "fashionr2r", "--fixed-point", "1"], "published inversion order"),
+        (["--input", "p.png", "--prompt", "a coat AND a hat"], "works only in the webui"),
+        (["--input", "p.png", "--feature-memory", "-1"], "--feature-memory -1 must be 0 or more MB"),
     ],
 )
 def test_wrong_calls_are_one_line_and_exit_2(run, tmp_path, monkeypatch, argv, says):

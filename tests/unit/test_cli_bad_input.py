@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.apps.cli import common_options
 from lib_negtrans.apps.cli import main as cli
+from lib_negtrans.models import standalone
 from lib_negtrans.translation.infotext import parse_pairs
 from tests.unit.test_cli import FAST, noise
 
@@ -18,7 +18,7 @@ from tests.unit.test_cli import FAST, noise
 @pytest.fixture
 def run(monkeypatch, shared_tiny_host, capsys, tmp_path):
     """Translates tmp_path/in to tmp_path/out; gives exit code, standard output, standard error."""
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: shared_tiny_host)
 
     def call(*argv):
         folders = ["--input", tmp_path / "in", "--out", tmp_path / "out"]

@@ -13,7 +13,7 @@ from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.embeddings.arithmetic import combine, convert
 from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, write_embedding
 from lib_negtrans.embeddings.inspection import describe_file
-from lib_negtrans.embeddings.layouts import LAYOUTS, keeps_metadata
+from lib_negtrans.embeddings.layouts import LAYOUTS
 from tests.unit.test_embeddings import example, host_accepts, vectors
 
 FORMATS = [(layout, suffix) for layout, suffixes in LAYOUTS.items() for suffix in suffixes]
@@ -28,7 +28,7 @@ def test_any_format_becomes_any_other(tmp_path, first, second):
     _, complaints = convert(source, target, other)
     back = read_embedding(target)
     assert torch.equal(back.vectors, vectors()) and back.layout == other and complaints == []
-    if keeps_metadata(suffix, layout) and keeps_metadata(ending, other):
+    if all(ending_ == ".safetensors" or layout_ == "a1111" for layout_, ending_ in (first, second)):
         was = read_embedding(source)
         assert (back.metadata, back.step, back.checkpoint_hash, back.checkpoint_name) == (
             was.metadata, was.step, was.checkpoint_hash, was.checkpoint_name,

@@ -13,15 +13,16 @@ from tqdm import tqdm
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
-from lib_negtrans.apps.cli import common_options
 from lib_negtrans.apps.cli import evaluate as command
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.apps.cli.reporting import CallError
 from lib_negtrans.evaluation import feature_network as features
 from lib_negtrans.evaluation.configurations import parse_configurations
-from lib_negtrans.evaluation.crops import load_render, render_files
+from lib_negtrans.evaluation.crops import load_render
 from lib_negtrans.evaluation.report import HEADER, evaluation_data, evaluation_sheet, markdown_table
 from lib_negtrans.evaluation.run import Cost, evaluate, judge_pictures, round_trip
+from lib_negtrans.models import standalone
+from lib_negtrans.pictures.tree import iter_image_files
 
 needs_features = pytest.mark.skipif(features.missing_packages() is not None, reason=str(features.missing_packages()))
 
@@ -48,7 +49,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def renders(folder):
-    return [load_render(p) for p in render_files(folder)]
+    return [load_render(p) for p in iter_image_files(folder)]
 
 
 PHOTOS = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -143,7 +144,7 @@ class Reports(list):
 
 def call(text: str) -> tuple[int, Reports]:
     parser = argparse.ArgumentParser()
-    for flag in ("--model", "--device", "--dtype"):
+    for flag in ("--model", "--device", "--dtype", "--feature-memory"):
         parser.add_argument(flag)
     command.add_arguments(parser)
     reports = Reports()
@@ -152,7 +153,7 @@ def call(text: str) -> tuple[int, Reports]:
 
 @needs_features
 def test_the_command(folder, tmp_path, shared_tiny_host, monkeypatch):
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: shared_tiny_host)
     sheet = tmp_path / "out" / "sheet.png"
     code, reports = call(f"--renders {folder} --size 64 --steps 10 --configs no-tac --count 4 --sheet {sheet}")
     assert code == 0
@@ -167,7 +168,7 @@ def test_the_command(folder, tmp_path, shared_tiny_host, monkeypatch):
 def test_the_command_judges_outputs_and_names_what_is_missing(folder, tmp_path):
     outputs = tmp_path / "outputs"
     outputs.mkdir()
-    for path in render_files(folder)[:4]:
+    for path in iter_image_files(folder)[:4]:
         with Image.open(path) as image:
             image.save(outputs / path.name)
     code, reports = call(f"--renders {folder} --outputs {outputs} --size 64")

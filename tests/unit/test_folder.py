@@ -12,10 +12,15 @@ from PIL import Image
 
 from lib_negtrans.memory import is_out_of_memory
 from lib_negtrans.models.protocol import HostError
+from lib_negtrans.models.standalone import ModelChoice
 from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.tree import plan
+from lib_negtrans.runners import local
 from lib_negtrans.runners.claims import Claims, claim_path
-from lib_negtrans.translation import folder
-from lib_negtrans.translation.folder import plan, translate_items
+from lib_negtrans.runners.local import Local
+from lib_negtrans.runners.runner import Job
+from lib_negtrans.translation import item as item_module
+from lib_negtrans.translation.item import TranslationJob, Translator
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import Forwards, Translation
 
@@ -44,21 +49,31 @@ def model(monkeypatch, shared_tiny_host):
         def __init__(self):
             self.seen, self.act = [], lambda number: None
 
-        def translate(self, host, image, params, embeddings, mask=None, **_):
+        def translate(self, host, image, params, embeddings, cache=None, mask=None):
             self.seen.append((tuple(image.shape[-2:]), mask))
             yield from ()
             self.act(len(self.seen))
             return Translation(image.flip(2), image, image, None, Forwards(1), 0.01)
 
     made = Model()
-    monkeypatch.setattr(folder, "translate_image", made.translate)
+    monkeypatch.setattr(item_module, "translate_image", made.translate)
     return made
 
 
-def run(host, source, out, **options):
-    masks = options.pop("masks", None)
-    params = options.pop("params", PARAMS)
-    return translate_items(host, plan(source, out, masks), params, {}, **options)
+class Loaded(Job):
+    """A job whose model is there already."""
+
+    def __init__(self, host, params, size):
+        self.host, self.job = host, TranslationJob(ModelChoice(""), params, {}, size)
+
+    def start(self, device=None):
+        return Translator(self.host, self.job)
+
+
+def run(host, source, out, *, masks=None, params=PARAMS, size=None, overwrite=False, began=None):
+    with Local(overwrite) as runner:
+        runner.began = began or runner.began
+        yield from runner.run(Loaded(host, params, size), plan(source, out, masks))
 
 
 def names(out):
@@ -88,8 +103,8 @@ def test_reading_and_writing_overlap_the_model(model, shared_tiny_host, pictures
 
         return call
 
-    monkeypatch.setattr(folder, "load_item", slow(folder.load_item, "read"))
-    monkeypatch.setattr(folder, "save_png", slow(folder.save_png, "write"))
+    for name in ("read", "write"):
+        monkeypatch.setattr(Translator, name, slow(getattr(Translator, name), name))
     model.act = lambda _number: time.sleep(0.1)
     assert len(list(run(shared_tiny_host, pictures, tmp_path / "out"))) == 5
     assert time.perf_counter() - began < 1.2  # 1.5 one after the other, 0.7 at best
@@ -99,26 +114,26 @@ def test_reading_and_writing_overlap_the_model(model, shared_tiny_host, pictures
 
 
 def test_no_more_than_a_few_results_wait_for_their_file(model, shared_tiny_host, pictures, tmp_path, monkeypatch):
-    original = folder.save_png
-    monkeypatch.setattr(folder, "save_png", lambda *args: time.sleep(0.05) or original(*args))
+    original = item_module.save_png
+    monkeypatch.setattr(item_module, "save_png", lambda *args: time.sleep(0.05) or original(*args))
     waiting = []
     model.act = lambda number: waiting.append(number - 1 - len(names(tmp_path / "out")) // 2)
     for _ in run(shared_tiny_host, pictures, tmp_path / "out"):
         pass
-    assert max(waiting) <= folder.WRITTEN_BEHIND + 1
+    assert max(waiting) <= local.WRITTEN_BEHIND + 1
 
 
 def test_a_file_that_cannot_be_written_is_that_pictures_failure(
     model, shared_tiny_host, pictures, tmp_path, monkeypatch
 ):
-    original = folder.save_png
+    original = item_module.save_png
 
     def full(path, *rest):
         if path.name == "1.png":
             raise OSError(28, "No space left on device")
         original(path, *rest)
 
-    monkeypatch.setattr(folder, "save_png", full)
+    monkeypatch.setattr(item_module, "save_png", full)
     results = list(run(shared_tiny_host, pictures, tmp_path / "out"))
     assert [r.error for r in results].count(None) == 4 and "No space left" in results[1].error
     assert names(tmp_path / "out") == ["0.png", "2.png", "3.png", "4.png"]
@@ -127,8 +142,8 @@ def test_a_file_that_cannot_be_written_is_that_pictures_failure(
 def test_an_interrupt_writes_what_was_translated_and_gives_claims_back(
     model, shared_tiny_host, pictures, tmp_path, monkeypatch
 ):
-    original = folder.save_png
-    monkeypatch.setattr(folder, "save_png", lambda *args: time.sleep(0.1) or original(*args))
+    original = item_module.save_png
+    monkeypatch.setattr(item_module, "save_png", lambda *args: time.sleep(0.1) or original(*args))
 
     def interrupt(number):
         if number == 3:
@@ -320,12 +335,12 @@ def test_an_automatic_mask_says_what_it_found(model, shared_tiny_host, tmp_path)
     plain[20:44, 20:44] = (120, 20, 20)
     Image.fromarray(plain).save(tmp_path / "a.png")
     params = TranslationParams(mask="auto", steps=10)
-    assert next(iter(run(shared_tiny_host, tmp_path / "a.png", tmp_path / "o", params=params))).note == (
+    assert next(iter(run(shared_tiny_host, tmp_path / "a.png", tmp_path / "o", params=params))).made.note == (
         "mask from the uniform border colour"
     )
     picture(tmp_path / "b.png")
     result = next(iter(run(shared_tiny_host, tmp_path / "b.png", tmp_path / "o", params=params)))
-    assert "no mask" in result.note and model.seen[-1][1] is None
+    assert "no mask" in result.made.note and model.seen[-1][1] is None
     named = TranslationParams(mask="border", steps=10)
     result = next(iter(run(shared_tiny_host, tmp_path / "b.png", tmp_path / "p", params=named)))
     assert "no uniform border colour" in result.error

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from lib_negtrans.apps.cli import app, common_options
+from lib_negtrans.apps.cli import app
 from lib_negtrans.apps.cli.main import main
 from lib_negtrans.embeddings.files import Embedding, EmbeddingError, write_embedding
+from lib_negtrans.models import standalone
 
 pytest.importorskip("gradio", reason="the page needs gradio: install requirements.lock")
 
@@ -151,7 +152,7 @@ def test_the_end_of_the_page_saves_the_training_under_way(monkeypatch, shared_ti
             time.sleep(0.02)
         listener.close()  # as Ctrl-C does
 
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: shared_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: shared_tiny_host)
     monkeypatch.setattr(app, "TrainingManager", Noted)
     monkeypatch.setattr(page_server, "serve", serve_until_the_training_runs)
     folders = ["--embeddings", str(tmp_path / "embeddings"), "--runs", str(tmp_path / "runs")]

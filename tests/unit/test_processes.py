@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans.runners.launched import Launched, SharedCounts
+from lib_negtrans.runners.launched import Launched, LaunchedRunner, runner_here
 from tests.tiny_model import tiny_networks, write_folder
 from tests.unit.test_claims import dead_pid
 
@@ -37,22 +37,23 @@ def test_alone_and_launched(environment):
 
 
 def test_the_main_process_gets_the_sums_and_cleans_up(environment, tmp_path):
-    shares = [SharedCounts(tmp_path, Launched(rank, 2, rank, 2)) for rank in range(2)]
+    shares = [LaunchedRunner(tmp_path, Launched(rank, 2, rank, 2)) for rank in range(2)]
     threading.Timer(0.5, shares[1].finish, [{"translated": 3, "failed": 1}]).start()
     assert shares[0].finish({"translated": 2, "failed": 0}) == ({"translated": 5, "failed": 1}, [])
     assert list(tmp_path.iterdir()) == []
-    assert SharedCounts(tmp_path, Launched()).finish({"translated": 1}) == ({"translated": 1}, [])
+    assert runner_here(tmp_path).finish({"translated": 1}) == ({"translated": 1}, [])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_go_by_the_first_ones_beginning(environment, tmp_path):
-    first = SharedCounts(tmp_path, Launched(1, 2, 1, 2))
+    first = LaunchedRunner(tmp_path, Launched(1, 2, 1, 2))
     time.sleep(0.02)
-    second = SharedCounts(tmp_path, Launched(0, 2, 0, 2))
-    assert second.began() == first.began() == first._began < second._began
+    second = LaunchedRunner(tmp_path, Launched(0, 2, 0, 2))
+    assert second.first_start() == first.first_start() == first.began < second.began
 
 
 def test_one_that_was_killed_is_not_waited_for(environment, tmp_path):
-    main, other = (SharedCounts(tmp_path, Launched(rank, 2, rank, 2)) for rank in range(2))
+    main, other = (LaunchedRunner(tmp_path, Launched(rank, 2, rank, 2)) for rank in range(2))
     file = other._file(1)
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"pid": dead_pid()}))
@@ -62,10 +63,10 @@ def test_one_that_was_killed_is_not_waited_for(environment, tmp_path):
 
 
 def test_what_an_earlier_run_left_says_nothing(environment, tmp_path):
-    counts = SharedCounts(tmp_path, Launched(0, 2, 0, 2))
+    runner = LaunchedRunner(tmp_path, Launched(0, 2, 0, 2))
     old = {"host": "h", "pid": 1, "began": time.time() - 3600, "counts": {"translated": 9}}
-    counts._file(1).write_text(json.dumps(old))
-    assert counts._read(1) is None
+    runner._file(1).write_text(json.dumps(old))
+    assert runner._read(1) is None
 
 
 def test_two_processes_share_a_folder(tmp_path):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.apps.cli import common_options
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, write_embedding
+from lib_negtrans.models import standalone
 from lib_negtrans.training.checkpoint import checkpoints, decode
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.judging.comparison import MAXIMUM, Candidate, candidates, chosen, compare, grid, pick
@@ -85,7 +85,7 @@ def test_the_chosen_one_becomes_an_embedding_with_its_card(finished, tmp_path):
 
 
 def test_on_the_command_line(finished, tmp_path, capsys, monkeypatch, calm_tiny_host):
-    monkeypatch.setattr(common_options, "load_model", lambda *_args, **_options: calm_tiny_host)
+    monkeypatch.setattr(standalone, "load_model", lambda *_args, **_options: calm_tiny_host)
     sheet = tmp_path / "sheet.png"
     run = str(finished.folder / "run")
     call = ["compare", run, "--image", str(finished.render), "--size", "64", "--steps", "10"]

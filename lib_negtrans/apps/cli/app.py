@@ -19,15 +19,12 @@ NEEDED_GRADIO = "3.41.2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options; the common ones are the caller's."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, help=f"default: {PORT}, or the next free one")
     parser.add_argument(
-        "--embeddings",
-        default="embeddings",
-        metavar="DIR",
+        "--embeddings", default="embeddings", metavar="DIR",
         help="folder of the negative embeddings; trained ones are put there (default: embeddings)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--runs", default="runs", metavar="DIR", help="folder for checkpoints and previews (default: runs)"
     )
@@ -39,7 +36,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     try:
         from lib_negtrans.apps.page.page import FILES, build_page
-        from lib_negtrans.apps.page.server import LOOPBACK, PortTaken, free_socket, make_app, serve
+        from lib_negtrans.apps.page.server import LOOPBACK, free_socket, make_app, serve
     except ImportError as error:
         raise CallError(
             f"The page needs gradio {NEEDED_GRADIO} ({error}): pip install -r requirements.lock, or see README."
@@ -52,10 +49,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         if folder.exists() and not folder.is_dir():
             raise CallError(f"{option} {folder} is a file: name a folder.")
     host = load_host(args)
-    try:
-        listener = free_socket(args.host, args.port, PORT)
-    except (PortTaken, OSError) as error:
-        raise CallError(str(error)) from error
+    listener = free_socket(args.host, args.port, PORT)
 
     workplace = LocalWorkplace(host, embeddings, runs)
     manager, runner = TrainingManager(workplace), TranslationRunner(workplace)

@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
-from lib_negtrans.memory import allow_reuse, feature_budget
-from lib_negtrans.models.protocol import HostError, ModelHost
-from lib_negtrans.models.standalone import default_model_path, load_model
-from lib_negtrans.options import ParamError
+from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.memory import allow_reuse
+from lib_negtrans.models import standalone
+from lib_negtrans.models.standalone import ModelChoice, StandaloneHost
+from lib_negtrans.options import ParamError, Params
 from lib_negtrans.translation.negatives import Negative
 
 from .reporting import CallError
 
 
-def load_host(args: argparse.Namespace) -> ModelHost:
-    """The model of --model, --device, --dtype. Raises CallError."""
+def model_choice(args: argparse.Namespace, device: str | None = None) -> ModelChoice:
+    """The model of --model, --device, --dtype and --feature-memory, on `device` where none is named.
+
+    Raises CallError, HostError.
+    """
+    if args.feature_memory is not None and args.feature_memory < 0:
+        raise CallError(f"--feature-memory {args.feature_memory:g} must be 0 or more MB.")
+    dtype = args.dtype and getattr(torch, args.dtype)
+    model = args.model or standalone.default_model_path()
+    return ModelChoice(model, args.device or device, dtype, feature_memory=args.feature_memory)
+
+
+def load_host(args: argparse.Namespace, device: str | None = None) -> StandaloneHost:
+    """The model of `model_choice`, loaded. Raises CallError, HostError."""
     allow_reuse()  # the process is the command line's own
-    try:
-        host = load_model(
-            args.model or default_model_path(), device=args.device, dtype=args.dtype and getattr(torch, args.dtype)
-        )
-    except HostError as error:
-        raise CallError(str(error)) from error
-    megabytes = getattr(args, "feature_memory", None)
-    if megabytes is not None:
-        if megabytes < 0:
-            raise CallError(f"--feature-memory {megabytes:g} must be 0 or more MB.")
-        host.feature_budget = feature_budget(host.device, megabytes)
-    return host
+    return standalone.load_model(model_choice(args, device))
+
+
+def add_negative(parser: argparse.ArgumentParser) -> None:
+    """The option --negative; see `load_negatives`."""
+    parser.add_argument(
+        "--negative", action="append", default=[], metavar="FILE[:WEIGHT]",
+        help="a negative embedding; may be repeated",
+    )  # fmt: skip
 
 
 def parse_negative(text: str) -> tuple[Path, float]:
-    """`FILE[:WEIGHT]` -> path and weight; a Windows drive's colon is no separator. Raises CallError."""
+    """`FILE[:WEIGHT]` -> path and weight; a Windows drive's colon is no separator."""
     head, separator, tail = text.rpartition(":")
     if separator and head and not Path(text).exists():
         try:
@@ -48,55 +56,41 @@ def parse_negative(text: str) -> tuple[Path, float]:
     return Path(text), 1.0
 
 
-def load_negatives(texts: list[str], width: int) -> list[Negative]:
-    """The embeddings of --negative. Raises CallError for a file that is none, or of another width than the model's."""
-    negatives = []
-    for text in texts:
-        path, weight = parse_negative(text)
-        try:
-            embedding = read_embedding(path)
-        except (EmbeddingError, OSError) as error:
-            raise CallError(str(error)) from error
-        if embedding.vectors.shape[1] != width:
-            raise CallError(
-                f"{path} has vectors of width {embedding.vectors.shape[1]}, the model needs {width}: "
-                "it was trained for another kind of model."
-            )
-        negatives.append(Negative(embedding.name, embedding.vectors, weight))
-    return negatives
+def load_negatives(texts: list[str]) -> list[Negative]:
+    """The embeddings of --negative. Raises EmbeddingError for a file that is none, OSError."""
+    found = [(read_embedding(path), weight) for path, weight in map(parse_negative, texts)]
+    return [Negative(embedding.name, embedding.vectors, weight) for embedding, weight in found]
 
 
-def add_params(parser: argparse.ArgumentParser, params: type, skip: tuple[str, ...] = ()) -> None:
+def add_params(parser: argparse.ArgumentParser, params: type[Params], skip: tuple[str, ...] = ()) -> None:
     """An option for every field of a parameter model; None means "not given", so that presets can fill it."""
-    for field in dataclasses.fields(params):
-        if field.name in skip or "option" not in field.metadata:
+    for name, option in params.options().items():
+        if name in skip:
             continue
-        opt = field.metadata["option"]
-        flag = "--" + field.name.replace("_", "-")
-        text = f"{opt.help} (default: {field.default!r})".replace("%", "%%")
-        if isinstance(field.default, bool):
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        default = getattr(params, name)
+        about: dict[str, Any] = {"help": f"{option.help} (default: {default!r})".replace("%", "%%")}
+        if isinstance(default, bool):
+            about["action"] = argparse.BooleanOptionalAction
         else:
-            metavar = None if opt.choices else type(field.default).__name__.upper()
-            parser.add_argument(
-                flag, type=_reader(params, field), default=None, choices=opt.choices, metavar=metavar, help=text
-            )
+            metavar = None if option.choices else type(default).__name__.upper()
+            about |= {"type": _reader(params, name), "choices": option.choices, "metavar": metavar}
+        parser.add_argument("--" + name.replace("_", "-"), default=None, **about)
 
 
-def _reader(params: type, field: dataclasses.Field) -> Callable[[str], Any]:
-    if isinstance(field.default, str):
+def _reader(params: type[Params], name: str) -> Callable[[str], Any]:
+    if isinstance(getattr(params, name), str):
         return str  # as it was typed
 
     def read(text: str) -> Any:
         try:
-            return params.typed(field.name, text)
+            return params.typed(name, text)
         except ParamError as error:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return read
 
 
-def given(args: argparse.Namespace, params: type) -> dict[str, Any]:
+def given(args: argparse.Namespace, params: type[Params]) -> dict[str, Any]:
     """The parameters that the call names."""
-    values = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(params)}
+    values = {name: getattr(args, name, None) for name in params.options()}
     return {name: value for name, value in values.items() if value is not None}

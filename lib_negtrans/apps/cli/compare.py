@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
+from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.pictures.images import ImageError, save_png
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.judging.comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
@@ -16,16 +16,12 @@ from .reporting import EXIT_DONE, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and those of a translation; the common ones are the caller's."""
     parser.add_argument("what", nargs="+", metavar="RUN|FILE", help="a run folder, or embedding files")
     parser.add_argument("--image", metavar="FILE", help="the render to translate with each of them")
     parser.add_argument(
-        "--only",
-        nargs="+",
-        metavar="STEP",
-        default=[],
+        "--only", nargs="+", metavar="STEP", default=[],
         help="only these steps of the run; best is the best validation's",
-    )
+    )  # fmt: skip
     parser.add_argument("--size", type=int, default=512, help="short side of the pictures (default: 512)")
     parser.add_argument("--grid", metavar="FILE", help=f"the picture to write (default: {GRID_FILE} in the run folder)")
     parser.add_argument(
@@ -42,8 +38,6 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         return _pick(args, report) if args.pick else _compare(args, report)
     except ImageError as error:
         raise CallError(f"--image {args.image}: {error}") from error
-    except (TrainingError, EmbeddingError, OSError) as error:
-        raise CallError(str(error)) from error
 
 
 def _found(args: argparse.Namespace) -> list[Candidate]:
@@ -72,7 +66,8 @@ def _compare(args: argparse.Namespace, report: Reporter) -> int:
     if args.size < 64 or args.size > 2048:
         raise CallError(f"--size must lie between 64 and 2048, not {args.size}.")
     found = chosen(_found(args), args.only)
-    target = Path(args.grid) if args.grid else _default_grid(Path(args.what[0]))
+    first = Path(args.what[0])
+    target = Path(args.grid) if args.grid else (first if first.is_dir() else first.parent) / GRID_FILE
     params = TranslationParams.from_dict(given(args, TranslationParams))
     host = load_host(args)
     pictures = []
@@ -81,10 +76,6 @@ def _compare(args: argparse.Namespace, report: Reporter) -> int:
             pictures.append((label, picture))
             bar.update()
             report.event("compared", None, label=label)
-    save_png(target, grid(pictures, Path(args.what[0]).stem))
+    save_png(target, grid(pictures, first.stem))
     report.event("written", f"{target}: {len(found)} side by side on {args.image}.", path=str(target))
     return EXIT_DONE
-
-
-def _default_grid(first: Path) -> Path:
-    return (first if first.is_dir() else first.parent) / GRID_FILE

@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding
+from lib_negtrans.embeddings.files import Embedding, read_embedding
 from lib_negtrans.evaluation.configurations import parse_configurations
-from lib_negtrans.evaluation.crops import Render, load_render, render_files, spread
+from lib_negtrans.evaluation.crops import Render, load_render, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, markdown_table
@@ -22,8 +22,8 @@ from lib_negtrans.evaluation.run import Cost, judge_pictures, round_trip, transl
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import save_png, to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
+from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.training import events
-from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import TrainingRequest
 from lib_negtrans.training.run import Training
@@ -39,7 +39,6 @@ THROUGH_VAE = "renders through the VAE"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options; the common ones are the caller's."""
     parser.add_argument("--out", default="demo-out", metavar="DIR", help="folder for all results (default: demo-out)")
     parser.add_argument("--steps", type=int, default=150, help="training steps (default: 150)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the training (default: 0)")
@@ -63,21 +62,18 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     if args.count < 3:
         raise CallError(f"--count must be at least 3, not {args.count}.")
     report.event("phase", f"1/2  Training {NAME} on the renders of {RENDERS / 'train'} ..", phase="training")
-    try:
-        request = TrainingRequest(NAME, RENDERS / "train", training_params(args.steps, args.seed), overwrite=True)
-        job = Training(request, host, out / f"{NAME}.run", out / f"{NAME}.pt")
-        with stop_on_signals(job, report), report.bar(unit="step") as bar:
-            for event in job.run():
-                show_event(event, report, bar)
-        if not isinstance(event, events.Finished):
-            return EXIT_INTERRUPTED
-        embedding = read_embedding(job.out)
-    except (TrainingError, EmbeddingError) as error:
-        raise CallError(str(error)) from error
+    request = TrainingRequest(NAME, RENDERS / "train", training_params(args.steps, args.seed), overwrite=True)
+    job = Training(request, host, out / f"{NAME}.run", out / f"{NAME}.pt")
+    with stop_on_signals(job, report), report.bar(unit="step") as bar:
+        for event in job.run():
+            show_event(event, report, bar)
+    if not isinstance(event, events.Finished):
+        return EXIT_INTERRUPTED
+    embedding = read_embedding(job.out)
     for complaint in event.complaints:
         report.problem(complaint)
 
-    files = spread(render_files(RENDERS / "eval"), args.count)
+    files = spread(iter_image_files(RENDERS / "eval"), args.count)
     renders = [load_render(path, path.name) for path in files]
     report.event("phase", f"2/2  Translating {len(renders)} held-out renders three ways ..", phase="translating")
     pictures, costs = _translate(host, renders, embedding, report)

@@ -5,58 +5,47 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lib_negtrans.core.attention import AttentionShapeError
+from lib_negtrans.embeddings.files import check_width
 from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
-from lib_negtrans.evaluation.crops import Render, load_photos, load_render, render_files, spread
+from lib_negtrans.evaluation.crops import Render, load_photos, load_render, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
 from lib_negtrans.evaluation.run import Evaluation, TableRow, evaluate, judge_pictures, round_trip
-from lib_negtrans.models.protocol import HostError
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
 from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.translation.params import TranslationParams
 
-from .common_options import add_params, given, load_host, load_negatives
+from .common_options import add_negative, add_params, given, load_host, load_negatives
 from .reporting import CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and every translation parameter; the common ones are the caller's."""
     parser.add_argument(
-        "--renders",
-        required=True,
-        metavar="DIR",
+        "--renders", required=True, metavar="DIR",
         help="folder of renders, with a mask_NAME.png beside each, or with transparency",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--photos", metavar="DIR", help="folder of photographs to compare with (default: features of 200 photographs)"
     )
     parser.add_argument(
-        "--outputs",
-        metavar="DIR",
+        "--outputs", metavar="DIR",
         help="judge the pictures in this folder, named as the renders; nothing is translated",
-    )
-    parser.add_argument(
-        "--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; may be repeated"
-    )
+    )  # fmt: skip
+    add_negative(parser)
     names = describe_names().replace("%", "%%")
     parser.add_argument(
-        "--configs",
-        default="default,no-tac,none",
-        metavar="NAME[:FIELD=VALUE]..,..",
+        "--configs", default="default,no-tac,none", metavar="NAME[:FIELD=VALUE]..,..",
         help=f"the configurations to compare. {names}",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--region", choices=("crop", "full"), default="crop", help="translate crops of the garment, or whole renders"
     )
     parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
     parser.add_argument(
-        "--judged-background",
-        choices=("same", "mean"),
-        default="same",
+        "--judged-background", choices=("same", "mean"), default="same",
         help="what replaces the backgrounds for the column KID garment",
-    )
+    )  # fmt: skip
     parser.add_argument("--count", type=int, metavar="N", help="use only N of the renders, spread evenly")
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")
@@ -95,7 +84,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
     if not Path(folder).is_dir():
         raise CallError(f"{option} {folder} is not a folder.")
-    files = spread(render_files(Path(folder)), count)
+    files = spread(iter_image_files(Path(folder)), count)
     if len(files) < 3:
         raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")
     return files
@@ -153,7 +142,9 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
     values = given(args, TranslationParams)
     parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
     host = load_host(args)
-    negatives = load_negatives(args.negative or [], host.embedding_width)
+    negatives = load_negatives(args.negative)
+    for negative in negatives:
+        check_width(negative.name, negative.vectors, host.embedding_width)
     configurations = parse_configurations(args.configs, values, negatives)
     bar.total = len(renders) * len(configurations)
 
@@ -166,14 +157,10 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
         line = f"{row.name}: KID {row.kid.value:.3f} ± {row.kid.error:.3f}"
         report.event("configuration", line, **row_data(row))
 
-    try:
-        return evaluate(
-            host, renders, photos, configurations, Lite0(host.device),
-            region=args.region, size=args.size, batch=args.batch, background=args.judged_background,
-            on_progress=on_progress, on_row=on_row,
-        )  # fmt: skip
-    except (HostError, AttentionShapeError) as error:
-        raise CallError(str(error)) from error
+    return evaluate(
+        host, renders, photos, configurations, Lite0(host.device), region=args.region, size=args.size,
+        batch=args.batch, background=args.judged_background, on_progress=on_progress, on_row=on_row,
+    )  # fmt: skip
 
 
 def _tell(args: argparse.Namespace, report: Reporter, evaluation: Evaluation) -> None:

@@ -6,17 +6,14 @@ import argparse
 from pathlib import Path
 
 from lib_negtrans.embeddings.arithmetic import convert
-from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.embeddings.inspection import describe_file
 from lib_negtrans.embeddings.layouts import LAYOUTS
-from lib_negtrans.models.protocol import HostError
 
 from .common_options import load_host
 from .reporting import EXIT_DONE, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `inspect`; the common ones are the caller's."""
     parser.add_argument("file")
     parser.add_argument("--convert", metavar="OUT", help="write the embedding to this .pt, .safetensors or .bin file")
     layouts = "; ".join(f"{layout}: {' or '.join(suffixes)}" for layout, suffixes in LAYOUTS.items())
@@ -31,17 +28,10 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     if args.layout and not args.convert:
         raise CallError("--layout is for --convert: name the file to write with it.")
     if not args.convert:
-        host = load_host(args) if args.model else None
-        try:
-            facts = describe_file(Path(args.file), host)
-        except (EmbeddingError, HostError, OSError) as error:
-            raise CallError(str(error)) from error
+        facts = describe_file(Path(args.file), load_host(args) if args.model else None)
         report.event("inspect", "\n".join(f"{key}: {value}" for key, value in facts.items()), **facts)
         return EXIT_DONE
-    try:
-        embedding, complaints = convert(args.file, args.convert, args.layout, args.overwrite)
-    except (EmbeddingError, OSError) as error:
-        raise CallError(str(error)) from error
+    embedding, complaints = convert(args.file, args.convert, args.layout, args.overwrite)
     for complaint in complaints:
         report.problem(complaint)
     line = f"{args.convert}: {len(embedding.vectors)} vectors; its trigger word is {embedding.name}."

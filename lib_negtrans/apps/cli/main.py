@@ -1,6 +1,7 @@
 """The command line: `python -m lib_negtrans COMMAND`. Exit codes: 0 done, 1 some inputs failed, 2 a wrong call or file.
 
-Each command is a module with `add_arguments(parser)` and `run(arguments, reporter)`, which gives the exit code.
+Each command is a module with `add_arguments(parser)`, its own options beside the common ones, and `run(arguments,
+reporter)`, which gives the exit code.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import sys
 from importlib import import_module
 
 from lib_negtrans import __version__
-from lib_negtrans.options import ParamError
+from lib_negtrans.errors import UserError
 
-from .reporting import EXIT_INTERRUPTED, EXIT_WRONG_CALL, CallError, Reporter
+from .reporting import EXIT_INTERRUPTED, EXIT_WRONG_CALL, Reporter
 
 # command -> module of this folder and help
 COMMANDS = {
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     report = Reporter(args.json, args.quiet)
     try:
         return args.run(args, report)
-    except (CallError, ParamError) as error:
+    except (UserError, OSError) as error:
         report.problem(f"error: {error}")
         return EXIT_WRONG_CALL
     except KeyboardInterrupt:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 
-from lib_negtrans.preparation.build import PrepareError, prepare
+from lib_negtrans.preparation.build import PrepareProgress, prepare
 from lib_negtrans.preparation.params import PrepareParams
+from lib_negtrans.steps import finish
 
 from .common_options import add_params, given
-from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
+from .reporting import EXIT_DONE, EXIT_SOME_FAILED, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options; the common ones are the caller's."""
     parser.add_argument(
         "source", metavar="SRC", help="folder with pictures, and its sub-folders; nothing in it is changed"
     )
@@ -25,25 +26,18 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     """Prepare; 0 all could be used, 1 some pictures cannot be read. Raises CallError."""
     params = PrepareParams.from_dict(given(args, PrepareParams))
     job = prepare(args.source, args.target, params, args.overwrite)
-    try:
-        with report.bar(unit="picture") as bar:
-            while True:
-                try:
-                    progress = next(job)
-                except StopIteration as end:
-                    result = end.value
-                    break
-                if bar.total != progress.total or progress.done < bar.n:
-                    bar.reset(total=progress.total)
-                bar.set_description_str(progress.phase, refresh=False)
-                bar.update(progress.done - bar.n)
-                report.event(
-                    "progress", str(progress) if bar.disable and progress.done == progress.total else None,
-                    phase=progress.phase, done=progress.done, total=progress.total,
-                )  # fmt: skip
-    except PrepareError as error:
-        raise CallError(str(error)) from error
-    finally:
-        job.close()
+    with report.bar(unit="picture") as bar, contextlib.closing(job):
+
+        def on_step(progress: PrepareProgress) -> None:
+            if bar.total != progress.total or progress.done < bar.n:
+                bar.reset(total=progress.total)
+            bar.set_description_str(progress.phase, refresh=False)
+            bar.update(progress.done - bar.n)
+            report.event(
+                "progress", str(progress) if bar.disable and progress.done == progress.total else None,
+                phase=progress.phase, done=progress.done, total=progress.total,
+            )  # fmt: skip
+
+        result = finish(job, on_step)
     report.event("prepared", "\n".join(result.lines()), **result.to_dict())
     return EXIT_SOME_FAILED if result.unreadable else EXIT_DONE

@@ -8,11 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lib_negtrans.errors import UserError
+
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_WRONG_CALL = 0, 1, 2
 EXIT_INTERRUPTED = 130  # as shells report SIGINT
 
 
-class CallError(Exception):
+class CallError(UserError):
     """The call or one of its files is wrong; the message is one sentence that says what to do."""
 
 

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lib_negtrans.embeddings.files import EmbeddingError
-from lib_negtrans.models.protocol import HostError, ModelHost
+from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training import events
 from lib_negtrans.training.data.dataset import automatic_size, training_files
@@ -27,7 +26,6 @@ from .reporting import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED, CallError,
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and every training parameter; the common ones are the caller's."""
     parser.add_argument("--images", metavar="DIR", help="renders to learn from, sub-folders included")
     parser.add_argument(
         "--photos", metavar="DIR", help="real photos, used by validation and by --objective contrastive"
@@ -66,14 +64,11 @@ def stop_on_signals(job: Training, report: Reporter) -> Iterator[None]:
 
 def run(args: argparse.Namespace, report: Reporter) -> int:
     """Train; 0 done, 1 failed in mid-run (all kept), 130 stopped before the end. Raises CallError for a wrong call."""
-    args.device = local_device(args.device)
     try:
-        host = load_host(args)
+        host = load_host(args, local_device(None))
         with joined(host.device) as workers:
             # the others do the same work and are silent: the main process speaks and writes for all
             return _run(args, report if workers.main else report.silent(), host, workers)
-    except (TrainingError, EmbeddingError, HostError, ImageError) as error:
-        raise CallError(str(error)) from error
     except OSError as error:
         raise CallError(sentence(error)) from error
 

@@ -5,96 +5,81 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from lib_negtrans.pictures.images import parse_size
-from lib_negtrans.runners.claims import Claims
-from lib_negtrans.runners.launched import Launched, SharedCounts
-from lib_negtrans.translation.folder import ItemDone, plan, translate_items
+from lib_negtrans.pictures.masks import SOURCES
+from lib_negtrans.pictures.tree import Item, plan
+from lib_negtrans.runners.launched import runner_here
+from lib_negtrans.runners.runner import ItemDone
+from lib_negtrans.translation.item import Made, TranslationJob
 from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
+from lib_negtrans.translation.pipeline import Progress
 
-from .common_options import add_params, given, load_host, load_negatives
+from .common_options import add_negative, add_params, given, load_negatives, model_choice
 from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options and every translation parameter; the common ones are the caller's."""
     parser.add_argument("--input", required=True, help="a picture, or a folder with sub-folders")
     parser.add_argument("--out", required=True, help="folder for the PNGs; it gets the same sub-folders as the input")
-    parser.add_argument(
-        "--negative", action="append", metavar="FILE[:WEIGHT]", help="a negative embedding; may be repeated"
-    )
+    add_negative(parser)
     presets = "; ".join(f"{name}: {text}" for name, (text, _values) in TRANSLATION_PRESETS.items())
     parser.add_argument("--preset", default="default", choices=tuple(TRANSLATION_PRESETS), help=presets)
     parser.add_argument(
         "--size", metavar="WxH", help="fit the picture into this size and keep its shape (default: its own size)"
     )
     parser.add_argument("--overwrite", action="store_true", help="translate again the pictures that are done already")
-    mask = TranslationParams.options()["mask"]
-    sources = ", ".join(choice for choice in mask.choices if choice != "file")
+    sources = ", ".join(source for source in SOURCES if source != "file")
     parser.add_argument(
         "--mask", metavar="SOURCE|FILE|DIR",
-        help=f"{mask.help} Give one of {sources}, or a painted mask (white is translated), or a folder of such masks "
-        "with the same names as the input (default: none)",
+        help=f"{TranslationParams.options()['mask'].help} Give one of {sources}, or a painted mask (white is "
+        "translated), or a folder of such masks with the same names as the input (default: none)",
     )  # fmt: skip
     add_params(parser, TranslationParams, skip=("mask",))
 
 
 def run(args: argparse.Namespace, report: Reporter) -> int:
-    """Translate; 0 done, 1 some pictures failed. Raises CallError and ParamError for a wrong call."""
-    launched = Launched.from_environment()
+    """Translate; 0 done, 1 some pictures failed. Raises UserError for a wrong call."""
     masks = _masks(args)
     params = translation_preset(args.preset, **given(args, TranslationParams))
     size = parse_size(args.size) if args.size else None
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise CallError(f"--out {out} is a file: name a folder.")
-    counts = SharedCounts(out, launched)
+    runner = runner_here(out, args.overwrite)
     items = plan(Path(args.input), out, masks)
-    if launched.count > 1:
-        launched.share_cores()
-        args.device = args.device or launched.device()
-    host = load_host(args)
-    params, embeddings = with_negatives(params, load_negatives(args.negative or [], host.embedding_width))
-    if params.prompt == params.negative_prompt and launched.is_main:
-        report.event(
-            "warning",
-            "note: without --negative or --negative-prompt, the result is the same picture again.",
-            message="no negative: the pictures are only reconstructed",
-        )
-    with ExitStack() as stack:
-        claims = stack.enter_context(Claims())  # until all processes are done: failures are not tried twice
-        bar = stack.enter_context(_bar(report, len(items), launched.is_main))
-        telling = _Telling(report, bar)
-        results = translate_items(
-            host, items, params, embeddings, size=size, overwrite=args.overwrite, on_progress=telling.progress,
-            claims=claims, began=counts.began(),
-        )  # fmt: skip
-        for result in results:
-            telling.result(result)
-        total, lost = counts.finish(dict(telling.counts))
-    if not launched.is_main:
+    params, embeddings = with_negatives(params, load_negatives(args.negative))
+    job = TranslationJob(model_choice(args), params, embeddings, size)
+    with runner:
+        results = runner.run(job, items, lambda step: telling.progress(step))
+        if params.prompt == params.negative_prompt and runner.is_main:
+            report.event(
+                "warning", "note: without --negative or --negative-prompt, the result is the same picture again.",
+                message="no negative: the pictures are only reconstructed",
+            )  # fmt: skip
+        # the rate over the whole run: pictures differ in size
+        speaker = report if runner.is_main else report.silent()
+        with speaker.bar(total=len(items), unit="picture", smoothing=0) as bar:
+            telling = _Telling(report, bar)
+            for result in results:
+                telling.result(result)
+            total, lost = runner.finish(telling.counts)
+    if not runner.is_main:
         return EXIT_DONE  # another code would make the launcher end the others
-    return _summary(report, total, lost, len(items), time.time() - counts.began(), out)
+    return _summary(report, total, lost, len(items), time.time() - runner.began, out)
 
 
 def _masks(args: argparse.Namespace) -> Path | None:
     """The painted masks that --mask names; it is left as the parameter's value."""
-    known = TranslationParams.options()["mask"].choices
-    if args.mask is None or (args.mask in known and args.mask != "file"):
+    if args.mask is None or (args.mask in SOURCES and args.mask != "file"):
         return None
     path, args.mask = Path(args.mask), "file"
     return path
-
-
-def _bar(report: Reporter, total: int, is_main: bool) -> tqdm:
-    # the rate over the whole run: pictures differ in size
-    options = {"total": total, "unit": "picture", "smoothing": 0}
-    return report.bar(**options) if is_main else tqdm(disable=True, **options)
 
 
 class _Telling:
@@ -106,11 +91,11 @@ class _Telling:
         self._began = time.perf_counter()
         self._old = self._seen = 0  # outputs that were there before; all that was told
 
-    def progress(self, progress) -> None:
+    def progress(self, progress: Progress) -> None:
         self.bar.set_postfix_str(f"{progress.phase} {progress.index + 1}/{progress.total}")
 
-    def result(self, result: ItemDone) -> None:
-        fields = {"source": str(result.item.source), "index": result.index, "total": result.total}
+    def result(self, result: ItemDone[Item, Made]) -> None:
+        fields: dict[str, Any] = {"source": str(result.item.source), "index": result.index, "total": result.total}
         if result.skipped and not result.elsewhere:
             # says nothing about how long the others will take
             self._old += 1
@@ -118,23 +103,26 @@ class _Telling:
                 self.bar.initial += 1
         self._seen += 1
         self.bar.update()
-        if result.error is not None:
-            self.counts["failed"] += 1
-            self.report.problem(f"failed: {result.item.source}: {result.error}", **fields)
+        if result.made is not None:
+            self._made(result.made, fields)
         elif result.skipped:
             self.report.event("skipped", None, **fields)
         else:
-            self.counts["translated"] += 1
-            line = f"{result.item.target}  {result.seconds:.1f} s"
-            if self.counts["translated"] == 1 and not (self.report.quiet or self.report.as_json):
-                line += f", {result.forwards}"
-            if result.note:
-                line += f"; {result.note}"
-                fields["note"] = result.note
-            self.report.event(
-                "translated", line, target=str(result.item.target), seconds=result.seconds,
-                forwards=result.forwards.total, remaining_seconds=self._remaining(result.total), **fields,
-            )  # fmt: skip
+            self.counts["failed"] += 1
+            self.report.problem(f"failed: {result.item.source}: {result.error}", **fields)
+
+    def _made(self, made: Made, fields: dict[str, Any]) -> None:
+        self.counts["translated"] += 1
+        line = f"{made.path}  {made.seconds:.1f} s"
+        if self.counts["translated"] == 1:
+            line += f", {made.forwards}"
+        if made.note:
+            line += f"; {made.note}"
+            fields["note"] = made.note
+        self.report.event(
+            "translated", line, target=str(made.path), seconds=made.seconds, forwards=made.forwards.total,
+            remaining_seconds=self._remaining(fields["total"]), **fields,
+        )  # fmt: skip
 
     def _remaining(self, total: int) -> float:
         done = max(1, self._seen - self._old)

@@ -18,6 +18,7 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 from gradio.routes import templates
 
+from lib_negtrans.errors import UserError
 from lib_negtrans.jobs.translation import TranslationRunner
 
 PICTURES = "/negtrans/pictures"
@@ -35,7 +36,7 @@ _ELSEWHERE = re.compile(
 )
 
 
-class PortTaken(Exception):
+class PortTaken(UserError):
     """No port to listen on; the message is one sentence."""
 
 
