@@ -14,31 +14,26 @@ from .training_snapshot import TrainingSnapshot
 
 
 class Workplace(Protocol):
-    """What a training needs of the program around it."""
+    """One program, such as the webui."""
 
     embeddings_folder: Path  # the finished NAME.pt goes here
     runs_folder: Path  # runs_folder/NAME holds checkpoints, loss.csv, previews
 
     def turn(self, title: str) -> AbstractContextManager[ModelHost]:
         """Waits until no other job uses the model, then gives it. Entered and left in the manager's thread."""
-        ...
 
     def progress(self, snapshot: TrainingSnapshot) -> bool:
         """Called after every event, in that thread; True asks the training to stop (a host's own interrupt button)."""
-        ...
 
     def publish(self, embedding: Path) -> list[str]:
         """Make a finished embedding known, during the turn; returns sentences for the user: why it is not shown."""
-        ...
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
         """Text -> its CLIP tokens, if that can be had at once; used to check a name as it is typed."""
-        ...
 
     @property
     def templates_folder(self) -> Path | None:
         """The program's own caption templates, which may be named without their path."""
-        ...
 
 
 class LocalWorkplace:

@@ -18,7 +18,8 @@ fastapi = pytest.importorskip("fastapi", reason="fastapi comes with the webui an
 uvicorn = pytest.importorskip("uvicorn")
 
 from lib_negtrans.apps.api import PREFIX, add_routes  # noqa: E402
-from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager  # noqa: E402
+from lib_negtrans.jobs.training import TrainingManager  # noqa: E402
+from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
 
 SMALL = {"steps": 2, "vectors": 2, "accumulation": 1, "size": 64, "preview_every": 0, "lr": "5e-3"}

@@ -12,17 +12,19 @@ import gradio as gr
 from PIL import Image
 
 from lib_negtrans import TITLE
-from lib_negtrans.apps.panels.option_component import option_component
-from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TAB_ID, TabOptions, build_train_tab, dropped_path
+from lib_negtrans.apps.panels.components import QUIET, TAB_ID, option_component
+from lib_negtrans.apps.panels.dataset_panel import dropped_path
+from lib_negtrans.apps.panels.markup import message_html
+from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TabOptions, build_train_tab
 from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
-from lib_negtrans.apps.panels.training_view import message_html
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.embeddings.folder import EmbeddingFolder
-from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
+from lib_negtrans.jobs.training import TrainingManager
 from lib_negtrans.jobs.translation import RequestRefused, TranslationRequest, TranslationRunner
+from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, Picture, load_picture
 from lib_negtrans.pictures.masks import mask_from_picture
@@ -39,7 +41,6 @@ ROOT = Path(__file__).resolve().parents[3]
 # the webui takes the files at the root by itself; an installed package has none of them
 STYLES = (ROOT / "style.css", Path(__file__).with_name("page.css"))
 FILES = (SCRIPT_FILE, Path(__file__).with_name("page.js"), ROOT / "localizations" / "ja_JP.json")
-QUIET = {"queue": False, "show_progress": "hidden"}
 # these have a place of their own on the page; the others are the shared panel's
 OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
 BEHIND = ("source_prompt", "start", "fixed_point")

@@ -7,7 +7,8 @@ from typing import Any
 from modules import infotext_utils, script_callbacks, scripts, shared
 
 from lib_negtrans import TITLE as SCRIPT_TITLE
-from lib_negtrans.apps.panels.training_panel import TAB_ID, TITLE, TabOptions, build_train_tab
+from lib_negtrans.apps.panels.components import QUIET, TAB_ID
+from lib_negtrans.apps.panels.training_panel import TITLE, TabOptions, build_train_tab
 from lib_negtrans.embeddings.files import stands_in
 
 from .registration import register_once
@@ -44,7 +45,7 @@ def connect_use(button: Any) -> None:
             text = ", ".join(filter(None, [(text or "").rstrip(", "), name]))
         return [text, gr.update(value=SCRIPT_TITLE)]
 
-    button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", queue=False, show_progress="hidden")
+    button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", **QUIET)
 
 
 def _negative_prompt() -> Any | None:
