@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -125,7 +125,9 @@ class TranslationRunner(BackgroundJob[TranslationSnapshot]):
         negatives = [request.negative] if request.negative else []
         params, embeddings = with_negatives(request.params, negatives)
         shrinks = request.longest and max(request.picture.size) > request.longest
-        painted = request.mask and mask_from_picture(request.mask, request.picture.size, "as dropped")
+        painted = None
+        if request.mask is not None:
+            painted = mask_from_picture(request.mask, request.picture.size, "as dropped")
         loaded = prepared(request.picture, params, painted, (request.longest, request.longest) if shrinks else None)
         rgb, alpha, (width, height) = loaded.rgb, loaded.alpha, loaded.size
         source = self._keep("source.png", _png(rgb, alpha))
@@ -148,7 +150,9 @@ class TranslationRunner(BackgroundJob[TranslationSnapshot]):
         )  # fmt: skip
         return True
 
-    def _run(self, steps: Iterator[Progress], params: TranslationParams, size: tuple[int, int]) -> Translation | None:
+    def _run(
+        self, steps: Generator[Progress, None, Translation], params: TranslationParams, size: tuple[int, int]
+    ) -> Translation | None:
         """The generator to its end, noting every step; None when it was interrupted."""
         began = last_preview = time.perf_counter()
         cost = FIRST_PREVIEW
@@ -168,19 +172,19 @@ class TranslationRunner(BackgroundJob[TranslationSnapshot]):
                 remaining=(now - began) * (1 - done) / (done - known) if done > known else None,
             )  # fmt: skip
             if progress.clean is not None and now - last_preview >= PREVIEW_SHARE * cost:
-                self._preview(progress, size)
+                self._preview(progress.index, progress.clean, size)
                 last_preview = time.perf_counter()
                 cost = last_preview - now
         steps.close()
         return None
 
-    def _preview(self, progress: Progress, size: tuple[int, int]) -> None:
+    def _preview(self, step: int, latent: Tensor, size: tuple[int, int]) -> None:
         width, height = size
-        image = to_pil(self.workplace.host.decode_latent(progress.clean)[0, :, :height, :width])
+        image = to_pil(self.workplace.host.decode_latent(latent)[0, :, :height, :width])
         image.thumbnail((768, 768))
         stream = io.BytesIO()
         image.save(stream, format="JPEG", quality=85)
-        self._note(preview=self._keep(f"{_PREVIEW}{progress.index + 1}.jpg", stream.getvalue()))
+        self._note(preview=self._keep(f"{_PREVIEW}{step + 1}.jpg", stream.getvalue()))
         pictures = self._pictures[self._state.number]
         for old in [name for name in pictures if name.startswith(_PREVIEW)][:-3]:  # a page may still ask for the last
             del pictures[old]

@@ -17,7 +17,7 @@ from lib_negtrans.apps.panels.dataset_panel import dropped_path
 from lib_negtrans.apps.panels.markup import message_html
 from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TabOptions, build_train_tab
 from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
-from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
+from lib_negtrans.apps.panels.translation_panel import build_translation_panel
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.embeddings.files import EmbeddingError
@@ -119,23 +119,16 @@ class _TranslationTab:
                 label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file", show_download_button=False
             )
         self.note = gr.HTML(elem_id=f"{PREFIX}note")
-        prompt = component("prompt")
-        negative = component("negative_prompt")
+        texts = {name: component(name) for name in ("prompt", "negative_prompt")}
         with gr.Row():
-            strength = component("strength", minimum=0.02)
-            steps = component("steps", maximum=150)
+            sliders = {"strength": component("strength", minimum=0.02), "steps": component("steps", maximum=150)}
         with gr.Row():
-            cfg_scale = component("cfg_scale", minimum=1.0)
+            sliders["cfg_scale"] = component("cfg_scale", minimum=1.0)
             seed = component("seed")
         # a choice of one is none
         names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
-        sliders = {"strength": strength, "steps": steps, "cfg_scale": cfg_scale}
-        self.panel: TranslationPanel = build_translation_panel(
-            names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND
-        )
-        self.controls = {
-            "prompt": prompt, "negative_prompt": negative, "seed": seed, **sliders, **self.panel.controls,
-        }  # fmt: skip
+        self.panel = build_translation_panel(names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND)
+        self.controls = {**texts, "seed": seed, **sliders, **self.panel.controls}
 
     def _build_outputs(self) -> None:
         state = self.runner.snapshot()
@@ -152,29 +145,20 @@ class _TranslationTab:
         self.view = [self.progress, self.stage, self.result, self.translate, self.interrupt, self.seen]
 
     def _connect(self) -> None:
-        inputs = [
-            self.seen,
-            self.picture,
-            self.mask,
-            self.longest,
-            self.panel.embedding,
-            self.panel.embedding_weight,
-            *self.controls.values(),
-        ]
+        chosen = [self.panel.embedding, self.panel.embedding_weight]
+        inputs = [self.seen, self.picture, self.mask, self.longest, *chosen, *self.controls.values()]
         self.translate.click(self.start, inputs, [self.message, *self.view], **QUIET)
         self.interrupt.click(self.stop, [self.seen], self.view, **QUIET)
         self.poll.click(self.shown, [self.seen], self.view, **QUIET)
-        restored = [*self.controls.values(), self.panel.embedding, self.panel.embedding_weight, self.longest, self.note]
+        restored = [*self.controls.values(), *chosen, self.longest, self.note]
         self.settings.upload(self.restore, [self.settings, self.panel.embedding], restored, **QUIET)
 
     def connect_use(self, button: gr.Button, manager: TrainingManager, tabs: gr.Tabs) -> None:
         """The training tab's button: choose what was trained, and show this tab."""
 
         def use() -> list[Any]:
-            return [
-                gr.update(choices=self.choices(), value=manager.snapshot().name),
-                gr.update(selected=TRANSLATE_TAB),
-            ]
+            trained = gr.update(choices=self.choices(), value=manager.snapshot().name)
+            return [trained, gr.update(selected=TRANSLATE_TAB)]
 
         button.click(use, None, [self.panel.embedding, tabs], **QUIET)
 
@@ -204,16 +188,15 @@ class _TranslationTab:
             if picture is None:
                 raise RequestRefused("There is no render yet: drop one, or click to choose a file.")
             params = TranslationParams.from_given(dict(zip(self.controls, values, strict=True)))
-            painted = None if mask is None else _painted(mask)
-            if painted is not None:
-                params = replace(params, mask="file")
-            elif params.mask == "file":
+            if mask is None and params.mask == "file":
                 raise RequestRefused("Mask is file, but there is none: drop one, or choose another mask.")
-            negative = None
+            negative = painted = None
             if name := chosen_embedding(embedding):
                 negative = Negative(name, self.folder.vectors(name), 1.0 if weight is None else float(weight))
             named = self.folder.named_in(params.prompt, params.negative_prompt, params.source_prompt)
-            render = load_picture(picture)
+            if mask is not None:
+                params, painted = replace(params, mask="file"), _loaded("mask", mask)
+            render = _loaded("render", picture)
             if painted is not None:
                 mask_from_picture(painted, render.size, "as dropped")
             request = TranslationRequest(render, params, negative, named, max(0, int(longest or 0)), painted)
@@ -264,11 +247,11 @@ class _TranslationTab:
         ]
 
 
-def _painted(mask: BytesIO) -> Picture:
+def _loaded(what: str, file: BytesIO) -> Picture:
     try:
-        return load_picture(mask)
+        return load_picture(file)
     except ImageError as error:
-        raise RequestRefused(f"The mask {error}") from error
+        raise RequestRefused(f"The {what} {error}") from error
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

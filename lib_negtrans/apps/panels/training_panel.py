@@ -197,7 +197,7 @@ class TrainingPanel:
             pictures = self.dataset.pictures(folder, files, run_folder / "pictures")
             render = keep_render(preview, run_folder)
             typed = zip(OTHER_FOLDERS, (photos, validation, validation_photos), strict=True)
-            others = {kind: self.dataset.typed_folder(text) for kind, text in typed}
+            others: dict[str, Any] = {kind: self.dataset.typed_folder(text) for kind, text in typed}
             self.manager.start(TrainingRequest(name, pictures, params, render, overwrite=overwrite, **others))
         except (TrainingRefused, ParamError) as error:
             return self._said(seen, str(error), good=False)

@@ -152,15 +152,15 @@ def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]
 
 def _show_what_applies(controls: Mapping[str, Any]) -> None:
     """Hide the controls that do nothing with what another one says, whenever that changes."""
-    options = TranslationParams.options()
-    rulers: dict[str, list[str]] = {}
+    ruled: dict[str, dict[str, tuple[Any, ...]]] = {}  # ruler -> option -> the ruler's values under which it is shown
     for name in controls:
-        if options[name].applies is not None and options[name].applies[0] in controls:
-            rulers.setdefault(options[name].applies[0], []).append(name)
-    for ruler, names in rulers.items():
+        ruler, values = TranslationParams.options()[name].applies or (None, ())
+        if ruler is not None and ruler in controls:
+            ruled.setdefault(ruler, {})[name] = values
+    for ruler, names in ruled.items():
 
-        def shown(value: Any, names: list[str] = names) -> list[Any]:
-            return [gr.update(visible=value in options[name].applies[1]) for name in names]
+        def shown(value: Any, wanted: Sequence[tuple[Any, ...]] = tuple(names.values())) -> list[Any]:
+            return [gr.update(visible=value in values) for values in wanted]
 
         one_or_all = shown if len(names) > 1 else lambda value, shown=shown: shown(value)[0]
         controls[ruler].change(one_or_all, [controls[ruler]], [controls[name] for name in names], **QUIET)
