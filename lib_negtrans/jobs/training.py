@@ -31,6 +31,7 @@ from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.events import Event, Finished
 from lib_negtrans.training.judging.preview import TranslationPreview
 from lib_negtrans.training.lr_schedule import parse_learning_rate
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request
 from lib_negtrans.training.run import Training
 
@@ -112,7 +113,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
             preview_source=str(request.preview_image) if request.preview_image else None,
         )  # fmt: skip
 
-    def resume(self, name: str, overwrite: bool = False, **changes: Any) -> TrainingSnapshot:
+    def resume(self, name: str, overwrite: bool = False, /, **changes: Any) -> TrainingSnapshot:
         """Go on with the run of this name from its newest checkpoint, as asked for then but for changed parameters.
 
         Raises TrainingBusy, TrainingRefused, ParamError.
@@ -120,8 +121,10 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
         with self._lock:
             self._refuse_twice(name)
             folder = self.run_folder(name)
-            if not checkpoints(folder):
+            if not (saved := checkpoints(folder)):
                 raise TrainingRefused(f"There is no interrupted run of {name}: start it.")
+            if unknown := sorted(changes.keys() - TrainingParams.options().keys()):
+                raise ParamError(f"unknown parameter {unknown[0]!r}.")
             try:
                 request = read_request(folder, changes, resume=True, overwrite=overwrite)
             except ParamError:
@@ -129,6 +132,9 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
             except (OSError, ValueError, KeyError, TypeError) as error:
                 file = folder / REQUEST_FILE
                 raise TrainingRefused(f"{file} cannot be read: start {name} afresh with Overwrite.") from error
+            steps, done = parse_learning_rate(request.params.lr).steps(request.params.steps), saved[0][0]
+            if steps < done:
+                raise TrainingRefused(f"{name} has {done} steps already, not {steps}: ask for more steps.")
             return self.start(request)
 
     def resumable(self) -> list[tuple[str, int, int]]:
