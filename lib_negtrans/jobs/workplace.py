@@ -24,9 +24,11 @@ class Workplace(Protocol):
 
     def progress(self, snapshot: TrainingSnapshot) -> bool:
         """Called after every event, in that thread; True asks the training to stop (a host's own interrupt button)."""
+        return False
 
     def publish(self, embedding: Path) -> list[str]:
         """Make a finished embedding known, during the turn; returns sentences for the user: why it is not shown."""
+        return []
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
         """Text -> its CLIP tokens, if that can be had at once; used to check a name as it is typed."""
@@ -34,9 +36,10 @@ class Workplace(Protocol):
     @property
     def templates_folder(self) -> Path | None:
         """The program's own caption templates, which may be named without their path."""
+        return None
 
 
-class LocalWorkplace:
+class LocalWorkplace(Workplace):
     """A workplace for a model that only this process uses, such as the standalone page's."""
 
     def __init__(self, host: ModelHost, embeddings_folder: Path, runs_folder: Path):
@@ -48,15 +51,5 @@ class LocalWorkplace:
         with self.lock:
             yield self.host
 
-    def progress(self, snapshot: TrainingSnapshot) -> bool:
-        return False
-
-    def publish(self, embedding: Path) -> list[str]:
-        return []
-
     def tokenizer(self) -> Callable[[str], Sized] | None:
         return self.host.token_vectors
-
-    @property
-    def templates_folder(self) -> Path | None:
-        return None
