@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lib_negtrans.apps.panels.dataset_panel import dropped_path
 from lib_negtrans.apps.panels.markup import message_html
 from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TabOptions, build_train_tab
 from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
-from lib_negtrans.apps.panels.translation_panel import build_translation_panel
+from lib_negtrans.apps.panels.translation_panel import build_translation_panel, relisted
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.embeddings.files import EmbeddingError
@@ -70,8 +71,8 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
                     use_label=f"Use in {TITLE}",
                 )
                 build_train_tab(manager, options)
-        tab.select(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
-        blocks.load(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
+        for event in (tab.select, blocks.load):
+            event(partial(relisted, page.choices), [page.panel.embedding], [page.panel.embedding], **QUIET)
         blocks.load(page.shown, [page.seen], page.view, **QUIET)
     blocks.allowed_paths = [str(Path(p).resolve()) for p in (workplace.embeddings_folder, workplace.runs_folder)]
     return blocks
@@ -167,11 +168,6 @@ class _TranslationTab:
     def choices(self) -> list[str]:
         """Of the embedding's dropdown, as the folder is now."""
         return [NO_EMBEDDING, *self.folder.names()]
-
-    def refreshed(self, current: str | None) -> Any:
-        """The dropdown with what the folder holds now."""
-        choices = self.choices()
-        return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
 
     def start(
         self,

@@ -131,6 +131,13 @@ def preset_sentence(preset: str | None) -> str:
     return f"<p class='negtrans-preset'>{html.escape(text)}</p>"
 
 
+def relisted(listed: Callable[[], list[str]], current: str | None) -> Any:
+    """The update of a dropdown of embeddings to those that are listed now."""
+    choices = listed()
+    # no value where it can stay: one that was chosen or pasted meanwhile must not be put back
+    return gr.update(choices=choices) if current in choices else gr.update(choices=choices, value=NO_EMBEDDING)
+
+
 def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]]], apply_preset: Any) -> None:
     everything = panel.everything
     # "input" is a user's doing only: a pasted preset must not overwrite the other pasted values
@@ -138,13 +145,7 @@ def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]
         event(partial(preset_updates, list(everything)), [panel.preset], list(everything.values()), **QUIET)
 
     for button, listed in lists.items():
-
-        def refreshed(current: str, listed: Callable[[], list[str]] = listed) -> Any:
-            choices = listed()
-            # no value where it can stay: one that was chosen or pasted meanwhile must not be put back
-            return gr.update(choices=choices) if current in choices else gr.update(choices=choices, value=NO_EMBEDDING)
-
-        button.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], **QUIET)
+        button.click(partial(relisted, listed), [panel.embedding], [panel.embedding], **QUIET)
     _show_what_applies(panel.controls)
     for component in panel.summarised:
         component.change(fn=panel.summary_html, inputs=panel.summarised, outputs=[panel.summary], **QUIET)
