@@ -53,8 +53,8 @@ def write_bytes_atomic(path: str | Path, content: bytes, overwrite: bool = True)
 
 
 def write_text_atomic(path: str | Path, content: str, overwrite: bool = True) -> None:
-    """`atomic_write` of a text as UTF-8, with line ends as given."""
-    write_bytes_atomic(path, content.encode("utf-8"), overwrite)
+    """`atomic_write` of a text as UTF-8, with line ends as given; half a character becomes what JSON writes for it."""
+    write_bytes_atomic(path, content.encode("utf-8", "backslashreplace"), overwrite)
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

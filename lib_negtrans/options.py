@@ -14,6 +14,8 @@ from typing import Any
 
 from .errors import UserError
 
+MAXIMUM_TEXT = 10_000
+
 
 class ParamError(UserError, ValueError):
     """A parameter is out of range or contradicts another; the message is one sentence that says what to do."""
@@ -60,8 +62,9 @@ class Params:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ParamError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}.")
-        # JSON of another program may write whole numbers as 2.0
-        return cls(**{n: cls.typed(n, v) if isinstance(v, float) else v for n, v in values.items()}).validate()
+        # JSON of another program may write whole numbers as 2.0, or a number as text
+        kinds = {name: type(default) for name, default in vars(cls()).items()}
+        return cls(**{n: v if type(v) is kinds[n] else cls.typed(n, v) for n, v in values.items()}).validate()
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> Any:
@@ -105,6 +108,8 @@ class Params:
         """Check every range and choice and give self back; raises ParamError."""
         for name, opt in self.options().items():
             value = getattr(self, name)
+            if isinstance(value, str) and len(value) > MAXIMUM_TEXT:
+                raise ParamError(f"{opt.label} is longer than {MAXIMUM_TEXT} characters: make it shorter.")
             if opt.choices is not None and value not in opt.choices:
                 raise ParamError(f"{opt.label} must be one of {', '.join(opt.choices)}, not {value!r}.")
             if opt.minimum is not None or opt.maximum is not None:

@@ -1,45 +1,35 @@
-"""The routes under /negtrans/v1/. Nothing here knows the host: it is given a manager, allowed folders and accounts.
-
-Every answer is JSON. What cannot be done is answered with 4xx and {"detail": one sentence}: 401 without the password,
-403 for a path outside the allowed folders, 404 for an embedding that is not there, 409 while another training is under
-way or none is to interrupt, 422 for values that cannot be used.
-"""
+"""The routes under /negtrans/v1/. Nothing here knows the host: it is given a manager, folders and accounts."""
 
 from __future__ import annotations
 
 import base64
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from lib_negtrans import __version__
 from lib_negtrans.embeddings.files import EmbeddingError, read_embedding
 from lib_negtrans.embeddings.folder import embedding_files
-from lib_negtrans.jobs.training import (
-    TrainingBusy,
-    TrainingManager,
-    TrainingRefused,
-    TrainingRequest,
-)
-from lib_negtrans.options import ParamError
-from lib_negtrans.preparation.build import PrepareError
+from lib_negtrans.jobs.training import TrainingManager, TrainingRequest
+from lib_negtrans.options import Params
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.data.captions import CHOICES, named_template
-from lib_negtrans.training.data.dataset import DatasetReport, check_folder
+from lib_negtrans.training.data.dataset import check_folder
 from lib_negtrans.training.data.sets import OTHER_FOLDERS
-from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 from lib_negtrans.translation.arguments import NAMES
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 
+from .api_guard import RESPONSES, Folders, basic_auth, guarded
+
 PREFIX = "/negtrans/v1"
 API_VERSION = 1
+MAXIMUM_PATH = 4096  # characters
+Values = dict[str, Union[StrictBool, StrictInt, StrictFloat, StrictStr]]  # noqa: UP007 (pydantic 1 reads it)
 
 
 class Body(BaseModel):
@@ -54,7 +44,7 @@ class TrainBody(Body):
 
     name: str = Field(..., description="name and trigger word: a-z, 0-9, - and _")
     images: str = Field(..., description="folder with the renders")
-    params: dict = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
+    params: Values = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
     preset: str = Field("standard", description="what `params` start from")
     photos: str | None = Field(None, description="folder with photos, to validate against and for contrastive")
     validation: str | None = Field(None, description="folder with renders to measure on; default some are held out")
@@ -67,7 +57,7 @@ class ResumeBody(Body):
     """POST /train/resume."""
 
     name: str
-    params: dict = Field(default_factory=dict, description="what to change, such as steps")
+    params: Values = Field(default_factory=dict, description="what to change, such as steps")
     overwrite: bool = Field(False, description="an embedding of this name may be replaced")
 
 
@@ -81,7 +71,7 @@ class DatasetBody(Body):
     """POST /dataset/check."""
 
     images: str
-    size: int = 512
+    size: float = 512
     pattern: str = ""
     aspect: str = "buckets"
 
@@ -91,43 +81,27 @@ class PrepareBody(Body):
 
     source: str = Field(..., description="folder with pictures of any kind; it is only read")
     target: str = Field(..., description="new folder for the result")
-    params: dict = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
+    params: Values = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
     overwrite: bool = Field(False, description="an earlier result in the target may be replaced")
-
-
-def basic_auth(accounts: Sequence[tuple[str, str]]) -> Callable:
-    """A dependency that lets through who knows one of the (user, password) pairs, and answers 401 to all others.
-
-    Compared in constant time, and all accounts every time, so that nothing can be guessed by the clock.
-    """
-
-    def check(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008
-        given = f"{credentials.username}\0{credentials.password}".encode()
-        matches = [secrets.compare_digest(given, f"{user}\0{password}".encode()) for user, password in accounts]
-        if not any(matches):
-            raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
-
-    return check
 
 
 def add_routes(
     app: FastAPI,
     manager: TrainingManager,
-    roots: Callable[[], Sequence[Path]],
+    roots: Folders,
     accounts: Sequence[tuple[str, str]] = (),
+    closed: Callable[[Path], bool] = lambda path: False,
 ) -> None:
     """Put the routes on an app, once; with accounts, each of them asks for a user and password.
 
-    roots: the folders (real paths) below which pictures may be read.
+    roots: the folders (real paths) below which files may be read, the first of them where relative paths start.
+    closed: whether nothing may be written to a real path.
     """
     if any(getattr(route, "path", "").startswith(PREFIX) for route in app.routes):
         return
-    dependencies = [Depends(basic_auth(accounts))] if accounts else []
-    app.include_router(_router(_Service(manager, roots)), prefix=PREFIX, dependencies=dependencies, tags=["negtrans"])
-
-
-def _router(service: _Service) -> APIRouter:
-    router = APIRouter()
+    service, place = _Service(manager, roots, closed), manager.workplace
+    route, answer = guarded(lambda: [*roots(), place.runs_folder.absolute(), place.embeddings_folder.absolute()])
+    router = APIRouter(route_class=route, default_response_class=answer)
     router.add_api_route("/version", service.version, methods=["GET"])
     router.add_api_route("/schema", service.schema, methods=["GET"])
     router.add_api_route("/train", service.start, methods=["POST"])
@@ -142,14 +116,15 @@ def _router(service: _Service) -> APIRouter:
     router.add_api_route("/dataset/prepare/stop", service.stop_preparing, methods=["POST"])
     router.add_api_route("/embeddings", service.embeddings, methods=["GET"])
     router.add_api_route("/embeddings/{name}", service.embedding, methods=["GET"])
-    return router
+    dependencies = [Depends(basic_auth(accounts))] if accounts else []
+    app.include_router(router, prefix=PREFIX, dependencies=dependencies, tags=["negtrans"], responses=RESPONSES)
 
 
 class _Service:
     """The routes' work. Functions are not async: FastAPI runs them in threads, so that a slow folder stops nobody."""
 
-    def __init__(self, manager: TrainingManager, roots: Callable[[], Sequence[Path]]):
-        self.manager, self.roots = manager, roots
+    def __init__(self, manager: TrainingManager, roots: Folders, closed: Callable[[Path], bool]):
+        self.manager, self.roots, self.closed = manager, roots, closed
 
     def version(self):
         """Of the extension and of this API."""
@@ -170,21 +145,15 @@ class _Service:
         """Start a training; answers with its first state. While another is under way it waits: see `queue` there."""
         if body.preset not in TRAINING_PRESETS:
             raise HTTPException(422, f"There is no preset {body.preset!r}: there are {', '.join(TRAINING_PRESETS)}.")
-        values = TRAINING_PRESETS[body.preset][1] | body.params
-        template = str(values.get("template", TrainingParams().template))
-        named = named_template(template, self.manager.workplace.templates_folder)
-        if template not in CHOICES and named == template:  # a file that is not the program's own
-            values["template"] = str(self._allowed(template))
         preview = self._allowed(body.preview_image) if body.preview_image else None
         images = self._allowed(body.images)
-        others = {kind: self._allowed(getattr(body, kind)) for kind in OTHER_FOLDERS if getattr(body, kind)}
-
-        def begin():
-            params = TrainingParams.from_dict(values)
-            request = TrainingRequest(body.name, images, params, preview, overwrite=body.overwrite, **others)
-            return self.manager.start(request)
-
-        return self._answer(begin)
+        others: dict[str, Any] = {kind: self._allowed(path) for kind in OTHER_FOLDERS if (path := getattr(body, kind))}
+        params = TrainingParams.from_dict(TRAINING_PRESETS[body.preset][1] | body.params)
+        named = named_template(params.template, self.manager.workplace.templates_folder)
+        if params.template not in CHOICES and named == params.template:  # a file that is not the program's own
+            params.template = str(self._allowed(named))
+        request = TrainingRequest(body.name, images, params, preview, overwrite=body.overwrite, **others)
+        return self.manager.start(request).to_dict()
 
     def state(self):
         """How the training under way, or else the last one, stands."""
@@ -204,7 +173,7 @@ class _Service:
 
     def resume(self, body: ResumeBody):
         """Go on with an interrupted run."""
-        return self._answer(lambda: self.manager.resume(body.name, body.overwrite, **body.params))
+        return self.manager.resume(body.name, body.overwrite, **body.params).to_dict()
 
     def runs(self):
         """The runs that can be resumed."""
@@ -213,22 +182,18 @@ class _Service:
     def check_dataset(self, body: DatasetBody):
         """What is in a folder: sizes, captions, unreadable pictures, duplicates, transparency."""
         folder = self._allowed(body.images)
-
-        def check() -> DatasetReport:
-            params = TrainingParams(size=body.size, pattern=body.pattern, aspect=body.aspect).validate()
-            return check_folder(folder, params.size, params.pattern, params.aspect)
-
-        report = self._answer(check, plain=True)
+        params = TrainingParams.from_dict({"size": body.size, "pattern": body.pattern, "aspect": body.aspect})
+        report = check_folder(folder, params.size, params.pattern, params.aspect)
         return report.to_dict() | {"sentences": [sentence for _, sentence in report.sentences()]}
 
     def prepare(self, body: PrepareBody):
         """Prepare a training folder from any tree of pictures; answers with its first state."""
-        source, target = self._allowed(body.source), self._allowed(body.target)
-        if self.manager.preparation.snapshot().busy:
+        source, target, runner = self._allowed(body.source), self._allowed(body.target), self.manager.preparation
+        if self.closed(target):
+            raise HTTPException(403, f"{body.target} is one of the webui's own folders: give a new one.")
+        if runner.snapshot().busy:
             raise HTTPException(409, "A folder is being prepared: wait for its end, or stop it first.")
-
-        runner = self.manager.preparation
-        return self._answer(lambda: runner.start(source, target, PrepareParams.from_dict(body.params), body.overwrite))
+        return runner.start(source, target, PrepareParams.from_dict(body.params), body.overwrite).to_dict()
 
     def preparation(self):
         """How the preparation under way, or else the last one, stands; its report when it is finished."""
@@ -254,17 +219,11 @@ class _Service:
 
     def embedding(self, name: str):
         """A finished embedding: what it was trained with, and the file itself in base64."""
-        try:
-            self.manager.run_folder(name)  # validates
-        except TrainingRefused as error:
-            raise HTTPException(422, str(error)) from error
+        self.manager.run_folder(name)  # validates
         path = self.manager.out(name)
         if not path.is_file():
             raise HTTPException(404, f"There is no embedding {name}.")
-        try:
-            embedding = read_embedding(path)
-        except EmbeddingError as error:
-            raise HTTPException(422, f"{name} cannot be read: {error}") from error
+        embedding = read_embedding(path)
         return {
             "name": name,
             "step": embedding.step,
@@ -277,35 +236,44 @@ class _Service:
     def _allowed(self, text: str) -> Path:
         """The real path of what a caller names, if it is below an allowed folder; relative ones start at the first."""
         roots = list(self.roots())
-        if not text.strip() or "\0" in text:
-            raise HTTPException(422, "The path is empty: name a folder or file.")
+        if not text.strip() or "\0" in text or len(text) > MAXIMUM_PATH:
+            raise HTTPException(422, "The path is empty or too long: name a folder or file.")
         path = Path(os.path.realpath(roots[0] / text))  # an absolute `text` replaces the root
-        if not any(path.is_relative_to(root) for root in roots):
-            # before looking whether it exists: what lies outside is nobody's business
-            raise HTTPException(403, f"{text} is outside the folders that the API may read: {_listed(roots)}.")
+        # before looking whether it exists: what lies outside is nobody's business
+        if not _inside(path, roots):
+            raise HTTPException(
+                403,
+                f"{text} is outside the folders that the API may read: start the webui with --gradio-allowed-path.",
+            )
+        if path.is_dir() and (link := _link_outside(path, roots)):
+            raise HTTPException(403, f"{link} is a link to outside the folders that the API may read: remove it.")
         return path
 
-    @staticmethod
-    def _answer(call: Callable[[], Any], plain: bool = False) -> Any:
-        """The call's result, or its complaint as an HTTP status."""
-        try:
-            result = call()
-        except TrainingBusy as error:
-            raise HTTPException(409, str(error)) from error
-        except (TrainingRefused, TrainingError, PrepareError, ParamError) as error:
-            raise HTTPException(422, str(error)) from error
-        return result if plain else result.to_dict()
+
+def _inside(path: Path, roots: Sequence[Path]) -> bool:
+    return any(path.is_relative_to(root) for root in roots)
 
 
-def _listed(roots: Sequence[Path]) -> str:
-    return ", ".join(str(root) for root in dict.fromkeys(roots))
+def _link_outside(folder: Path, roots: Sequence[Path]) -> Path | None:
+    """A link anywhere below a folder, or below where its links lead to, that leads out of the allowed ones."""
+    left, seen = [folder], {folder}
+    while left:
+        for here, folders, files in os.walk(left.pop()):
+            for link in filter(Path.is_symlink, (Path(here, name) for name in (*folders, *files))):
+                real = Path(os.path.realpath(link))
+                if not _inside(real, roots):
+                    return link
+                if real.is_dir() and real not in seen:
+                    seen.add(real)
+                    left.append(real)
+    return None
 
 
 def _described_presets(presets: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     return {name: {"help": text, "params": values} for name, (text, values) in presets.items()}
 
 
-def _describe(params: type) -> dict[str, Any]:
+def _describe(params: type[Params]) -> dict[str, Any]:
     defaults = params().to_dict()
     described = {}
     for name, option in params.options().items():

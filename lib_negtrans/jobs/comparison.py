@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib_negtrans.embeddings.files import EmbeddingError
-from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
-from lib_negtrans.pictures.images import ImageError, save_png
+from lib_negtrans.pictures.images import save_png
 from lib_negtrans.training.checkpoint import runs_below
 from lib_negtrans.training.data.dataset import training_files
-from lib_negtrans.training.errors import TrainingError, sentence
+from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.judging.comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import read_request
 from lib_negtrans.translation.params import TranslationParams
 
-from .background import BackgroundJob
+from .background import FINISHED, STOPPED, WAITING, WORKING, BackgroundJob, JobSnapshot
 from .workplace import Workplace
-
-logger = logging.getLogger(__name__)
-
-IDLE, WAITING, WORKING, FINISHED, STOPPED, FAILED = "idle", "waiting", "working", "finished", "stopped", "failed"
 
 
 class ComparisonRefused(Exception):
@@ -33,24 +27,19 @@ class ComparisonRefused(Exception):
 
 
 @dataclass(frozen=True)
-class ComparisonSnapshot:
-    """How a comparison stands. number: of the job in this process; grid: the picture, when it is finished."""
+class ComparisonSnapshot(JobSnapshot):
+    """How a comparison stands. grid: the picture, when it is finished."""
 
-    number: int = 0
-    phase: str = IDLE
     run: str = ""
     done: int = 0
     total: int = 0
     grid: str | None = None
-    error: str | None = None
-
-    @property
-    def busy(self) -> bool:
-        return self.phase in (WAITING, WORKING)
 
 
 class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
     """Translates a render with several checkpoints of a run."""
+
+    too_large = "This needs more memory than there is: compare on a smaller render."
 
     def __init__(self, workplace: Workplace):
         super().__init__(ComparisonSnapshot())
@@ -69,20 +58,16 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         with self._lock:
             if self._state.busy:
                 raise ComparisonRefused("A comparison is under way: wait for its end, or stop it first.")
-            try:
-                found = chosen(self._candidates(run), keys)
-            except TrainingError as error:
-                raise ComparisonRefused(str(error)) from error
+            found = self._candidates(run, keys)
             picture, params = self._of_run(run)
-            state = ComparisonSnapshot(self._state.number + 1, WAITING, run, 0, len(found) + 1)
-            job = (run, found, render or picture, params)
-            return self._begin("negtrans-compare", state, self._work, *job)
+            state = ComparisonSnapshot(self._state.number + 1, WAITING, run=run, total=len(found) + 1)
+            return self._begin(state, self._work, run, found, render or picture, params)
 
     def pick(self, run: str, key: str, name: str, overwrite: bool = False) -> list[str]:
         """Make one of them the embedding `name`; sentences about it. Raises ComparisonRefused."""
         path = self.workplace.embeddings_folder / f"{name}.pt"
+        (candidate,) = self._candidates(run, [key])
         try:
-            (candidate,) = chosen(self._candidates(run), [key])
             complaints = pick(candidate, path, overwrite)
         except FileExistsError as error:
             raise ComparisonRefused(f"{path} exists already: choose another name, or tick Overwrite.") from error
@@ -90,11 +75,13 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
             raise ComparisonRefused(str(error)) from error
         return [f"{path} holds the vectors of {candidate.label}.", *complaints, *self.workplace.publish(path)]
 
-    def _candidates(self, run: str) -> list[Candidate]:
+    def _candidates(self, run: str, keys: Sequence[str] | None = None) -> list[Candidate]:
+        """All of a run, or what `chosen` takes of them. Raises ComparisonRefused."""
         if run not in self.runs():
             raise ComparisonRefused("Choose a run that has checkpoints.")
         try:
-            return candidates(self.workplace.runs_folder / run)
+            found = candidates(self.workplace.runs_folder / run)
+            return found if keys is None else chosen(found, keys)
         except (TrainingError, EmbeddingError) as error:
             raise ComparisonRefused(str(error)) from error
 
@@ -110,24 +97,15 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         return picture, request.params
 
     def _work(self, run: str, found: list[Candidate], render: Path, training: TrainingParams) -> None:
-        try:
-            with self.workplace.turn(f"negtrans-compare-{run}") as host:
-                self._note(phase=WORKING)
-                params = TranslationParams(strength=training.strength)
-                pictures: list[Any] = []
-                for label, picture in compare(host, found, render, training.size, params):
-                    pictures.append((label, picture))
-                    self._note(done=len(pictures))
-                    if self._stop.is_set():
-                        self._note(phase=STOPPED)
-                        return
-            target = self.workplace.runs_folder / run / GRID_FILE
-            save_png(target, grid(pictures, run))
-            self._note(phase=FINISHED, grid=str(target))
-        except (TrainingError, HostError, EmbeddingError) as error:
-            self._note(phase=FAILED, error=str(error))
-        except ImageError as error:
-            self._note(phase=FAILED, error=f"The render {error}")
-        except Exception as error:
-            logger.exception("comparing %s failed", run)
-            self._note(phase=FAILED, error=sentence(error))
+        with self.workplace.turn(f"negtrans-compare-{run}") as host:
+            self._note(phase=WORKING)
+            params = TranslationParams(strength=training.strength)
+            pictures: list[Any] = []
+            for label, picture in compare(host, found, render, training.size, params):
+                pictures.append((label, picture))
+                self._note(done=len(pictures))
+                if self._stop.is_set():
+                    return self._end(STOPPED)
+        target = self.workplace.runs_folder / run / GRID_FILE
+        save_png(target, grid(pictures, run))
+        return self._end(FINISHED, grid=str(target))

@@ -13,41 +13,33 @@ What differs between hosts is a `Workplace`; `LocalWorkplace` is one for a model
 from __future__ import annotations
 
 import dataclasses
-import logging
-import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lib_negtrans.embeddings.files import EmbeddingError, validate_name
 from lib_negtrans.embeddings.folder import embedding_files
-from lib_negtrans.models.protocol import HostError, ModelHost
+from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training.checkpoint import checkpoints, runs_below
 from lib_negtrans.training.data.captions import load_captions, named_template
 from lib_negtrans.training.data.dataset import listed_files, training_files
 from lib_negtrans.training.data.sets import OTHER_FOLDERS
-from lib_negtrans.training.errors import TrainingError, sentence
-from lib_negtrans.training.events import Event, Finished, Stopped
+from lib_negtrans.training.errors import TrainingError
+from lib_negtrans.training.events import Event, Finished
 from lib_negtrans.training.judging.preview import TranslationPreview
 from lib_negtrans.training.lr_schedule import parse_learning_rate
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request
 from lib_negtrans.training.run import Training
 
+from .background import FAILED, FINISHED, STOPPED, WAITING, BackgroundJob
 from .comparison import ComparisonRunner
 from .preparation import PrepareRunner
-from .queue import Queue
-from .training_snapshot import BUSY, FAILED, FINISHED, IDLE, READING, STOPPED, TRAINING, WAITING, TrainingSnapshot
-from .workplace import LocalWorkplace, Workplace
-
-__all__ = [
-    "BUSY", "FAILED", "FINISHED", "IDLE", "READING", "STOPPED", "TRAINING", "WAITING",
-    "LocalWorkplace", "TrainingBusy", "TrainingManager", "TrainingRefused", "TrainingRequest", "TrainingSnapshot",
-    "Workplace",
-]  # fmt: skip
-
-logger = logging.getLogger(__name__)
+from .training_snapshot import READING, TrainingSnapshot
+from .workplace import Workplace
 
 
 class TrainingRefused(Exception):
@@ -58,26 +50,19 @@ class TrainingBusy(TrainingRefused):
     """A training of this name is under way or waits."""
 
 
-class TrainingManager:
+class TrainingManager(BackgroundJob[TrainingSnapshot]):
     """Runs `Training` jobs, one at a time. Every method may be called from any thread."""
 
     def __init__(self, workplace: Workplace):
+        super().__init__(TrainingSnapshot())
         self.workplace = workplace
-        self._lock = threading.RLock()
-        self._state = TrainingSnapshot()
-        self._job: Training | None = None
-        self._stop = False
-        self._thread: threading.Thread | None = None
-        self._queue: Queue[TrainingRequest] = Queue()
+        self._queue: list[TrainingRequest] = []
         self.preparation = PrepareRunner()  # of folders to train on
         self.comparison = ComparisonRunner(workplace)  # of the checkpoints of a run
 
     def snapshot(self) -> TrainingSnapshot:
-        """A copy of the state, of the job under way or else of the last one."""
         with self._lock:
-            state = self._state.copy()
-            state.queue = self._queue.names
-            return state
+            return dataclasses.replace(self._state, queue=[request.name for request in self._queue])
 
     def run_folder(self, name: str) -> Path:
         """Where the run of an embedding keeps its files. Raises TrainingRefused for a name that cannot be a file."""
@@ -117,20 +102,18 @@ class TrainingManager:
         with self._lock:
             request = self._check(request)
             if self._state.busy:
-                self._queue.add(request)
+                self._queue.append(request)
                 return self.snapshot()
-            folder = self.run_folder(request.name)
-            self._stop, self._job = False, None
-            self._state = TrainingSnapshot(
-                number=self._state.number + 1, phase=WAITING, name=request.name, steps=request.params.steps,
-                run_folder=str(folder), started=time.time(), request=request.to_dict(),
-                preview_source=str(request.preview_image) if request.preview_image else None,
-            )  # fmt: skip
-            self._thread = threading.Thread(target=self._work, args=(request,), name="negtrans-training", daemon=True)
-            self._thread.start()
-            return self.snapshot()
+            return self._begin(self._waiting(request), self._work, request)
 
-    def resume(self, name: str, overwrite: bool = False, **changes: Any) -> TrainingSnapshot:
+    def _waiting(self, request: TrainingRequest) -> TrainingSnapshot:
+        return TrainingSnapshot(
+            self._state.number + 1, WAITING, name=request.name, steps=request.params.steps,
+            run_folder=str(self.run_folder(request.name)), started=time.time(), request=request.to_dict(),
+            preview_source=str(request.preview_image) if request.preview_image else None,
+        )  # fmt: skip
+
+    def resume(self, name: str, overwrite: bool = False, /, **changes: Any) -> TrainingSnapshot:
         """Go on with the run of this name from its newest checkpoint, as asked for then but for changed parameters.
 
         Raises TrainingBusy, TrainingRefused, ParamError.
@@ -138,8 +121,10 @@ class TrainingManager:
         with self._lock:
             self._refuse_twice(name)
             folder = self.run_folder(name)
-            if not checkpoints(folder):
+            if not (saved := checkpoints(folder)):
                 raise TrainingRefused(f"There is no interrupted run of {name}: start it.")
+            if unknown := sorted(changes.keys() - TrainingParams.options().keys()):
+                raise ParamError(f"unknown parameter {unknown[0]!r}.")
             try:
                 request = read_request(folder, changes, resume=True, overwrite=overwrite)
             except ParamError:
@@ -147,6 +132,9 @@ class TrainingManager:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 file = folder / REQUEST_FILE
                 raise TrainingRefused(f"{file} cannot be read: start {name} afresh with Overwrite.") from error
+            steps, done = parse_learning_rate(request.params.lr).steps(request.params.steps), saved[0][0]
+            if steps < done:
+                raise TrainingRefused(f"{name} has {done} steps already, not {steps}: ask for more steps.")
             return self.start(request)
 
     def resumable(self) -> list[tuple[str, int, int]]:
@@ -161,35 +149,18 @@ class TrainingManager:
                 found.append((folder.name, step, steps))
         return found
 
-    def request_stop(self) -> bool:
-        """Stop after the step under way; what is done is saved. False when nothing is running."""
-        with self._lock:
-            if not self._state.busy:
-                return False
-            self._stop = self._state.stopping = True
-            if self._job is not None:
-                self._job.request_stop()
-            return True
-
     def cancel(self, name: str | None = None) -> list[str]:
         """Take a waiting training out of the queue, or without a name all of them; gives the names that were in it."""
         with self._lock:
-            return self._queue.cancel(name)
-
-    def wait(self, timeout: float | None = None) -> TrainingSnapshot:
-        """Until the training under way and those in the queue have ended: for tests and scripts."""
-        ends = None if timeout is None else time.monotonic() + timeout
-        thread = None
-        while thread is not self._thread:
-            thread = self._thread
-            thread.join(None if ends is None else max(0.0, ends - time.monotonic()))
-        return self.snapshot()
+            gone = [request.name for request in self._queue if name in (None, request.name)]
+            self._queue = [request for request in self._queue if request.name not in gone]
+            return gone
 
     def _refuse_twice(self, name: str) -> None:
         with self._lock:
             if self._state.busy and self._state.name == name:
                 raise TrainingBusy(f"{name} is being trained: wait for its end, or interrupt it first.")
-            if name in self._queue:
+            if any(request.name == name for request in self._queue):
                 raise TrainingBusy(f"{name} waits for its turn already: cancel it first to change it.")
 
     def _check(self, request: TrainingRequest) -> TrainingRequest:
@@ -215,72 +186,52 @@ class TrainingManager:
                 raise TrainingRefused(f"The preview picture {request.preview_image.name} {error}") from error
         return request
 
-    def _work(self, request: TrainingRequest) -> None:
-        """The thread: never raises, because nobody would see it."""
-        try:
-            with self.workplace.turn(f"negtrans-train-{request.name}") as host:
-                if self._stop:
-                    self._end(STOPPED, "Stopped before it began; nothing was written.")
-                    return
-                self._train(host, request)
-        except (TrainingError, HostError, ParamError, EmbeddingError) as error:
-            self._end(FAILED, str(error))
-        except Exception as error:
-            logger.exception("training %s failed", request.name)
-            self._end(FAILED, sentence(error))
+    def _guarded(self, *work: Any) -> None:
+        super()._guarded(*work)
         self._begin_next()
 
+    def _work(self, request: TrainingRequest) -> None:
+        with self.workplace.turn(f"negtrans-train-{request.name}") as host:
+            if self._stop.is_set():
+                self._end(STOPPED, said=["Stopped before it began; nothing was written."])
+            else:
+                self._train(host, request)
+
     def _begin_next(self) -> None:
-        """The first of the queue that can be started."""
+        """The first of the queue that can be started; one that cannot has failed, under its own name."""
         with self._lock:
-            said = [f"{self._state.name}: {self._state.phase}. {self._state.log[-1] if self._state.log else ''}"]
-            while (request := self._queue.take()) is not None:
+            while self._queue and not self._state.busy:
+                request, before = self._queue.pop(0), self._state
+                said = [f"{before.name}: {before.phase}. {before.log[-1] if before.log else ''}"]
                 try:
                     self.start(request)
-                    self._state.log[:0] = said
-                    return
+                    return self._note(log=said)
                 except (TrainingRefused, OSError) as error:  # what was right when it was asked for may not be now
-                    said.append(f"{request.name} could not be started: {error}")
-                    self._state.log.append(said[-1])
+                    self._state = dataclasses.replace(self._waiting(request), log=said)
+                    self._end(FAILED, error=f"{request.name} could not be started: {error}")
 
     def _train(self, host: ModelHost, request: TrainingRequest) -> None:
         folder = self.run_folder(request.name)
         source = request.preview_image or training_files(request.images, request.params.pattern)[0]
         preview = TranslationPreview(host, source, request.params, folder / "previews")
         job = Training(request, host, folder, self.out(request.name), preview=preview)
-        with self._lock:
-            self._job = job
-            self._state.phase = READING
-            self._state.preview_source = str(source)
-            if self._stop:  # it was asked for before there was a job to tell
-                job.request_stop()
+        self._note(phase=READING, preview_source=str(source))
         last: Event | None = None
         for event in job.run():
             last = event
             with self._lock:
-                self._state.note(event)
+                self._state = self._state.noted(event)
             if self.workplace.progress(self.snapshot()):
                 self.request_stop()
+            if self._stop.is_set():
+                job.request_stop()
         if isinstance(last, Finished):
-            self._publish(last)
-        elif isinstance(last, Stopped):
-            self._end(STOPPED)
+            said = [*last.complaints, *self.workplace.publish(last.embedding)]
+            self._end(FINISHED, said=said, published=True)
         else:
-            self._end(FAILED, "The training ended without a result: please report this.")
+            self._end(STOPPED)
 
-    def _publish(self, finished: Finished) -> None:
-        notes = [*finished.complaints, *self.workplace.publish(finished.embedding)]
+    def _end(self, phase: str, said: Sequence[str] = (), error: str | None = None, **changes: Any) -> None:
         with self._lock:
-            self._state.log += notes
-            self._state.published = True
-        self._end(FINISHED)
-
-    def _end(self, phase: str, line: str | None = None) -> None:
-        with self._lock:
-            state = self._state
-            state.phase, state.ended, state.stopping, state.eta = phase, time.time(), False, None
-            if phase == FAILED:
-                state.error = line
-            if line:
-                state.log.append(line)
-            self._job = None
+            log = [*self._state.log, *said, *filter(None, [error])]
+            super()._end(phase, ended=time.time(), eta=None, log=log, error=error, **changes)

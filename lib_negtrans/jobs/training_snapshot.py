@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib_negtrans.training.events import (
@@ -19,22 +18,19 @@ from lib_negtrans.training.events import (
     Validated,
 )
 
+from .background import FINISHED, JobSnapshot
+
 MAXIMUM_POINTS = 1000  # of the loss curve; beyond that every second one is dropped
 MAXIMUM_LINES = 1000
-STEP_NUMBERS = ("loss", "loss_average", "learning_rate", "grad_norm", "vector_norm", "change", "rate", "eta")
+STEP_NUMBERS = ("step", "loss", "loss_average", "learning_rate", "grad_norm", "vector_norm", "change", "rate", "eta")
 
-IDLE, WAITING, READING, TRAINING, FINISHED, STOPPED, FAILED = (
-    "idle", "waiting", "reading", "training", "finished", "stopped", "failed",
-)  # fmt: skip
-BUSY = (WAITING, READING, TRAINING)
+READING, TRAINING = "reading", "training"  # beside the phases of every job
 
 
-@dataclass
-class TrainingSnapshot:
-    """How a training stands. Times in seconds; lists are copies."""
+@dataclass(frozen=True)
+class TrainingSnapshot(JobSnapshot):
+    """How a training stands. Times in seconds."""
 
-    number: int = 0  # of the job in this process, so that a viewer notices a new one
-    phase: str = IDLE
     name: str = ""
     step: int = 0
     steps: int = 0
@@ -62,16 +58,10 @@ class TrainingSnapshot:
     published: bool = False  # it is the finished one, and the host has been told
     checkpoint: str | None = None
     run_folder: str | None = None
-    error: str | None = None
-    stopping: bool = False
     queue: list[str] = field(default_factory=list)  # names of the trainings that come after this one
     started: float | None = None
     ended: float | None = None
     request: dict[str, Any] | None = None
-
-    @property
-    def busy(self) -> bool:
-        return self.phase in BUSY
 
     @property
     def fraction(self) -> float:
@@ -81,48 +71,35 @@ class TrainingSnapshot:
         return self.step / self.steps if self.steps else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return dataclasses.asdict(self) | {"busy": self.busy, "fraction": self.fraction}
+        return super().to_dict() | {"fraction": self.fraction}
 
-    def note(self, event: Event) -> None:
-        """Take in what the job reports."""
+    def noted(self, event: Event) -> TrainingSnapshot:
+        """With what the job reports."""
         if isinstance(event, Caching):
-            self.read, self.to_read = event.done, event.total
-        elif isinstance(event, Started):
-            self.phase, self.steps, self.images = TRAINING, event.steps, event.images
-            self.step = self.start_step = event.start_step
+            return replace(self, read=event.done, to_read=event.total)
+        changes: dict[str, Any] = {}
+        if isinstance(event, Started):
+            changes = {"phase": TRAINING, "steps": event.steps, "images": event.images}
+            changes |= {"step": event.start_step, "start_step": event.start_step}
         elif isinstance(event, StepDone):
-            self.step = event.step
-            for name in STEP_NUMBERS:
-                setattr(self, name, getattr(event, name))
-            self.curve.append((event.step, event.loss, event.loss_average))
-            if len(self.curve) > MAXIMUM_POINTS:
-                del self.curve[-2::-2]
+            curve = [*self.curve, (event.step, event.loss, event.loss_average)]
+            if len(curve) > MAXIMUM_POINTS:
+                del curve[-2::-2]
+            changes = {name: getattr(event, name) for name in STEP_NUMBERS} | {"curve": curve}
         elif isinstance(event, Validated | Judged):
-            self.verdict, self.verdict_text = event.verdict, event.text
+            changes = {"verdict": event.verdict, "verdict_text": event.text}
             if isinstance(event, Validated):
-                self.validations.append((event.step, event.gain, event.photo_gain))
-                self.nearest = list(event.nearest)
+                changes["validations"] = [*self.validations, (event.step, event.gain, event.photo_gain)]
+                changes["nearest"] = list(event.nearest)
         elif isinstance(event, Saved):
-            self.checkpoint = str(event.path)
+            changes = {"checkpoint": str(event.path)}
         elif isinstance(event, Preview) and event.result:
-            self.previews.append((event.step, str(event.result)))
+            changes = {"previews": [*self.previews, (event.step, str(event.result))]}
         elif isinstance(event, Stopped | Finished):
-            self.step = event.step
-            self.embedding = str(event.embedding) if event.embedding else None
-            self.checkpoint = str(event.checkpoint) if event.checkpoint else self.checkpoint
-        if not isinstance(event, Caching) and self._worth_a_line(event):
-            self.log.append(str(event))
-            del self.log[:-MAXIMUM_LINES]
-
-    def _worth_a_line(self, event: Event) -> bool:
-        """Every event but most of the steps of a long training."""
-        if not isinstance(event, StepDone):
-            return True
-        every = max(1, event.steps // 50)
-        return event.step % every == 0 or event.step == self.start_step + 1
-
-    def copy(self) -> TrainingSnapshot:
-        """With lists of its own."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return dataclasses.replace(self, **{name: list(v) for name, v in values.items() if isinstance(v, list)})
+            changes = {"step": event.step, "embedding": str(event.embedding) if event.embedding else None}
+            changes["checkpoint"] = str(event.checkpoint) if event.checkpoint else self.checkpoint
+        first = self.start_step + 1
+        # of the steps of a long training most are not worth a line
+        if not isinstance(event, StepDone) or event.step == first or event.step % max(1, event.steps // 50) == 0:
+            changes["log"] = [*self.log, str(event)][-MAXIMUM_LINES:]
+        return replace(self, **changes)

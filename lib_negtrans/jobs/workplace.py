@@ -14,34 +14,32 @@ from .training_snapshot import TrainingSnapshot
 
 
 class Workplace(Protocol):
-    """What a training needs of the program around it."""
+    """One program, such as the webui."""
 
     embeddings_folder: Path  # the finished NAME.pt goes here
     runs_folder: Path  # runs_folder/NAME holds checkpoints, loss.csv, previews
 
     def turn(self, title: str) -> AbstractContextManager[ModelHost]:
         """Waits until no other job uses the model, then gives it. Entered and left in the manager's thread."""
-        ...
 
     def progress(self, snapshot: TrainingSnapshot) -> bool:
         """Called after every event, in that thread; True asks the training to stop (a host's own interrupt button)."""
-        ...
+        return False
 
     def publish(self, embedding: Path) -> list[str]:
         """Make a finished embedding known, during the turn; returns sentences for the user: why it is not shown."""
-        ...
+        return []
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
         """Text -> its CLIP tokens, if that can be had at once; used to check a name as it is typed."""
-        ...
 
     @property
     def templates_folder(self) -> Path | None:
         """The program's own caption templates, which may be named without their path."""
-        ...
+        return None
 
 
-class LocalWorkplace:
+class LocalWorkplace(Workplace):
     """A workplace for a model that only this process uses, such as the standalone page's."""
 
     def __init__(self, host: ModelHost, embeddings_folder: Path, runs_folder: Path):
@@ -53,15 +51,5 @@ class LocalWorkplace:
         with self.lock:
             yield self.host
 
-    def progress(self, snapshot: TrainingSnapshot) -> bool:
-        return False
-
-    def publish(self, embedding: Path) -> list[str]:
-        return []
-
     def tokenizer(self) -> Callable[[str], Sized] | None:
         return self.host.token_vectors
-
-    @property
-    def templates_folder(self) -> Path | None:
-        return None

@@ -53,8 +53,9 @@ def site(shared_tiny_host, tmp_path_factory) -> Iterator[Site]:
 
     from lib_negtrans.apps.page.page import FILES, build_page
     from lib_negtrans.apps.page.server import free_socket, make_app
-    from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
+    from lib_negtrans.jobs.training import TrainingManager
     from lib_negtrans.jobs.translation import TranslationRunner
+    from lib_negtrans.jobs.workplace import LocalWorkplace
 
     folder = tmp_path_factory.mktemp("page")
     workplace = LocalWorkplace(shared_tiny_host, folder / "embeddings", folder / "runs")

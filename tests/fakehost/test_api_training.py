@@ -3,61 +3,24 @@
 from __future__ import annotations
 
 import base64
-import json
-import socket
-import threading
+import os
 import time
-import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 
 fastapi = pytest.importorskip("fastapi", reason="fastapi comes with the webui and the page's environment")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 
 from lib_negtrans.apps.api import PREFIX, add_routes  # noqa: E402
-from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager  # noqa: E402
+from lib_negtrans.apps.api_guard import MAXIMUM_BODY  # noqa: E402
+from lib_negtrans.jobs.training import TrainingManager  # noqa: E402
+from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
+from tests.fakehost.api_server import Server  # noqa: E402
 
 SMALL = {"steps": 2, "vectors": 2, "accumulation": 1, "size": 64, "preview_every": 0, "lr": "5e-3"}
-
-
-class Server:
-    """An app on a free port of 127.0.0.1, and calls to it."""
-
-    def __init__(self, app):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.app = app
-        self.server = uvicorn.Server(uvicorn.Config(app, port=self.port, log_level="warning"))
-        self.thread = threading.Thread(target=self.server.run, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join(10)
-
-    def call(self, method, path, body=None, auth=None):
-        """(status, answer)."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{PREFIX}{path}", method=method)
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        if auth:
-            request.add_header("Authorization", "Basic " + base64.b64encode(auth.encode()).decode())
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
 
 
 @pytest.fixture
@@ -164,6 +127,110 @@ def test_a_link_does_not_lead_outside(server, data, tmp_path):
     (tmp_path / "secret").mkdir()
     (data / "link").symlink_to(tmp_path / "secret")
     assert server.call("POST", "/dataset/check", {"images": "link"})[0] == 403
+    # nor one inside the folder that is named: to a picture, to a caption, to a folder behind a link that stays inside
+    (tmp_path / "secret/words.txt").write_text("a secret")
+    (data / "deeper").mkdir()
+    (data / "deeper/out").symlink_to(tmp_path / "secret")
+    for link, target in (("a.png", tmp_path / "secret/a.png"), ("red coat 0.txt", tmp_path / "secret/words.txt"),
+                         ("in", data / "deeper")):  # fmt: skip
+        (data / "renders" / link).symlink_to(target)
+        for route, body in (("dataset/check", {"images": "renders"}), ("train", {"images": "renders", "name": "neg-a"}),
+                            ("dataset/prepare", {"source": "renders", "target": "new"})):  # fmt: skip
+            status, answer = server.call("POST", f"/{route}", body)
+            assert status == 403 and "is a link to outside" in answer["detail"], (link, route, answer)
+        (data / "renders" / link).unlink()
+    (data / "renders/twin.png").symlink_to(data / "renders/red coat 0.png")
+    assert server.call("POST", "/dataset/check", {"images": "renders", "size": 64})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "sentence"),
+    [
+        ({"images": "x" * 5000}, 422, "too long"),
+        ({"images": "x" * 300}, 422, "name too long"),
+        ({"preview_image": "x" * 300}, 422, "name too long"),
+        ({"params": {"template": "x" * 300}}, 422, "name too long"),
+        ({"name": "\ud800"}, 422, "not JSON that can be used"),
+        ({"params": {"steps": 2.5}}, 422, "Steps must be a whole number"),
+        ({"params": {"steps": float("inf")}}, 422, "Steps must be a whole number"),
+        ({"params": {"steps": True}}, 422, "Steps must be a number"),
+        ({"params": {"lr": 5}}, 422, "must be text"),
+        ({"params": {"steps": [[]]}}, 422, "body.params.steps cannot be used"),
+        ({"params": {"licence": "x" * 20_000}}, 422, "longer than 10000 characters"),
+        ({"params": {"licence": "x" * 20_000_000}}, 413, f"larger than {MAXIMUM_BODY} bytes"),
+        ({"name": None}, 422, "body.name cannot be used"),
+        ({"more": 1}, 422, "body.more cannot be used"),
+    ],
+)
+def test_strange_requests_are_one_short_sentence_without_a_path(server, manager, data, change, status, sentence):
+    got, answer = server.call("POST", "/train", {"name": "neg-a", "images": "renders"} | change)
+    assert got == status and sentence in answer["detail"], answer
+    assert len(answer["detail"]) < 600 and str(data) not in answer["detail"]
+    assert manager.snapshot().phase == "idle"
+
+
+def test_no_answer_names_a_folder_of_the_machine(server, manager, data):
+    os.close(os.open(os.fsencode(data) + b"/renders/\xff.png", os.O_CREAT))  # a name that is no UTF-8
+    report = server.call("POST", "/dataset/check", {"images": str(data / "renders"), "size": 64})[1]
+    server.call("POST", "/train", {"name": "neg-a", "images": str(data / "renders"), "params": SMALL})
+    manager.wait(120)
+    state = server.call("GET", "/train")[1]
+    assert str(data) not in f"{report} {state}"
+    assert state["embedding"] == "embeddings/neg-a.pt" and state["request"]["images"] == "renders", state
+    assert (
+        server.call("POST", "/train", {"name": "neg-b", "images": state["request"]["images"], "params": SMALL})[0]
+        == 200
+    )
+    manager.wait(120)
+
+
+def test_resuming_to_fewer_steps_than_are_done_is_refused_at_once(server, manager):
+    server.call("POST", "/train", {"name": "neg-a", "images": "renders", "params": SMALL | {"steps": 500}})
+    while manager.snapshot().step < 2:
+        time.sleep(0.02)
+    server.call("POST", "/train/interrupt")
+    step = manager.wait(60).step
+    for params, sentence in (
+        ({"steps": 1}, f"has {step} steps already, not 1: ask for more"), ({"steps": 2.5}, "must be a whole number"),
+        ({"name": "x"}, "unknown parameter 'name'"), ({"speed": 1}, "unknown parameter 'speed'"),
+    ):  # fmt: skip
+        status, answer = server.call("POST", "/train/resume", {"name": "neg-a", "params": params})
+        assert status == 422 and sentence in answer["detail"], answer
+    assert manager.snapshot().phase == "stopped"
+
+
+def test_a_queued_training_that_cannot_start_fails_under_its_own_name(server, manager, data):
+    body = {"name": "neg-a", "images": "renders", "params": SMALL | {"steps": 500}}
+    server.call("POST", "/train", body)
+    server.call("POST", "/train", body | {"name": "neg-b"})
+    (data / "embeddings").mkdir(exist_ok=True)
+    (data / "embeddings/neg-b.pt").write_bytes(b"mine")
+    server.call("POST", "/train/interrupt")
+    manager.wait(60)
+    state = server.call("GET", "/train")[1]
+    assert (state["name"], state["phase"], state["embedding"]) == ("neg-b", "failed", None)
+    assert state["error"].startswith("neg-b could not be started: ") and state["log"][0].startswith("neg-a: stopped.")
+
+
+def test_nothing_is_prepared_into_folders_that_are_closed(manager, data):
+    app = fastapi.FastAPI()
+    add_routes(app, manager, lambda: [data.resolve()], closed=lambda path: path.name == "extension")
+    with Server(app) as server:
+        status, answer = server.call("POST", "/dataset/prepare", {"source": "renders", "target": "extension"})
+    assert status == 403 and "webui's own folders" in answer["detail"] and not (data / "extension").exists()
+
+
+def test_which_folders_are_the_webuis_own(fake_host, tmp_path, monkeypatch):
+    paths = fake_host.modules["modules.paths_internal"]
+    paths.data_path, paths.script_path = str(tmp_path / "data"), str(tmp_path / "webui")
+    fake_host.modules["modules.shared"].cmd_opts.embeddings_dir = str(tmp_path / "elsewhere")
+    from lib_negtrans.apps.webui.api_mount import is_webuis_own
+
+    tmp_path = tmp_path.resolve()
+    for name in ("data", "data/extensions/x", "data/Scripts", "webui/scripts/x", "data/.git", "elsewhere/x"):
+        assert is_webuis_own(tmp_path / name), name
+    for name in ("data/renders", "webui/outputs/x", "data/renders/scripts", "other/scripts"):
+        assert not is_webuis_own(tmp_path / name), name
 
 
 def test_dataset_check(server, data):
@@ -171,7 +238,7 @@ def test_dataset_check(server, data):
     status, report = server.call("POST", "/dataset/check", {"images": "renders", "size": 64})
     assert status == 200 and report["images"] == 3 and report["skipped"][0]["path"] == "broken.png"
     assert any("broken.png" in sentence for sentence in report["sentences"])
-    for change in ({"size": 100}, {"size": 1}, {"aspect": "round"}):
+    for change in ({"size": 100}, {"size": 1}, {"size": 64.5}, {"aspect": "round"}):
         status, answer = server.call("POST", "/dataset/check", {"images": "renders"} | change)
         assert status == 422 and answer["detail"].endswith("."), answer
 

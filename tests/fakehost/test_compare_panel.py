@@ -13,10 +13,12 @@ from PIL import Image
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
 from lib_negtrans.apps.panels.compare_panel import comparison_html  # noqa: E402
-from lib_negtrans.apps.panels.training_panel import TabOptions, _Panel  # noqa: E402
+from lib_negtrans.apps.panels.training_panel import TabOptions, TrainingPanel  # noqa: E402
 from lib_negtrans.embeddings.files import read_embedding  # noqa: E402
-from lib_negtrans.jobs.comparison import FAILED, FINISHED, STOPPED, ComparisonRefused, ComparisonSnapshot  # noqa: E402
-from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager, TrainingRequest  # noqa: E402
+from lib_negtrans.jobs.background import FAILED, FINISHED, STOPPED  # noqa: E402
+from lib_negtrans.jobs.comparison import ComparisonRefused, ComparisonSnapshot  # noqa: E402
+from lib_negtrans.jobs.training import TrainingManager, TrainingRequest  # noqa: E402
+from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
 
 NAME = "neg-run"
@@ -41,7 +43,7 @@ def manager(calm_tiny_host, tmp_path_factory):
 @pytest.fixture
 def panel(manager):
     with gr.Blocks():
-        panel = _Panel(manager, TabOptions())
+        panel = TrainingPanel(manager, TabOptions())
         panel.build()
     return panel.comparison
 

@@ -12,11 +12,14 @@ import pytest
 pytest.importorskip("gradio", reason="the panels need gradio: install requirements.lock")
 
 from lib_negtrans.apps.page.page import build_page
-from lib_negtrans.apps.panels import training_view, translation_view, validation_view
+from lib_negtrans.apps.panels import training_view, translation_view
 from lib_negtrans.apps.panels.training_panel import TabOptions
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
-from lib_negtrans.jobs import training
-from lib_negtrans.jobs import translation as translation_job
+from lib_negtrans.jobs.background import FINISHED
+from lib_negtrans.jobs.training import TrainingManager
+from lib_negtrans.jobs.training_snapshot import TRAINING, TrainingSnapshot
+from lib_negtrans.jobs.translation import TranslationRunner, TranslationSnapshot
+from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.data.dataset import DatasetReport
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
@@ -39,9 +42,9 @@ def words() -> dict[str, str]:
 def on_the_page(shared_tiny_host, tmp_path_factory) -> set[str]:
     """Everything that the page's components show; its panels are the webui's."""
     folder = tmp_path_factory.mktemp("page")
-    workplace = training.LocalWorkplace(shared_tiny_host, folder / "embeddings", folder / "runs")
-    runner = translation_job.TranslationRunner(workplace)
-    config = build_page(workplace, training.TrainingManager(workplace), runner).get_config_file()
+    workplace = LocalWorkplace(shared_tiny_host, folder / "embeddings", folder / "runs")
+    runner = TranslationRunner(workplace)
+    config = build_page(workplace, TrainingManager(workplace), runner).get_config_file()
     texts: set[str] = set()
     for component in config["components"]:
         props = component["props"]
@@ -57,17 +60,18 @@ def on_the_page(shared_tiny_host, tmp_path_factory) -> set[str]:
 def in_html() -> set[str]:
     """What is shown as HTML and is the same every time."""
     texts = {*training_view.HEADLINES.values(), *translation_view.HEADLINES.values()}
-    texts |= {*validation_view.VERDICTS.values()}
-    state = training.TrainingSnapshot(phase=training.TRAINING, stopping=True, curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)])
-    state.queue = ["1"]
-    state.validations = [(1, 0.1, None), (2, 0.1, None)]
+    texts |= {*training_view.VERDICTS.values()}
+    state = TrainingSnapshot(
+        phase=TRAINING, stopping=True, queue=["1"], curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)],
+        validations=[(1, 0.1, None), (2, 0.1, None)],
+    )  # fmt: skip
     for field in ("loss", "loss_average", "vector_norm", "change", "grad_norm", "learning_rate", "rate"):
         state = dataclasses.replace(state, **{field: 1.0})
     done = dataclasses.replace(state, stopping=False, step=5, steps=5)
     shown = training_view.status_html(state) + training_view.status_html(done)
     shown += training_view.dataset_html(DatasetReport(Path(), 64), 64)
-    translated = translation_job.TranslationSnapshot(phase=translation_job.FINISHED, source="a", result="b")
-    for snapshot in (translated, translation_job.TranslationSnapshot()):
+    translated = TranslationSnapshot(phase=FINISHED, source="a", result="b")
+    for snapshot in (translated, TranslationSnapshot()):
         shown += translation_view.stage_html(snapshot, lambda *_: "")
     shown += re.sub(r"<span>.*?</span>", "", translation_view.result_html(translated, lambda *_: ""))
     shown = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", shown, flags=re.DOTALL)

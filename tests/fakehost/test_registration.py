@@ -61,7 +61,7 @@ def test_settings_are_in_our_section_with_their_defaults(fake_host):
     assert {info.section[0] for info in ours.values()} == {"negtrans"}
     from lib_negtrans.apps.webui import settings
 
-    assert all(settings.option(key) == info.default for key, info in ours.items() if key in settings.DEFAULTS)
+    assert all(settings.option(key) == info.default for key, info in ours.items() if key in settings.OPTIONS)
 
 
 def test_an_axis_for_each_number_and_choice(fake_host):

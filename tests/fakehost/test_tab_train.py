@@ -11,11 +11,15 @@ from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
+
 from lib_negtrans.apps.panels import training_panel as train_tab  # noqa: E402
+from lib_negtrans.apps.panels.curves import gain_curve, loss_curve  # noqa: E402
+from lib_negtrans.apps.panels.markup import duration  # noqa: E402
 from lib_negtrans.apps.panels.training_panel import TabOptions, build_train_tab  # noqa: E402
-from lib_negtrans.apps.panels.training_view import duration, loss_curve, status_html  # noqa: E402
-from lib_negtrans.apps.panels.validation_view import gain_curve, verdict_html  # noqa: E402
-from lib_negtrans.jobs.training import FINISHED, LocalWorkplace, TrainingManager, TrainingSnapshot  # noqa: E402
+from lib_negtrans.apps.panels.training_view import status_html, verdict_html  # noqa: E402
+from lib_negtrans.jobs.background import FINISHED  # noqa: E402
+from lib_negtrans.jobs.training import TrainingManager, TrainingSnapshot  # noqa: E402
+from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
 from lib_negtrans.training.judging.verdict import DIVERGING, LEARNING  # noqa: E402
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams  # noqa: E402
@@ -41,7 +45,7 @@ def manager(shared_tiny_host, tmp_path):
 @pytest.fixture
 def panel(manager):
     with gr.Blocks():
-        panel = train_tab._Panel(manager, TabOptions())
+        panel = train_tab.TrainingPanel(manager, TabOptions())
         panel.build()
     return panel
 
@@ -78,7 +82,7 @@ def test_two_pages_share_the_manager_and_nothing_else(manager):
 
 
 def test_presets_set_the_fields_that_any_of_them_names(panel):
-    names = train_tab._preset_fields()
+    names = train_tab.PRESET_OPTIONS
     assert set(names) <= set(panel.fields)
     for preset, (text, given) in TRAINING_PRESETS.items():
         assert text.endswith(".")
@@ -102,14 +106,14 @@ def test_name_hint(panel, manager):
 def test_check_dataset(panel, renders):
     (renders / "broken.png").write_bytes(b"no picture")
     Image.open(renders / "red coat 0.png").save(renders / "twin.png")
-    report, thumbnails = panel.check_dataset(f'"{renders}"', None, 512, "")
+    report, thumbnails = panel.dataset.check_dataset(f'"{renders}"', None, 512, "")
     assert "80" in report and "broken.png" in report and "The same picture 2 times" in report
     assert "Size 64 would suit them" in report
     assert len(thumbnails["value"]) == 4 and thumbnails["visible"]
-    report, thumbnails = panel.check_dataset("", None, 512, "")
+    report, thumbnails = panel.dataset.check_dataset("", None, 512, "")
     assert "There are no pictures yet" in report and not thumbnails["visible"]
-    assert "There is no folder" in panel.check_dataset("/no/such/folder", None, 512, "")[0]
-    assert "must be a number" in panel.check_dataset(str(renders), None, "big", "")[0]
+    assert "There is no folder" in panel.dataset.check_dataset("/no/such/folder", None, 512, "")[0]
+    assert "must be a number" in panel.dataset.check_dataset(str(renders), None, "big", "")[0]
 
 
 def test_train_watch_and_finish(panel, manager, renders):
@@ -130,7 +134,7 @@ def test_train_watch_and_finish(panel, manager, renders):
     assert "value" not in status and "value" not in previews
     # a page that is opened now finds it too
     with gr.Blocks():
-        other = train_tab._Panel(manager, TabOptions(connect_use=lambda button: None))
+        other = train_tab.TrainingPanel(manager, TabOptions(connect_use=lambda button: None))
         other.build()
     assert other.show(None)[2]["visible"] is True
 
@@ -213,9 +217,9 @@ def test_refusals(panel, manager, renders, change, sentence):
 
 def test_without_typed_folders_only_dropped_pictures_are_read(manager, renders):
     with gr.Blocks():
-        panel = train_tab._Panel(manager, TabOptions(typed_folders=False))
+        panel = train_tab.TrainingPanel(manager, TabOptions(typed_folders=False))
         panel.build()
-    assert "no pictures yet" in panel.check_dataset(str(renders), None, 64, "")[0]
+    assert "no pictures yet" in panel.dataset.check_dataset(str(renders), None, 64, "")[0]
     assert "no pictures yet" in start(panel, renders, "neg-a")[0]
     assert "template file cannot be named" in start(panel, renders, "neg-a", template="/etc/passwd")[0]
 

@@ -11,16 +11,9 @@ import pytest
 from PIL import Image
 
 from lib_negtrans.embeddings.files import read_embedding
-from lib_negtrans.jobs.training import (
-    FAILED,
-    FINISHED,
-    STOPPED,
-    LocalWorkplace,
-    TrainingBusy,
-    TrainingManager,
-    TrainingRefused,
-    TrainingRequest,
-)
+from lib_negtrans.jobs.background import FAILED, FINISHED, STOPPED
+from lib_negtrans.jobs.training import TrainingBusy, TrainingManager, TrainingRefused, TrainingRequest
+from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.training.params import TrainingParams
 
 PARAMS = TrainingParams(steps=3, vectors=2, accumulation=1, size=64, save_every=2, preview_every=2)
@@ -89,7 +82,7 @@ def test_trainings_wait_for_one_another(manager, renders, tmp_path):
     (tmp_path / "embeddings/neg-b.pt").write_bytes(b"mine")
     assert manager.request_stop()
     state = manager.wait(120)
-    assert (state.name, state.phase, state.queue) == ("neg-e", FINISHED, []) and state.number == 3
+    assert (state.name, state.phase, state.queue) == ("neg-e", FINISHED, []) and state.number == 4
     assert not manager.request_stop()
     assert sorted(p.name for p in (tmp_path / "embeddings").glob("*.pt")) == ["neg-b.pt", "neg-c.pt", "neg-e.pt"]
     assert (tmp_path / "embeddings/neg-b.pt").read_bytes() == b"mine"

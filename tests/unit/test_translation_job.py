@@ -12,7 +12,8 @@ from PIL import Image
 from lib_negtrans.apps.panels.before_after import before_after_html
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.jobs import translation as job
-from lib_negtrans.jobs.training import LocalWorkplace
+from lib_negtrans.jobs.background import FAILED, FINISHED, IDLE, STOPPED, WAITING
+from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import Picture
@@ -42,7 +43,7 @@ def test_a_translation_keeps_size_alpha_and_what_was_used(workplace, monkeypatch
     asked = job.TranslationRequest(asked.picture, asked.params, Negative("neg-x", vectors, 1.2), longest=80)
     runner.start(asked)
     state = runner.wait(60)
-    assert (state.phase, state.error, state.size, state.fraction) == (job.FINISHED, None, (80, 56), 1.0)
+    assert (state.phase, state.error, state.size, state.fraction) == (FINISHED, None, (80, 56), 1.0)
     with Image.open(io.BytesIO(runner.picture(state.number, state.result))) as image:
         assert image.size == (80, 56) and image.mode == "RGBA"
         text = image.info["parameters"]
@@ -72,14 +73,14 @@ def test_it_waits_for_the_model_and_can_be_given_up_meanwhile(workplace):
     runner = job.TranslationRunner(workplace)
     with workplace.lock:
         runner.start(request())
-        assert runner.snapshot().phase == job.WAITING
+        assert runner.snapshot().phase == WAITING
         with pytest.raises(job.RequestRefused, match="A translation is under way"):
             runner.start(request())
         assert runner.request_stop()
-        assert runner.wait(20).phase == job.INTERRUPTED
+        assert runner.wait(20).phase == STOPPED
     assert not runner.request_stop()
     runner.start(request())
-    assert runner.wait(60).phase == job.FINISHED
+    assert runner.wait(60).phase == FINISHED
     assert not workplace.lock.locked()
 
 
@@ -97,7 +98,7 @@ def test_an_interrupt_ends_it_after_the_step(workplace, monkeypatch):
     monkeypatch.setattr(job, "translate_image", stop_in_the_third_step)
     runner.start(request())
     state = runner.wait(60)
-    assert (state.phase, state.step, state.result) == (job.INTERRUPTED, 3, None)
+    assert (state.phase, state.step, state.result) == (STOPPED, 3, None)
     assert not workplace.lock.locked()
 
 
@@ -119,18 +120,18 @@ def test_a_failure_is_one_sentence_and_the_next_one_runs(workplace, monkeypatch,
         patch.setattr(job, "translate_image", fail)
         runner.start(request())
         state = runner.wait(20)
-    assert state.phase == job.FAILED and says in state.error
+    assert state.phase == FAILED and says in state.error
     assert says.split("'")[0] in progress_html(state)
     assert not workplace.lock.locked()
     runner.start(request())
-    assert runner.wait(60).phase == job.FINISHED
+    assert runner.wait(60).phase == FINISHED
 
 
 def test_bad_parameters_are_refused_before_anything_starts(workplace):
     runner = job.TranslationRunner(workplace)
     with pytest.raises(ParamError, match="leaves no step"):
         runner.start(request(steps=1))
-    assert runner.snapshot().phase == job.IDLE
+    assert runner.snapshot().phase == IDLE
 
 
 def test_pictures_of_old_translations_are_let_go(workplace):
@@ -172,7 +173,7 @@ def test_html_escapes_what_comes_from_outside():
     text = before_after_html("a'b.png", "x><script>", (4, 3), ("<b>", "after"))
     assert "<script>" not in text and "a'b" not in text and "<b>" not in text
     state = job.TranslationSnapshot(
-        3, job.FINISHED, source="s.png", result="r.png", infotext="<script>", cost="<b>", error="<i>"
+        3, FINISHED, source="s.png", result="r.png", infotext="<script>", cost="<b>", error="<i>"
     )
     shown = progress_html(state) + result_html(state, url) + stage_html(state, url)
     assert not any(tag in shown for tag in ("<script>", "<b>", "<i>"))
@@ -193,15 +194,15 @@ def test_a_mask_is_found_or_painted_and_one_of_another_shape_is_refused(workplac
     params = replace(request().params, mask="border", background="keep")
     runner.start(job.TranslationRequest(plain_ground(), params))
     state = runner.wait(60)
-    assert state.phase == job.FINISHED and "mask from the uniform border colour" in state.cost
+    assert state.phase == FINISHED and "mask from the uniform border colour" in state.cost
     assert "NegTrans mask: border" in state.infotext
 
     painted = Picture(torch.ones(3, 160, 192), None)
     runner.start(job.TranslationRequest(plain_ground(), replace(params, mask="file"), mask=painted))
-    assert runner.wait(60).phase == job.FINISHED
+    assert runner.wait(60).phase == FINISHED
     runner.start(job.TranslationRequest(plain_ground(), params, mask=Picture(torch.ones(3, 96, 96), None)))
     state = runner.wait(60)
-    assert state.phase == job.FAILED and "make both of one shape" in state.error and not workplace.lock.locked()
+    assert state.phase == FAILED and "make both of one shape" in state.error and not workplace.lock.locked()
 
 
 def test_want_of_memory_of_any_kind_is_a_sentence(workplace, monkeypatch):

@@ -8,8 +8,9 @@ import threading
 import webbrowser
 from pathlib import Path
 
-from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
+from lib_negtrans.jobs.training import TrainingManager
 from lib_negtrans.jobs.translation import TranslationRunner
+from lib_negtrans.jobs.workplace import LocalWorkplace
 
 from .common_options import load_host
 from .reporting import EXIT_DONE, CallError, Reporter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ import gradio as gr
 from PIL import Image
 
 from lib_negtrans import TITLE
-from lib_negtrans.apps.panels.option_component import option_component
-from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TAB_ID, TabOptions, build_train_tab, dropped_path
+from lib_negtrans.apps.panels.components import QUIET, TAB_ID, option_component
+from lib_negtrans.apps.panels.dataset_panel import dropped_path
+from lib_negtrans.apps.panels.markup import message_html
+from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TabOptions, build_train_tab
 from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
-from lib_negtrans.apps.panels.training_view import message_html
-from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
+from lib_negtrans.apps.panels.translation_panel import build_translation_panel, relisted
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.embeddings.folder import EmbeddingFolder
-from lib_negtrans.jobs.training import LocalWorkplace, TrainingManager
+from lib_negtrans.jobs.training import TrainingManager
 from lib_negtrans.jobs.translation import RequestRefused, TranslationRequest, TranslationRunner
+from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, Picture, load_picture
 from lib_negtrans.pictures.masks import mask_from_picture
@@ -39,7 +42,6 @@ ROOT = Path(__file__).resolve().parents[3]
 # the webui takes the files at the root by itself; an installed package has none of them
 STYLES = (ROOT / "style.css", Path(__file__).with_name("page.css"))
 FILES = (SCRIPT_FILE, Path(__file__).with_name("page.js"), ROOT / "localizations" / "ja_JP.json")
-QUIET = {"queue": False, "show_progress": "hidden"}
 # these have a place of their own on the page; the others are the shared panel's
 OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
 BEHIND = ("source_prompt", "start", "fixed_point")
@@ -69,8 +71,8 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
                     use_label=f"Use in {TITLE}",
                 )
                 build_train_tab(manager, options)
-        tab.select(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
-        blocks.load(page.refreshed, [page.panel.embedding], [page.panel.embedding], **QUIET)
+        for event in (tab.select, blocks.load):
+            event(partial(relisted, page.choices), [page.panel.embedding], [page.panel.embedding], **QUIET)
         blocks.load(page.shown, [page.seen], page.view, **QUIET)
     blocks.allowed_paths = [str(Path(p).resolve()) for p in (workplace.embeddings_folder, workplace.runs_folder)]
     return blocks
@@ -118,23 +120,16 @@ class _TranslationTab:
                 label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file", show_download_button=False
             )
         self.note = gr.HTML(elem_id=f"{PREFIX}note")
-        prompt = component("prompt")
-        negative = component("negative_prompt")
+        texts = {name: component(name) for name in ("prompt", "negative_prompt")}
         with gr.Row():
-            strength = component("strength", minimum=0.02)
-            steps = component("steps", maximum=150)
+            sliders = {"strength": component("strength", minimum=0.02), "steps": component("steps", maximum=150)}
         with gr.Row():
-            cfg_scale = component("cfg_scale", minimum=1.0)
+            sliders["cfg_scale"] = component("cfg_scale", minimum=1.0)
             seed = component("seed")
         # a choice of one is none
         names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
-        sliders = {"strength": strength, "steps": steps, "cfg_scale": cfg_scale}
-        self.panel: TranslationPanel = build_translation_panel(
-            names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND
-        )
-        self.controls = {
-            "prompt": prompt, "negative_prompt": negative, "seed": seed, **sliders, **self.panel.controls,
-        }  # fmt: skip
+        self.panel = build_translation_panel(names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND)
+        self.controls = {**texts, "seed": seed, **sliders, **self.panel.controls}
 
     def _build_outputs(self) -> None:
         state = self.runner.snapshot()
@@ -151,29 +146,20 @@ class _TranslationTab:
         self.view = [self.progress, self.stage, self.result, self.translate, self.interrupt, self.seen]
 
     def _connect(self) -> None:
-        inputs = [
-            self.seen,
-            self.picture,
-            self.mask,
-            self.longest,
-            self.panel.embedding,
-            self.panel.embedding_weight,
-            *self.controls.values(),
-        ]
+        chosen = [self.panel.embedding, self.panel.embedding_weight]
+        inputs = [self.seen, self.picture, self.mask, self.longest, *chosen, *self.controls.values()]
         self.translate.click(self.start, inputs, [self.message, *self.view], **QUIET)
         self.interrupt.click(self.stop, [self.seen], self.view, **QUIET)
         self.poll.click(self.shown, [self.seen], self.view, **QUIET)
-        restored = [*self.controls.values(), self.panel.embedding, self.panel.embedding_weight, self.longest, self.note]
+        restored = [*self.controls.values(), *chosen, self.longest, self.note]
         self.settings.upload(self.restore, [self.settings, self.panel.embedding], restored, **QUIET)
 
     def connect_use(self, button: gr.Button, manager: TrainingManager, tabs: gr.Tabs) -> None:
         """The training tab's button: choose what was trained, and show this tab."""
 
         def use() -> list[Any]:
-            return [
-                gr.update(choices=self.choices(), value=manager.snapshot().name),
-                gr.update(selected=TRANSLATE_TAB),
-            ]
+            trained = gr.update(choices=self.choices(), value=manager.snapshot().name)
+            return [trained, gr.update(selected=TRANSLATE_TAB)]
 
         button.click(use, None, [self.panel.embedding, tabs], **QUIET)
 
@@ -182,11 +168,6 @@ class _TranslationTab:
     def choices(self) -> list[str]:
         """Of the embedding's dropdown, as the folder is now."""
         return [NO_EMBEDDING, *self.folder.names()]
-
-    def refreshed(self, current: str | None) -> Any:
-        """The dropdown with what the folder holds now."""
-        choices = self.choices()
-        return gr.update(choices=choices, value=current if current in choices else NO_EMBEDDING)
 
     def start(
         self,
@@ -203,16 +184,15 @@ class _TranslationTab:
             if picture is None:
                 raise RequestRefused("There is no render yet: drop one, or click to choose a file.")
             params = TranslationParams.from_given(dict(zip(self.controls, values, strict=True)))
-            painted = None if mask is None else _painted(mask)
-            if painted is not None:
-                params = replace(params, mask="file")
-            elif params.mask == "file":
+            if mask is None and params.mask == "file":
                 raise RequestRefused("Mask is file, but there is none: drop one, or choose another mask.")
-            negative = None
+            negative = painted = None
             if name := chosen_embedding(embedding):
                 negative = Negative(name, self.folder.vectors(name), 1.0 if weight is None else float(weight))
             named = self.folder.named_in(params.prompt, params.negative_prompt, params.source_prompt)
-            render = load_picture(picture)
+            if mask is not None:
+                params, painted = replace(params, mask="file"), _loaded("mask", mask)
+            render = _loaded("render", picture)
             if painted is not None:
                 mask_from_picture(painted, render.size, "as dropped")
             request = TranslationRequest(render, params, negative, named, max(0, int(longest or 0)), painted)
@@ -263,11 +243,11 @@ class _TranslationTab:
         ]
 
 
-def _painted(mask: BytesIO) -> Picture:
+def _loaded(what: str, file: BytesIO) -> Picture:
     try:
-        return load_picture(mask)
+        return load_picture(file)
     except ImageError as error:
-        raise RequestRefused(f"The mask {error}") from error
+        raise RequestRefused(f"The {what} {error}") from error
 
 
 def read_settings(path: Path) -> tuple[dict[str, Any], dict[str, str]]:

@@ -7,31 +7,10 @@ does mouse, touch and keyboard, and one inline handler moves the split.
 from __future__ import annotations
 
 import html
+from pathlib import Path
 
-# Belongs to the component, so that it looks the same wherever it is put. The thumb is the divider's grip; its width is
-# 2px, because a wider one would run ahead of the split near the ends.
-_STYLE = """
-.negtrans-compare {--split: 50%; position: relative; margin: 0 auto; overflow: hidden; border-radius: 6px;
-  line-height: 0; touch-action: pan-y; background: #8884}
-.negtrans-compare img {position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; object-fit: contain;
-  user-select: none; pointer-events: none}
-.negtrans-compare img.negtrans-before {clip-path: inset(0 calc(100% - var(--split)) 0 0)}
-.negtrans-compare .negtrans-divider {position: absolute; inset: 0 auto 0 var(--split); width: 2px; margin-left: -1px;
-  background: #fff; box-shadow: 0 0 4px #000a; pointer-events: none}
-.negtrans-compare .negtrans-divider::after {content: "\\2194"; position: absolute; top: 50%; left: 50%; width: 34px;
-  height: 34px; transform: translate(-50%, -50%); border-radius: 50%; background: #fff; color: #333;
-  font: 20px/34px system-ui, sans-serif; text-align: center; box-shadow: 0 1px 5px #0008}
-.negtrans-compare input[type=range] {position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; padding: 0;
-  opacity: 0; cursor: ew-resize; appearance: none; -webkit-appearance: none}
-.negtrans-compare input[type=range]::-webkit-slider-thumb {-webkit-appearance: none; width: 2px; height: 100%}
-.negtrans-compare input[type=range]::-moz-range-thumb {width: 2px; height: 100%; border: 0}
-.negtrans-compare input[type=range]:focus-visible ~ .negtrans-divider::after {outline: 3px solid #3b82f6}
-.negtrans-compare span {position: absolute; top: 8px; padding: 3px 8px; border-radius: 4px; background: #000a;
-  color: #fff !important; font: 12px/1.4 system-ui, sans-serif; pointer-events: none}
-.negtrans-compare span.negtrans-label-before {left: 8px}
-.negtrans-compare span.negtrans-label-after {right: 8px}
-"""
-
+# belongs to the component, so that it looks the same wherever it is put
+_STYLE = Path(__file__).with_name("before_after.css").read_text(encoding="utf-8")
 _MOVE = (
     "this.parentNode.style.setProperty('--split', this.value + '%');"
     "this.setAttribute('aria-valuetext', Math.round(this.value) + ' %')"

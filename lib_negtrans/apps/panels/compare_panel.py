@@ -4,54 +4,53 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lib_negtrans.jobs.comparison import FINISHED, ComparisonRefused, ComparisonRunner, ComparisonSnapshot
+from lib_negtrans.jobs.background import FINISHED
+from lib_negtrans.jobs.comparison import ComparisonRefused, ComparisonRunner, ComparisonSnapshot
 
-QUIET = {"queue": False, "show_progress": "hidden"}
+from .components import QUIET, elem_id
+from .markup import message_html
 
 
 class ComparePanel:
     """Builds the components and handles their events."""
 
-    def __init__(self, runner: ComparisonRunner, elem_id: Callable[[str], str]):
-        self.runner, self.elem_id = runner, elem_id
+    def __init__(self, runner: ComparisonRunner):
+        self.runner = runner
 
     def build(self) -> None:
         """The accordion."""
-        with gr.Accordion("Compare checkpoints", open=False, elem_id=self.elem_id("compare")) as self.accordion:
+        with gr.Accordion("Compare checkpoints", open=False, elem_id=elem_id("compare")):
             with gr.Row():
-                self.run = gr.Dropdown([], label="Run", elem_id=self.elem_id("compare_run"))
-                self.refresh = gr.Button("List the runs", elem_id=self.elem_id("compare_refresh"))
+                self.run = gr.Dropdown([], label="Run", elem_id=elem_id("compare_run"))
+                self.refresh = gr.Button("List the runs", elem_id=elem_id("compare_refresh"))
             self.steps = gr.CheckboxGroup(
-                [], label="Checkpoints to compare (if none is ticked: all)", elem_id=self.elem_id("compare_steps")
+                [], label="Checkpoints to compare (if none is ticked: all)", elem_id=elem_id("compare_steps")
             )
             self.render = gr.Image(
                 label="Render to compare on (if none: the one of the previews)", type="filepath", height=160,
-                elem_id=self.elem_id("compare_render"),
+                elem_id=elem_id("compare_render"),
             )  # fmt: skip
             with gr.Row():
-                self.start = gr.Button("Compare", elem_id=self.elem_id("compare_start"))
-                self.stop = gr.Button("Stop comparing", elem_id=self.elem_id("compare_stop"))
-            self.status = gr.HTML(comparison_html(self.runner.snapshot()), elem_id=self.elem_id("compare_status"))
+                self.start = gr.Button("Compare", elem_id=elem_id("compare_start"))
+                self.stop = gr.Button("Stop comparing", elem_id=elem_id("compare_stop"))
+            self.status = gr.HTML(comparison_html(self.runner.snapshot()), elem_id=elem_id("compare_status"))
             self.grid = gr.Image(
                 label="Side by side", type="filepath", visible=False, interactive=False,
-                elem_id=self.elem_id("compare_grid"),
+                elem_id=elem_id("compare_grid"),
             )  # fmt: skip
             with gr.Row():
-                self.choice = gr.Dropdown([], label="The best one", elem_id=self.elem_id("compare_choice"))
-                self.name = gr.Textbox(
-                    label="Name for it", placeholder="neg-render", elem_id=self.elem_id("compare_name")
-                )
+                self.choice = gr.Dropdown([], label="The best one", elem_id=elem_id("compare_choice"))
+                self.name = gr.Textbox(label="Name for it", placeholder="neg-render", elem_id=elem_id("compare_name"))
             self.overwrite = gr.Checkbox(
-                label="Overwrite an embedding of this name", value=False, elem_id=self.elem_id("compare_overwrite")
+                label="Overwrite an embedding of this name", value=False, elem_id=elem_id("compare_overwrite")
             )
-            self.write = gr.Button("Write it as an embedding", elem_id=self.elem_id("compare_write"))
-            self.message = gr.HTML("", elem_id=self.elem_id("compare_message"))
+            self.write = gr.Button("Write it as an embedding", elem_id=elem_id("compare_write"))
+            self.message = gr.HTML("", elem_id=elem_id("compare_message"))
             self.seen = gr.State(None)
 
     def connect(self, poll: Any) -> None:
@@ -62,10 +61,7 @@ class ComparePanel:
         self.run.change(self.list_steps, [self.run], [self.steps, self.choice, self.message], **QUIET)
         self.start.click(self.begin, [self.seen, self.run, self.steps, self.render], [self.message, *view], **QUIET)
         self.stop.click(self.interrupt, [self.seen], view, **QUIET)
-        self.write.click(
-            self.pick, [self.run, self.choice, self.name, self.overwrite], [self.message], show_progress="hidden",
-            queue=False,
-        )  # fmt: skip
+        self.write.click(self.pick, [self.run, self.choice, self.name, self.overwrite], [self.message], **QUIET)
 
     # what the events do
 
@@ -89,7 +85,8 @@ class ComparePanel:
         try:
             offered = self.runner.offered(run or "")
         except ComparisonRefused as error:
-            return [gr.update(choices=[], value=[]), gr.update(choices=[], value=None), _line(str(error), good=False)]
+            nothing = gr.update(choices=[], value=[]), gr.update(choices=[], value=None)
+            return [*nothing, message_html(str(error), good=False)]
         return [gr.update(choices=offered, value=[]), gr.update(choices=offered, value=offered[-1]), ""]
 
     def begin(self, seen: Any, run: str | None, steps: list[str] | None, render: str | None) -> list[Any]:
@@ -97,7 +94,7 @@ class ComparePanel:
         try:
             self.runner.start(run or "", steps or [], Path(render) if render else None)
         except ComparisonRefused as error:
-            return [_line(str(error), good=False), *self.show(seen)]
+            return [message_html(str(error), good=False), *self.show(seen)]
         return ["", *self.show(seen)]
 
     def interrupt(self, seen: Any) -> list[Any]:
@@ -112,9 +109,9 @@ class ComparePanel:
                 raise ComparisonRefused("Choose which one: a step, or best.")
             lines = self.runner.pick(run or "", choice, (name or "").strip(), bool(overwrite))
         except ComparisonRefused as error:
-            return _line(str(error), good=False)
+            return message_html(str(error), good=False)
         # the page's script has the host make its cards again for each new value
-        return f"<div data-picked='{time.time_ns()}'>{''.join(_line(line) for line in lines)}</div>"
+        return f"<div data-picked='{time.time_ns()}'>{''.join(message_html(line) for line in lines)}</div>"
 
 
 def comparison_html(state: ComparisonSnapshot) -> str:
@@ -123,9 +120,5 @@ def comparison_html(state: ComparisonSnapshot) -> str:
     if state.busy:
         text = f"<p>{html.escape(state.run)}: {state.done}/{state.total}</p>"
     elif state.error:
-        text = _line(state.error, good=False)
+        text = message_html(state.error, good=False)
     return f"<div data-compare='{'working' if state.busy else state.phase}' data-number='{state.number}'>{text}</div>"
-
-
-def _line(sentence: str, good: bool = True) -> str:
-    return f"<p class='{'negtrans-message' if good else 'negtrans-error'}'>{html.escape(sentence)}</p>"

@@ -3,56 +3,48 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lib_negtrans.jobs.preparation import FAILED, FINISHED, IDLE, STOPPED, PrepareRunner, PrepareSnapshot
+from lib_negtrans.jobs.background import FINISHED, IDLE, STOPPED
+from lib_negtrans.jobs.preparation import PrepareRunner, PrepareSnapshot
 from lib_negtrans.options import ParamError
 from lib_negtrans.preparation.build import PrepareError
 from lib_negtrans.preparation.params import PrepareParams
 
-from .option_component import training_component
-
-QUIET = {"queue": False, "show_progress": "hidden"}
+from .components import QUIET, elem_id, option_rows, typed_path
+from .markup import message_html
 
 
 class PreparePanel:
     """Builds the components and handles their events."""
 
-    def __init__(self, runner: PrepareRunner, elem_id: Callable[[str], str]):
-        self.runner, self.elem_id = runner, elem_id
-        self.fields: dict[str, Any] = {}
+    def __init__(self, runner: PrepareRunner):
+        self.runner = runner
 
     def build(self, visible: bool = True) -> None:
         """The accordion; not visible where users may not name folders of the machine."""
-        with gr.Accordion("Prepare a folder", open=False, visible=visible, elem_id=self.elem_id("prepare")):
+        with gr.Accordion("Prepare a folder", open=False, visible=visible, elem_id=elem_id("prepare")):
             self.source = gr.Textbox(
                 label="Folder with pictures of any kind", placeholder="/path/to/pictures",
                 info="Sub-folders are included. Nothing in this folder is changed.",
-                elem_id=self.elem_id("prepare_source"),
+                elem_id=elem_id("prepare_source"),
             )  # fmt: skip
             self.target = gr.Textbox(
                 label="New folder for the result", placeholder="/path/to/renders",
-                elem_id=self.elem_id("prepare_target"),
+                elem_id=elem_id("prepare_target"),
             )  # fmt: skip
-            described, defaults = PrepareParams.options(), PrepareParams().to_dict()
-            names = list(described)
-            for pair in (names[i : i + 2] for i in range(0, len(names), 2)):
-                with gr.Row():
-                    for name in pair:
-                        own_id = self.elem_id(f"prepare_{name}")
-                        self.fields[name] = training_component(described[name], defaults[name], own_id)
+            self.fields = option_rows(PrepareParams(), PrepareParams.options(), "prepare_")
             self.overwrite = gr.Checkbox(
-                label="Replace an earlier result in that folder", value=False, elem_id=self.elem_id("prepare_overwrite")
+                label="Replace an earlier result in that folder", value=False, elem_id=elem_id("prepare_overwrite")
             )
             with gr.Row():
-                self.start = gr.Button("Prepare", elem_id=self.elem_id("prepare_start"))
-                self.stop = gr.Button("Stop preparing", elem_id=self.elem_id("prepare_stop"))
-                self.use = gr.Button("Train on it", elem_id=self.elem_id("prepare_use"), visible=False)
-            self.report = gr.HTML(prepare_html(self.runner.snapshot()), elem_id=self.elem_id("prepare_report"))
+                self.start = gr.Button("Prepare", elem_id=elem_id("prepare_start"))
+                self.stop = gr.Button("Stop preparing", elem_id=elem_id("prepare_stop"))
+                self.use = gr.Button("Train on it", elem_id=elem_id("prepare_use"), visible=False)
+            self.report = gr.HTML(prepare_html(self.runner.snapshot()), elem_id=elem_id("prepare_report"))
             self.seen = gr.State(None)
 
     def connect(self, poll: Any, folder: Any, size: Any) -> None:
@@ -70,14 +62,14 @@ class PreparePanel:
     def show(self, seen: Any, error: str = "") -> list[Any]:
         """Updates of the report and the button, as far as this page does not show them yet."""
         state = self.runner.snapshot()
-        text = (f"<p class='negtrans-error'>{html.escape(error)}</p>" if error else "") + prepare_html(state)
+        text = (message_html(error, good=False) if error else "") + prepare_html(state)
         if not error and text == seen:
             return [gr.update(), gr.update(), seen]
         return [text, gr.update(visible=state.phase == FINISHED), text]
 
     def begin(self, seen: Any, source: str, target: str, overwrite: bool, *values: Any) -> list[Any]:
         """Start, or say in one sentence why not."""
-        source, target = (str(text or "").strip().strip('"') for text in (source, target))
+        source, target = typed_path(source), typed_path(target)
         try:
             if not source or not target:
                 raise PrepareError("Name both folders: the one with the pictures, and a new one for the result.")
@@ -106,8 +98,8 @@ def prepare_html(state: PrepareSnapshot) -> str:
         parts.append(f"<p>{html.escape(state.doing or 'Looking for pictures')}</p>")
     elif state.phase == STOPPED:
         parts.append("<p>Stopped; nothing was written.</p>")
-    elif state.phase == FAILED:
-        parts.append(f"<p class='negtrans-error'>{html.escape(state.error or '')}</p>")
+    elif state.error:
+        parts.append(message_html(state.error, good=False))
     elif state.phase != IDLE:
         lines = "".join(f"<li>{html.escape(line)}</li>" for line in state.lines)
         parts.append(f"<div class='negtrans-dataset'><ul>{lines}</ul></div>")

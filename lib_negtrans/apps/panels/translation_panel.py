@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,11 +18,9 @@ from lib_negtrans.options import ParamError
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.translation.wording import cannot_work, describe_translation
 
-from .option_component import option_component
+from .components import QUIET, option_component
 
 REFRESH_SYMBOL = "\U0001f504"
-# by a plain request: one that waits in gradio's queue when the webui reloads its page keeps the server from closing
-QUIET = {"show_progress": False, "queue": False}
 
 
 @dataclass
@@ -33,7 +32,26 @@ class TranslationPanel:
     embedding_weight: Any
     summary: Any
     controls: dict[str, Any]
-    host: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Any]
+
+    @property
+    def everything(self) -> dict[str, Any]:
+        """Option name -> component, the page's own sliders among them."""
+        return {**self.controls, **self.host}
+
+    @property
+    def summarised(self) -> list[Any]:
+        """The components that the summary is about."""
+        return [self.embedding, self.embedding_weight, *self.everything.values()]
+
+    def summary_html(self, embedding: str | None, weight: float | None, *values: Any) -> str:
+        """What a translation with these values of `summarised` will do."""
+        try:
+            params = TranslationParams.from_given(dict(zip(self.everything, values, strict=True)))
+            text = describe_translation(params, chosen_embedding(embedding), float(weight or 0.0))
+        except ParamError as error:
+            text = cannot_work(error)
+        return f"<p class='negtrans-summary'>{html.escape(text)}</p>"
 
 
 def build_translation_panel(
@@ -93,43 +111,17 @@ def build_translation_panel(
             for name in behind:
                 controls[name] = control(name)
     panel = TranslationPanel(
-        preset, embedding, weight, gr.HTML(elem_id=f"{elem_prefix}summary"), {name: controls[name] for name in names}
-    )
-    panel.host = dict(host or {})
-    panel.summary.value = _summary(panel)(*_initial_values(panel))
+        preset, embedding, weight, gr.HTML(elem_id=f"{elem_prefix}summary"), {name: controls[name] for name in names},
+        dict(host or {}),
+    )  # fmt: skip
+    panel.summary.value = panel.summary_html(*(component.value for component in panel.summarised))
     _connect(panel, {refresh: rescan_embeddings, relist: embeddings}, apply_preset)
     return panel
 
 
-def _all_controls(panel: TranslationPanel) -> dict[str, Any]:
-    return {**panel.controls, **panel.host}
-
-
-def _initial_values(panel: TranslationPanel) -> list[Any]:
-    return [panel.embedding.value, panel.embedding_weight.value, *(c.value for c in _all_controls(panel).values())]
-
-
-def _summary(panel: TranslationPanel) -> Callable[..., str]:
-    names = list(_all_controls(panel))
-
-    def summary(embedding: str | None, weight: float | None, *values: Any) -> str:
-        try:
-            params = TranslationParams.from_given(dict(zip(names, values, strict=True)))
-            text = describe_translation(params, chosen_embedding(embedding), float(weight or 0.0))
-        except ParamError as error:
-            text = cannot_work(error)
-        return f"<p class='negtrans-summary'>{html.escape(text)}</p>"
-
-    return summary
-
-
 def preset_updates(panel_names: Sequence[str], preset: str) -> list[Any]:
     """A gradio update for each option that a preset sets; options that it leaves out go to their defaults."""
-    defaults = TranslationParams()
-    try:
-        values = TRANSLATION_PRESETS[preset][1]
-    except KeyError:
-        raise ParamError(f"unknown preset {preset!r}.") from None
+    defaults, values = TranslationParams(), TRANSLATION_PRESETS[preset][1]
     return [gr.update(value=values.get(name, getattr(defaults, name))) for name in panel_names]
 
 
@@ -139,47 +131,37 @@ def preset_sentence(preset: str | None) -> str:
     return f"<p class='negtrans-preset'>{html.escape(text)}</p>"
 
 
+def relisted(listed: Callable[[], list[str]], current: str | None) -> Any:
+    """The update of a dropdown of embeddings to those that are listed now."""
+    choices = listed()
+    # no value where it can stay: one that was chosen or pasted meanwhile must not be put back
+    return gr.update(choices=choices) if current in choices else gr.update(choices=choices, value=NO_EMBEDDING)
+
+
 def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]]], apply_preset: Any) -> None:
-    everything = _all_controls(panel)
+    everything = panel.everything
     # "input" is a user's doing only: a pasted preset must not overwrite the other pasted values
     for event in (panel.preset.input, apply_preset.click):
-        event(
-            fn=lambda preset: preset_updates(list(everything), preset),
-            inputs=[panel.preset],
-            outputs=list(everything.values()),
-            **QUIET,
-        )
+        event(partial(preset_updates, list(everything)), [panel.preset], list(everything.values()), **QUIET)
 
     for button, listed in lists.items():
-
-        def refreshed(current: str, listed: Callable[[], list[str]] = listed) -> Any:
-            choices = listed()
-            # no value where it can stay: one that was chosen or pasted meanwhile must not be put back
-            return gr.update(choices=choices) if current in choices else gr.update(choices=choices, value=NO_EMBEDDING)
-
-        button.click(fn=refreshed, inputs=[panel.embedding], outputs=[panel.embedding], **QUIET)
+        button.click(partial(relisted, listed), [panel.embedding], [panel.embedding], **QUIET)
     _show_what_applies(panel.controls)
-    inputs = [panel.embedding, panel.embedding_weight, *everything.values()]
-    for component in inputs:
-        component.change(fn=_summary(panel), inputs=inputs, outputs=[panel.summary], **QUIET)
+    for component in panel.summarised:
+        component.change(fn=panel.summary_html, inputs=panel.summarised, outputs=[panel.summary], **QUIET)
 
 
 def _show_what_applies(controls: Mapping[str, Any]) -> None:
     """Hide the controls that do nothing with what another one says, whenever that changes."""
-    options = TranslationParams.options()
-    rulers: dict[str, list[str]] = {}
+    ruled: dict[str, dict[str, tuple[Any, ...]]] = {}  # ruler -> option -> the ruler's values under which it is shown
     for name in controls:
-        if options[name].applies is not None and options[name].applies[0] in controls:
-            rulers.setdefault(options[name].applies[0], []).append(name)
-    for ruler, names in rulers.items():
+        ruler, values = TranslationParams.options()[name].applies or (None, ())
+        if ruler is not None and ruler in controls:
+            ruled.setdefault(ruler, {})[name] = values
+    for ruler, names in ruled.items():
 
-        def shown(value: Any, names: list[str] = names) -> list[Any]:
-            return [gr.update(visible=value in options[name].applies[1]) for name in names]
+        def shown(value: Any, wanted: Sequence[tuple[Any, ...]] = tuple(names.values())) -> list[Any]:
+            return [gr.update(visible=value in values) for values in wanted]
 
-        ruled = [controls[name] for name in names]
-        controls[ruler].change(
-            fn=shown if len(names) > 1 else lambda value, shown=shown: shown(value)[0],
-            inputs=[controls[ruler]],
-            outputs=ruled,
-            **QUIET,
-        )
+        one_or_all = shown if len(names) > 1 else lambda value, shown=shown: shown(value)[0]
+        controls[ruler].change(one_or_all, [controls[ruler]], [controls[name] for name in names], **QUIET)

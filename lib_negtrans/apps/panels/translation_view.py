@@ -5,19 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 
-from lib_negtrans.jobs.translation import (
-    FAILED,
-    FINISHED,
-    IDLE,
-    INTERRUPTED,
-    INVERTING,
-    TRANSLATING,
-    WAITING,
-    TranslationSnapshot,
-)
+from lib_negtrans.jobs.background import FAILED, FINISHED, IDLE, STOPPED, WAITING
+from lib_negtrans.jobs.translation import INVERTING, TRANSLATING, TranslationSnapshot
 
 from .before_after import before_after_html
-from .training_view import duration
+from .markup import bar_html, duration, message_html
 
 HEADLINES = {
     IDLE: "Choose a render and press Translate.",
@@ -25,7 +17,7 @@ HEADLINES = {
     INVERTING: "Inverting the render.",
     TRANSLATING: "Translating.",
     FINISHED: "Finished.",
-    INTERRUPTED: "Interrupted. There is no result.",
+    STOPPED: "Interrupted. There is no result.",
     FAILED: "Failed.",
 }
 
@@ -37,25 +29,14 @@ def progress_html(state: TranslationSnapshot) -> str:
     headline = "Stopping after this step." if state.stopping else HEADLINES[state.phase]
     if state.phase == FINISHED:
         headline += f" It took {duration(state.seconds)}."
-    parts = [
-        f"<div class='negtrans-translation' role='status' data-phase='{state.phase}' "
-        f"data-busy='{int(state.busy)}' data-job='{state.number}'>",
-        f"<p class='negtrans-headline'>{headline}</p>",
-        f"<p class='negtrans-error' role='alert'>{html.escape(state.error)}</p>" if state.error else "",
-        _bar(state) if state.busy else "",
-        "</div>",
-    ]
-    return "".join(parts)
-
-
-def _bar(state: TranslationSnapshot) -> str:
-    percent = f"{100 * state.fraction:.0f}"
-    text = f"step {state.step} of {state.total}" if state.total else "begins"
-    if state.remaining is not None:
-        text += f", {duration(state.remaining)} left"
+    step = f"step {state.step} of {state.total}" if state.total else "begins"
     return (
-        f"<div class='negtrans-bar' role='progressbar' aria-valuenow='{percent}' aria-valuemin='0' "
-        f"aria-valuemax='100'><div style='width:{percent}%'></div><span>{percent}% ({text})</span></div>"
+        f"<div class='negtrans-translation' role='status' data-phase='{state.phase}' "
+        f"data-busy='{int(state.busy)}' data-job='{state.number}'>"
+        f"<p class='negtrans-headline'>{headline}</p>"
+        + (message_html(state.error, good=False) if state.error else "")
+        + (bar_html(state.fraction, step, state.remaining) if state.busy else "")
+        + "</div>"
     )
 
 

@@ -7,12 +7,10 @@ from typing import Any
 
 from lib_negtrans import TITLE
 from lib_negtrans.embeddings import NO_EMBEDDING
-from lib_negtrans.options import ParamError
 from lib_negtrans.translation import arguments
+from lib_negtrans.translation.infotext import EMBEDDING_KEY, WEIGHT_KEY
 from lib_negtrans.translation.params import TranslationParams
 
-EMBEDDING_KEY = "NegTrans negative embedding"
-WEIGHT_KEY = "NegTrans embedding weight"
 HASH_KEY = "NegTrans embedding hash"
 PRESET_KEY = "NegTrans preset"
 STOOD_DOWN_KEY = "NegTrans guidance stood down"  # what was asked for where neutral-prompt combined the predictions
@@ -21,7 +19,7 @@ STOOD_DOWN_KEY = "NegTrans guidance stood down"  # what was asked for where neut
 def field_names() -> list[str]:
     """Every key of ours, in the order of the controls: the names for the host's "Send to"."""
     options = TranslationParams.options()
-    return [PRESET_KEY, EMBEDDING_KEY, WEIGHT_KEY, *(options[name].infotext for name in arguments.PANEL_OPTIONS)]
+    return [PRESET_KEY, EMBEDDING_KEY, WEIGHT_KEY, *(options[name].infotext or "" for name in arguments.PANEL_OPTIONS)]
 
 
 def reader(name: str) -> Callable[[dict[str, str]], Any]:
@@ -34,21 +32,14 @@ def reader(name: str) -> Callable[[dict[str, str]], Any]:
             return fields.get(PRESET_KEY)
         if name == "embedding":
             return fields.get(EMBEDDING_KEY, NO_EMBEDDING)
-        if name == "embedding_weight":
-            return _number(fields.get(WEIGHT_KEY), 1.0)
-        option = TranslationParams.options()[name]
-        default = getattr(TranslationParams(), name)
+        weighs = name == "embedding_weight"
+        options, defaults = TranslationParams.options(), TranslationParams()
+        key, default = (WEIGHT_KEY, 1.0) if weighs else (options[name].infotext, getattr(defaults, name))
+        if key not in fields:  # an empty text is left out of the picture
+            return default
         try:
-            # an empty text is left out of the picture
-            return TranslationParams.typed(name, fields[option.infotext]) if option.infotext in fields else default
-        except ParamError:
+            return float(fields[key]) if weighs else TranslationParams.typed(name, fields[key])
+        except ValueError:  # ParamError too
             return default
 
     return read
-
-
-def _number(text: str | None, default: float) -> float:
-    try:
-        return default if text is None else float(text)
-    except ValueError:
-        return default

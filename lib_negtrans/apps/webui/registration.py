@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from importlib import import_module
 
-from modules import script_callbacks
+from modules import errors, script_callbacks
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ def _register_steps() -> None:
         try:
             undo = import_module(name).register()
         except Exception:
-            from modules import errors
-
             errors.report(f"negtrans: {name.rpartition('.')[2]} could not be registered", exc_info=True)
             continue
         if undo is not None:

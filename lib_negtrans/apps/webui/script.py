@@ -41,6 +41,7 @@ class RealisticTranslation(scripts.Script):
         Never raises: with --api the host calls it unprotected, and an exception would leave everybody without an API.
         """
         try:
+            # here, as it fails on a host of another kind
             from . import embedding_list
             from .panel import script_panel
 
@@ -53,7 +54,7 @@ class RealisticTranslation(scripts.Script):
         return panel.inputs
 
     def run(self, p: Any, *args: Any) -> processing.Processed:
-        from .job import TranslationJob
+        from .job import TranslationJob  # here, as a host of another kind lacks what it imports
 
         @functools.cache
         def values() -> arguments.PanelValues:

@@ -11,14 +11,31 @@ from lib_negtrans import TITLE
 
 from .registration import register_once
 
-DEFAULTS = {
-    "negtrans_mean_latent": True,
-    "negtrans_controlnet_in_inversion": False,
-    "negtrans_cache_mb": 2048,
-    "negtrans_feature_mb": 0,
-}
 SECTION = ("negtrans", "Negative translation")
 MEAN_LATENT_KEY = "NegTrans mean latent"  # in the infotext, so that a picture brings its setting along
+
+
+_MEGABYTES = (gr.Slider, {"minimum": 0, "maximum": 16384, "step": 256})
+# name -> default, label, hint, component; the host shows a check box for True and False
+OPTIONS: dict[str, tuple[Any, str, str, tuple]] = {
+    "negtrans_mean_latent": (
+        True, f"{TITLE} uses the mean of what the VAE gives for a picture",
+        "this keeps texture; if it is off, a random sample is used, as in plain img2img", (),
+    ),
+    "negtrans_controlnet_in_inversion": (
+        False, "ControlNet acts in the inversion too",
+        "if it is off, ControlNet guides the photograph only, and the render is inverted without it", (),
+    ),
+    "negtrans_cache_mb": (
+        2048, "Memory for earlier inversions (MB)",
+        "a picture need not be inverted again when you change only the embedding, CFG scale or seed; 0 always "
+        "inverts it again", _MEGABYTES,
+    ),
+    "negtrans_feature_mb": (
+        0, "Memory for a picture's captured attention (MB)",
+        "0 uses half of the free memory, first the GPU's; what does not fit is computed again", _MEGABYTES,
+    ),
+}  # fmt: skip
 
 
 def register() -> None:
@@ -28,41 +45,12 @@ def register() -> None:
 
 def add_settings() -> None:
     """The options, each with its default and one sentence."""
-    # an OptionInfo without a component is a check box for True and False
-    shared.opts.add_option(
-        "negtrans_mean_latent",
-        shared.OptionInfo(
-            DEFAULTS["negtrans_mean_latent"],
-            f"{TITLE} uses the mean of what the VAE gives for a picture",
-            section=SECTION,
-            infotext=MEAN_LATENT_KEY,
-        ).info("this keeps texture; if it is off, a random sample is used, as in plain img2img"),
-    )
-    shared.opts.add_option(
-        "negtrans_controlnet_in_inversion",
-        shared.OptionInfo(
-            DEFAULTS["negtrans_controlnet_in_inversion"], "ControlNet acts in the inversion too", section=SECTION
-        ).info("if it is off, ControlNet guides the photograph only, and the render is inverted without it"),
-    )
-    for name, label, info in (
-        (
-            "negtrans_cache_mb", "Memory for earlier inversions (MB)",
-            "a picture need not be inverted again when you change only the embedding, CFG scale or seed; 0 always "
-            "inverts it again",
-        ),
-        (
-            "negtrans_feature_mb", "Memory for a picture's captured attention (MB)",
-            "0 uses half of the free memory, first the GPU's; what does not fit is computed again",
-        ),
-    ):  # fmt: skip
-        shared.opts.add_option(
-            name,
-            shared.OptionInfo(
-                DEFAULTS[name], label, gr.Slider, {"minimum": 0, "maximum": 16384, "step": 256}, section=SECTION
-            ).info(info),
-        )
+    for name, (default, label, hint, component) in OPTIONS.items():
+        key = {"infotext": MEAN_LATENT_KEY} if name == "negtrans_mean_latent" else {}
+        info = shared.OptionInfo(default, label, *component, section=SECTION, **key)
+        shared.opts.add_option(name, info.info(hint))
 
 
 def option(name: str) -> Any:
     """An option's value; its default before the settings were built."""
-    return getattr(shared.opts, name, DEFAULTS[name])
+    return getattr(shared.opts, name, OPTIONS[name][0])

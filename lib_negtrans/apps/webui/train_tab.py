@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import gradio as gr
 from modules import infotext_utils, script_callbacks, scripts, shared
 
 from lib_negtrans import TITLE as SCRIPT_TITLE
-from lib_negtrans.apps.panels.training_panel import TAB_ID, TITLE, TabOptions, build_train_tab
+from lib_negtrans.apps.panels.components import QUIET, TAB_ID
+from lib_negtrans.apps.panels.training_panel import TITLE, TabOptions, build_train_tab
 from lib_negtrans.embeddings.files import stands_in
 
 from .registration import register_once
@@ -21,9 +23,6 @@ def register() -> None:
 
 def add_tab() -> list[tuple[Any, str, str]]:
     """The tab as the host wants it: (blocks, title, element id)."""
-    # gradio and the trainer are imported when there is a page to build, not while the scripts are loaded
-    import gradio as gr
-
     options = TabOptions(typed_folders=not shared.cmd_opts.hide_ui_dir_config, connect_use=connect_use)
     with gr.Blocks(analytics_enabled=False) as blocks:
         build_train_tab(manager(), options)
@@ -32,8 +31,6 @@ def add_tab() -> list[tuple[Any, str, str]]:
 
 def connect_use(button: Any) -> None:
     """ "Use in img2img": the negative prompt gets the trigger word, the script is chosen, the page changes the tab."""
-    import gradio as gr
-
     negative, choice = _negative_prompt(), _script_choice()
     if negative is None or choice is None:
         return
@@ -44,7 +41,7 @@ def connect_use(button: Any) -> None:
             text = ", ".join(filter(None, [(text or "").rstrip(", "), name]))
         return [text, gr.update(value=SCRIPT_TITLE)]
 
-    button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", queue=False, show_progress="hidden")
+    button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", **QUIET)
 
 
 def _negative_prompt() -> Any | None:

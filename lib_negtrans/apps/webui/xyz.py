@@ -14,7 +14,7 @@ from modules import script_callbacks, scripts
 from lib_negtrans import TITLE
 from lib_negtrans.options import Option
 from lib_negtrans.translation import arguments
-from lib_negtrans.translation.arguments import HOST_OPTIONS, PANEL_OPTIONS, PanelValues
+from lib_negtrans.translation.arguments import HOST_OPTIONS, PANEL_OPTIONS, WEIGHT_RANGE, PanelValues
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 
 from . import embedding_list
@@ -55,54 +55,31 @@ def _axes(grid: Any) -> list[Any]:
     def axis(label: str, kind: type, name: str, **more: Any) -> Any:
         return grid.AxisOptionImg2Img(f"{PREFIX}{label}", kind, _setter(name), **more)
 
+    on_off = _limits(Option(TITLE, "", choices=("on", "off")))
     axes = [
-        axis(TITLE, str, "enabled", choices=lambda: ["on", "off"], confirm=_confirm_choice(("on", "off"), TITLE)),
+        axis(TITLE, str, "enabled", **on_off),
         axis("Preset", str, "preset", choices=lambda: list(TRANSLATION_PRESETS)),
-        axis("Negative embedding", str, "embedding", choices=_embeddings),
-        axis(
-            "Embedding weight",
-            float,
-            "embedding_weight",
-            confirm=_confirm_range(*arguments.WEIGHT_RANGE, "Embedding weight"),
-        ),
+        axis("Negative embedding", str, "embedding", choices=embedding_list.choices),
+        axis("Embedding weight", float, "embedding_weight", **_limits(Option("Embedding weight", "", *WEIGHT_RANGE))),
     ]
-    options = TranslationParams.options()
+    options, defaults = TranslationParams.options(), TranslationParams()
     for name in ("strength", *PANEL_OPTIONS):
-        option = options[name]
-        kind = type(getattr(TranslationParams(), name))
-        axes.append(axis(option.label, kind, name, **_limits(option)))
+        axes.append(axis(options[name].label, type(getattr(defaults, name)), name, **_limits(options[name])))
     return axes
 
 
 def _limits(option: Option) -> dict[str, Any]:
-    if option.choices is not None:
-        choices = option.choices
-        return {"choices": lambda: list(choices), "confirm": _confirm_choice(choices, option.label)}
-    if option.minimum is not None:
-        return {"confirm": _confirm_range(option.minimum, option.maximum, option.label)}
-    return {}
+    """The axis's choices, and a check of its values before the first picture is made."""
+    low, high, choices = option.minimum, option.maximum, option.choices
 
-
-def _embeddings() -> list[str]:
-    return embedding_list.choices()
-
-
-def _confirm_range(low: float, high: float, label: str) -> Callable[[Any, list[Any]], None]:
     def confirm(_p: Any, values: list[Any]) -> None:
         for value in values:
-            if not low <= value <= high:
-                raise ValueError(f"{label} must lie between {low:g} and {high:g}, not {value}.")
+            if choices is not None and value not in choices:
+                raise ValueError(f"{option.label} must be one of {', '.join(choices)}, not {value!r}.")
+            if low is not None and high is not None and not low <= value <= high:
+                raise ValueError(f"{option.label} must lie between {low:g} and {high:g}, not {value}.")
 
-    return confirm
-
-
-def _confirm_choice(choices: tuple[str, ...], label: str) -> Callable[[Any, list[Any]], None]:
-    def confirm(_p: Any, values: list[Any]) -> None:
-        for value in values:
-            if value not in choices:
-                raise ValueError(f"{label} must be one of {', '.join(choices)}, not {value!r}.")
-
-    return confirm
+    return {"confirm": confirm} if choices is None else {"confirm": confirm, "choices": lambda: list(choices)}
 
 
 def _setter(name: str) -> Callable[[Any, Any, list[Any]], None]:

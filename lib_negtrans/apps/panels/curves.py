@@ -1,0 +1,90 @@
+"""A training's curves over its steps as SVG: the loss, and what validations found. Pure functions, no gradio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 200, 52, 24, 12, 12  # in the picture's own pixels
+RENDERS, PHOTOS = "#e8833a", "#3b82f6"
+
+
+class _Chart:
+    """Values in [low, high] over steps; values outside are drawn at the edge."""
+
+    def __init__(self, steps: Sequence[int], low: float, high: float):
+        self.steps, self.low, self.high = steps, low, high
+        self.parts: list[str] = []
+
+    def y(self, value: float) -> float:
+        share = (self.high - min(max(value, self.low), self.high)) / (self.high - self.low)
+        return TOP + (HEIGHT - TOP - BOTTOM) * share
+
+    def path(self, values: Sequence[float]) -> list[str]:
+        scale = (WIDTH - LEFT - RIGHT) / max(1, self.steps[-1] - self.steps[0])
+        across = [LEFT + scale * (step - self.steps[0]) for step in self.steps]
+        return [f"{x:.1f},{self.y(value):.1f}" for x, value in zip(across, values, strict=True)]
+
+    def level(self, value: float, style: str) -> None:
+        y = f"{self.y(value):.1f}"
+        self.parts.append(f"<line x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y}' y2='{y}' stroke='currentColor' {style}/>")
+
+    def line(self, values: Sequence[float], style: str) -> None:
+        self.parts.append(f"<polyline points='{' '.join(self.path(values))}' fill='none' {style}/>")
+
+    def text(self, x: float, y: float, text: str, style: str) -> None:
+        self.parts.append(f"<text x='{x:.1f}' y='{y:.1f}' {style}>{text}</text>")
+
+    def svg(self, label: str, marks: Mapping[float, str], kind: str = "") -> str:
+        """marks: value -> its text at the left edge."""
+        for value, text in marks.items():
+            self.text(LEFT - 6, self.y(value) + 4, text, "text-anchor='end'")
+        self.text(LEFT, HEIGHT - 6, f"step {self.steps[0]}", "text-anchor='start'")
+        self.text(WIDTH - RIGHT, HEIGHT - 6, f"step {self.steps[-1]}", "text-anchor='end'")
+        return (
+            f"<svg class='negtrans-curve{kind}' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}' "
+            f"data-points='{len(self.steps)}' font-size='11' fill='currentColor'>{''.join(self.parts)}</svg>"
+        )
+
+
+def loss_curve(points: Sequence[tuple[int, float, float]]) -> str:
+    """(step, loss, smoothed loss) of at least two steps: the losses faint, the smoothed curve strong.
+
+    All of the smoothed loss is shown, and of the single steps all but the outermost tenth.
+    """
+    steps, losses, averages = zip(*points, strict=True)
+    ordered, cut = sorted(losses), len(losses) // 10
+    low, high = min(*averages, ordered[cut]), max(*averages, ordered[-1 - cut])
+    margin = 0.05 * (high - low) or max(abs(high), 1e-6) * 0.05
+    chart = _Chart(steps, low - margin, high + margin)
+    marks = (chart.low, (chart.low + chart.high) / 2, chart.high)
+    for value in marks:
+        chart.level(value, "stroke-opacity='.15'")
+    chart.line(losses, "stroke='currentColor' stroke-opacity='.25' stroke-width='1'")
+    chart.line(averages, f"stroke='{RENDERS}' stroke-width='2'")
+    return chart.svg("Loss over steps", {value: f"{value:.3g}" for value in marks})
+
+
+def gain_curve(points: Sequence[tuple[int, float, float | None]]) -> str:
+    """(step, gain on renders, gain on photos or None) of at least two validations; gains are shares.
+
+    The area between the two curves is the gap: what has been learnt about the rendered look.
+    """
+    renders = [100 * gain for _, gain, _ in points]
+    photos = [100 * gain for *_, gain in points if gain is not None]
+    curves = [("renders", renders, RENDERS, 10)]
+    if len(photos) == len(points):
+        curves.insert(0, ("photos", photos, PHOTOS, 24))
+    values = [0.0, *(value for _, curve, *_ in curves for value in curve)]
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.1
+    chart = _Chart([step for step, *_ in points], low - margin, high + margin)
+    chart.level(0, "stroke-opacity='.4' stroke-dasharray='4 3'")
+    if len(curves) == 2:
+        area = " ".join(chart.path(renders) + chart.path(photos)[::-1])
+        chart.parts.append(f"<polygon points='{area}' fill='{RENDERS}' fill-opacity='.15'/>")
+    for name, curve, colour, down in curves:
+        chart.line(curve, f"stroke='{colour}' stroke-width='2'")
+        chart.text(LEFT + 4, TOP + down, name, f"style='fill:{colour}'")
+    marks = (low, (low + high) / 2, high)
+    label = "Gain of the vectors on pictures held out"
+    return chart.svg(label, {value: f"{value:.2g} %" for value in marks}, " negtrans-gains")

@@ -1,0 +1,151 @@
+"""The pictures of a training on its panel: folders that are named, files that are dropped, and what is in them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from torch import Tensor
+
+from lib_negtrans.jobs.training import TrainingRefused
+from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.images import to_pil
+from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.steps import finish
+from lib_negtrans.training.data.dataset import DatasetReport, automatic_size, read_folder, training_files
+from lib_negtrans.training.errors import TrainingError
+from lib_negtrans.training.params import TrainingParams
+
+from .components import elem_id, typed_path
+from .markup import message_html
+from .training_view import dataset_html
+
+MAXIMUM_THUMBNAILS = 24
+THUMBNAIL = 160
+
+
+class DatasetPanel:
+    """Builds the components and handles their events. typed_folders: users may name folders of the machine."""
+
+    def __init__(self, typed_folders: bool):
+        self.typed_folders = typed_folders
+
+    def build(self) -> None:
+        """Folders, dropped files, and the check of what they hold."""
+        self.folder = gr.Textbox(
+            label="Folder with renders", placeholder="/path/to/renders", elem_id=elem_id("folder"),
+            visible=self.typed_folders,
+        )  # fmt: skip
+        self.photos = gr.Textbox(
+            label="Folder with photos, if there is one", placeholder="/path/to/photos", elem_id=elem_id("photos"),
+            info="Real photos of similar garments. Validation and the objective contrastive use them.",
+            visible=self.typed_folders,
+        )  # fmt: skip
+        with gr.Row(visible=self.typed_folders):
+            self.validation = gr.Textbox(
+                label="Folder with renders to measure on", elem_id=elem_id("validation"),
+                info="For validation; when it is empty, some of the renders are held out.",
+            )  # fmt: skip
+            self.validation_photos = gr.Textbox(
+                label="Folder with photos to measure on", elem_id=elem_id("validation_photos"),
+                info="For validation; when it is empty, the photos above are used.",
+            )  # fmt: skip
+        with gr.Row():
+            self.files = gr.File(
+                label="Or drop pictures here, and their .txt captions", file_count="multiple", height=180,
+                elem_id=elem_id("files"),
+            )  # fmt: skip
+            self.preview_image = gr.Image(
+                label="Render for the previews (if none: the first one)", type="filepath", height=180,
+                elem_id=elem_id("preview_image"),
+            )  # fmt: skip
+        self.check = gr.Button("Check dataset", elem_id=elem_id("check"))
+        self.report = gr.HTML("", elem_id=elem_id("report"))
+        self.thumbnails = gr.Gallery(
+            label="The pictures as the training uses them", columns=6, height="auto", visible=False,
+            elem_id=elem_id("thumbnails"),
+        )  # fmt: skip
+
+    def connect(self, size: Any, pattern: Any, aspect: Any) -> None:
+        """size, pattern, aspect: the training's, for the check."""
+        inputs = [self.folder, self.files, size, pattern, aspect]
+        self.check.click(self.check_dataset, inputs, [self.report, self.thumbnails], queue=False)
+
+    def check_dataset(self, folder: str, files: Any, size: Any, pattern: str, aspect: str = "buckets") -> list[Any]:
+        """The report on what would be trained on, and some of it as thumbnails."""
+        try:
+            size = TrainingParams.from_given({"size": size}).size
+            with tempfile.TemporaryDirectory() as temporary:
+                pictures = self.pictures(folder, files, Path(temporary))
+                report, thumbnails = read_with_thumbnails(pictures, size, pattern or "", aspect)
+                suggested = automatic_size(training_files(pictures, pattern or ""))
+        except (TrainingRefused, TrainingError, ParamError) as error:
+            return [message_html(str(error), good=False), gr.update(value=[], visible=False)]
+        return [dataset_html(report, suggested), gr.update(value=thumbnails, visible=True)]
+
+    def typed_folder(self, text: str) -> Path | None:
+        """A folder that was typed, where that is allowed; None for none."""
+        typed = typed_path(text) if self.typed_folders else ""
+        return Path(typed).expanduser() if typed else None
+
+    def pictures(self, folder: str, files: Any, target: Path) -> Path:
+        """The folder that was typed, or the dropped files copied into `target`. Raises TrainingRefused."""
+        typed = typed_path(folder)
+        if files:
+            if typed:
+                raise TrainingRefused("You gave both a folder and dropped pictures: clear one of the two.")
+            return copy_dropped(files, target)
+        if not typed or not self.typed_folders:
+            raise TrainingRefused("There are no pictures yet: name a folder, or drop pictures.")
+        path = Path(typed).expanduser()
+        if not path.is_dir():
+            raise TrainingRefused(f"There is no folder {path}: give the folder with the pictures to train on.")
+        return path
+
+
+def dropped_path(file: Any) -> Path:
+    """The path of a file as gradio 3 (an object with a name) or gradio 4 (a text) hands it over."""
+    return Path(file if isinstance(file, str) else file.name)
+
+
+def copy_dropped(files: Sequence[Any], target: Path) -> Path:
+    """Copy dropped files into a folder of their own, which is emptied first. Raises TrainingRefused for equal names."""
+    paths = [dropped_path(file) for file in files]
+    if len({path.name.lower() for path in paths}) < len(paths):
+        raise TrainingRefused("Two of the dropped files have the same name: rename one, or give the folder instead.")
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for path in paths:
+        shutil.copyfile(path, target / path.name)
+    if next(iter_image_files(target), None) is None:
+        raise TrainingRefused("None of the dropped files is a picture: PNG, JPEG, WebP, BMP, TIFF and GIF are read.")
+    return target
+
+
+def keep_render(uploaded: str | None, run_folder: Path) -> Path | None:
+    """A copy beside the run: the uploaded file is a temporary one, and a resumed run needs it again."""
+    if not uploaded:
+        return None
+    run_folder.mkdir(parents=True, exist_ok=True)
+    kept = run_folder / f"preview-render{Path(uploaded).suffix.lower() or '.png'}"
+    shutil.copyfile(uploaded, kept)
+    return kept
+
+
+def read_with_thumbnails(
+    folder: Path, size: int, pattern: str, aspect: str = "buckets"
+) -> tuple[DatasetReport, list[Any]]:
+    """The report on a folder, and PIL pictures of the first ones as they are trained on. Raises as `read_folder`."""
+    thumbnails: list[Any] = []
+
+    def keep(read: tuple[int, int, Tensor]) -> None:
+        if len(thumbnails) < MAXIMUM_THUMBNAILS:
+            small = to_pil(read[2])
+            small.thumbnail((THUMBNAIL, THUMBNAIL))
+            thumbnails.append(small)
+
+    return finish(read_folder(folder, size, pattern, aspect=aspect), keep), thumbnails

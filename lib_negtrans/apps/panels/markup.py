@@ -1,0 +1,37 @@
+"""Pieces of HTML that several panels show. Pure functions, no gradio; whatever comes from outside is escaped."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+
+
+def duration(seconds: float) -> str:
+    """E.g. 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def message_html(sentence: str, good: bool = True) -> str:
+    """One sentence for the user, as an error if it is not good news."""
+    kind = "class='negtrans-message'" if good else "class='negtrans-error' role='alert'"
+    return f"<p {kind}>{html.escape(sentence)}</p>"
+
+
+def bar_html(fraction: float, text: str, remaining: float | None = None) -> str:
+    """A progress bar; fraction in [0, 1], remaining in seconds."""
+    percent = f"{100 * fraction:.1f}%"
+    if remaining is not None:
+        text += f", {duration(remaining)} left"
+    return (
+        f"<div class='negtrans-bar' role='progressbar' aria-valuenow='{100 * fraction:.0f}' aria-valuemin='0' "
+        f"aria-valuemax='100'><div style='width:{percent}'></div><span>{percent} ({html.escape(text)})</span></div>"
+    )
+
+
+def numbers_html(cells: Iterable[tuple[str, str]]) -> str:
+    """A grid of (label, value)."""
+    rows = "".join(f"<div><span>{label}</span><b>{html.escape(value)}</b></div>" for label, value in cells)
+    return f"<div class='negtrans-numbers'>{rows}</div>"

@@ -1,0 +1,41 @@
+"""The API inside a real webui: requests that nobody designed, and folders that nothing is written to."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from tests.webui.server import REPOSITORY
+
+pytest.importorskip("schemathesis", reason="install requirements-test.lock")
+
+from tests.fuzz import fuzz
+
+EXAMPLES = int(os.environ.get("NEGTRANS_FUZZ_EXAMPLES", "15"))  # to each route
+
+
+@pytest.fixture(scope="module")
+def renders(webui):
+    folder = webui.data / "renders"
+    folder.mkdir(exist_ok=True)
+    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:2]:
+        shutil.copy(path, folder)
+    return folder
+
+
+def test_the_webuis_own_folders_are_no_targets(webui, renders):
+    for target in ("extensions/new", "scripts/new", "models/new", "embeddings/new", "Extensions/new", "."):
+        answer = webui.post("/negtrans/v1/dataset/prepare", {"source": "renders", "target": target})
+        assert answer.status_code == 403 and "webui's own folders" in answer.json()["detail"], (target, answer.text)
+        assert not (webui.data / target / "prepare.json").exists()
+
+
+@pytest.mark.timeout(60 * EXAMPLES)
+def test_no_request_breaks_the_api(webui, renders):
+    statuses = fuzz(webui.url, EXAMPLES, [str(webui.data), str(webui.webui)])
+    webui.post("/negtrans/v1/train/interrupt")
+    print(sum(statuses.values()), dict(sorted(statuses.items())))
+    assert statuses[200] > 10 and statuses[422] > 10 and not any(status >= 500 for status in statuses)
+    assert webui.get("/negtrans/v1/version").ok
