@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.errors import UserError
 from lib_negtrans.memory import is_out_of_memory
 from lib_negtrans.pictures.images import ImageError
@@ -93,7 +94,7 @@ class BackgroundJob(Generic[State]):
     def _told(self, error: Exception) -> str:
         if isinstance(error, ImageError):
             return f"The render {error}"
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | AttentionShapeError):
             return str(error)
         if self.too_large and is_out_of_memory(error):
             return self.too_large
