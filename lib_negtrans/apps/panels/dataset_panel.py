@@ -121,7 +121,7 @@ def copy_dropped(files: Sequence[Any], target: Path) -> Path:
     target.mkdir(parents=True)
     for path in paths:
         shutil.copyfile(path, target / path.name)
-    if next(iter_image_files(target), None) is None:
+    if not iter_image_files(target):
         raise TrainingRefused("None of the dropped files is a picture: PNG, JPEG, WebP, BMP, TIFF and GIF are read.")
     return target
 
