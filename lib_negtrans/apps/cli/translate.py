@@ -17,8 +17,8 @@ from lib_negtrans.translation.folder import ItemDone, plan, translate_items
 from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 
-from .common_options import add_params, given, load_host, load_negatives
-from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
+from .common_options import add_params, given, load_host, load_negatives, output_folder
+from .reporting import EXIT_DONE, EXIT_SOME_FAILED, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +50,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     masks = _masks(args)
     params = translation_preset(args.preset, **given(args, TranslationParams))
     size = parse_size(args.size) if args.size else None
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise CallError(f"--out {out} is a file: name a folder.")
+    out = output_folder("--out", args.out)
     counts = SharedCounts(out, launched)
     items = plan(Path(args.input), out, masks)
     if launched.count > 1:
