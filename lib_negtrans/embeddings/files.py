@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import struct
 from collections.abc import Callable, Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -197,7 +198,7 @@ def _decode_pickle(path: Path) -> dict:
             data = torch.load(str(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EmbeddingError(f"{path} holds more than tensors and may be malicious: it was not read.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, struct.error) as error:
         # what a cut off or foreign file makes of the unpickler
         raise EmbeddingError(f"{path} is damaged or not an embedding: copy it again.") from error
     if data is None:  # the webui's own torch.load answers so after its check

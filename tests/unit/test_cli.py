@@ -136,10 +136,12 @@ def test_wrong_calls_are_one_line_and_exit_2(run, tmp_path, monkeypatch, argv, s
     assert code == 2 and says in err and len(err.strip().splitlines()) == 1
 
 
-def test_output_folder_that_is_a_file_is_refused(run, tmp_path):
+@pytest.mark.parametrize("out", ["p.png", "p.png/results"])
+def test_an_output_folder_that_is_a_file_or_lies_in_one_is_refused(run, tmp_path, out):
     noise(tmp_path / "p.png")
-    code, _out, err = run("translate", "--input", tmp_path / "p.png", "--out", tmp_path / "p.png")
-    assert code == 2 and "name a folder" in err
+    for command in (["translate", "--input", tmp_path / "p.png"], ["demo"]):
+        code, _out, err = run(*command, "--out", tmp_path / out)
+        assert code == 2 and err == f"error: --out {tmp_path / 'p.png'} is a file: name a folder.\n"
 
 
 def test_interrupt_keeps_what_is_done(run, tmp_path, monkeypatch, shared_tiny_host):

@@ -279,6 +279,15 @@ def test_files_cut_off_anywhere_are_refused(tmp_path, suffix):
             read_embedding(tmp_path / f"cut{suffix}")
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".safetensors"])
+def test_foreign_files_of_a_few_bytes_are_refused(tmp_path, suffix):
+    """Each first byte is another instruction to the unpickler, which fails at it in its own way."""
+    for first in range(256):
+        (tmp_path / f"foreign{suffix}").write_bytes(bytes([first]) + b"unk")
+        with pytest.raises(EmbeddingError):
+            read_embedding(tmp_path / f"foreign{suffix}")
+
+
 # --- writing ---
 
 

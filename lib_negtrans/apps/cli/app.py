@@ -6,13 +6,12 @@ import argparse
 import os
 import threading
 import webbrowser
-from pathlib import Path
 
 from lib_negtrans.jobs.training import TrainingManager
 from lib_negtrans.jobs.translation import TranslationRunner
 from lib_negtrans.jobs.workplace import LocalWorkplace
 
-from .common_options import load_host
+from .common_options import load_host, output_folder
 from .reporting import EXIT_DONE, CallError, Reporter
 
 PORT = 7870
@@ -45,10 +44,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
     if args.port is not None and not 0 <= args.port <= 65535:
         raise CallError(f"--port must lie between 0 and 65535, not {args.port}.")
-    embeddings, runs = Path(args.embeddings), Path(args.runs)
-    for option, folder in (("--embeddings", embeddings), ("--runs", runs)):
-        if folder.exists() and not folder.is_dir():
-            raise CallError(f"{option} {folder} is a file: name a folder.")
+    embeddings, runs = output_folder("--embeddings", args.embeddings), output_folder("--runs", args.runs)
     host = load_host(args)
     listener = free_socket(args.host, args.port, PORT)
 

@@ -45,6 +45,14 @@ def add_negative(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def output_folder(option: str, folder: str | Path) -> Path:
+    """A folder to write into, there or not. Raises CallError where it, or what should hold it, is a file."""
+    for place in (Path(folder), *Path(folder).parents):
+        if place.exists() and not place.is_dir():
+            raise CallError(f"{option} {place} is a file: name a folder.")
+    return Path(folder)
+
+
 def parse_negative(text: str) -> tuple[Path, float]:
     """`FILE[:WEIGHT]` -> path and weight; a Windows drive's colon is no separator."""
     head, separator, tail = text.rpartition(":")

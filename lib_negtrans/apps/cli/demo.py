@@ -29,7 +29,7 @@ from lib_negtrans.training.request import TrainingRequest
 from lib_negtrans.training.run import Training
 from lib_negtrans.translation.negatives import Negative
 
-from .common_options import load_host
+from .common_options import load_host, output_folder
 from .reporting import EXIT_DONE, EXIT_INTERRUPTED, CallError, Reporter
 from .train import show_event, stop_on_signals
 
@@ -58,7 +58,7 @@ def training_params(steps: int, seed: int) -> TrainingParams:
 def run(args: argparse.Namespace, report: Reporter) -> int:
     """Train, translate, measure, write the sheet; 0 done, 130 interrupted. Raises CallError."""
     began = time.perf_counter()
-    out, host = Path(args.out), load_host(args)
+    out, host = output_folder("--out", args.out), load_host(args)
     if args.count < 3:
         raise CallError(f"--count must be at least 3, not {args.count}.")
     report.event("phase", f"1/2  Training {NAME} on the renders of {RENDERS / 'train'} ..", phase="training")

@@ -20,8 +20,8 @@ from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import Progress
 
-from .common_options import add_negative, add_params, given, load_negatives, model_choice
-from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
+from .common_options import add_negative, add_params, given, load_negatives, model_choice, output_folder
+from .reporting import EXIT_DONE, EXIT_SOME_FAILED, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,9 +48,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     masks = _masks(args)
     params = translation_preset(args.preset, **given(args, TranslationParams))
     size = parse_size(args.size) if args.size else None
-    out = Path(args.out)
-    if out.exists() and not out.is_dir():
-        raise CallError(f"--out {out} is a file: name a folder.")
+    out = output_folder("--out", args.out)
     runner = runner_here(out, args.overwrite)
     items = plan(Path(args.input), out, masks)
     params, embeddings = with_negatives(params, load_negatives(args.negative))
