@@ -62,9 +62,14 @@ class Params:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ParamError(f"unknown parameter {unknown[0]!r}; known are {', '.join(sorted(known))}.")
-        # JSON of another program may write whole numbers as 2.0, or a number as text
         kinds = {name: type(default) for name, default in vars(cls()).items()}
-        return cls(**{n: v if type(v) is kinds[n] else cls.typed(n, v) for n, v in values.items()}).validate()
+
+        def typed(name: str, value: Any) -> Any:
+            # JSON of another program may write whole numbers as 2.0; a text for a number is refused by its range
+            number_as_text = isinstance(value, str) and kinds[name] in (int, float)
+            return value if number_as_text or type(value) is kinds[name] else cls.typed(name, value)
+
+        return cls(**{name: typed(name, value) for name, value in values.items()}).validate()
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> Any:
