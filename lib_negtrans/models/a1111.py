@@ -104,6 +104,11 @@ class WebuiHost:
         return self.model.model.diffusion_model
 
     @property
+    def text_encoder(self) -> nn.Module:
+        """transformers' CLIPTextModel under the webui's wrappers."""
+        return self.model.cond_stage_model.wrapped.transformer
+
+    @property
     def alphas_cumprod(self) -> Tensor:
         """(1000,) float64: the checkpoint's own, also after a picture with the option "zero terminal SNR"."""
         original = getattr(self.model, "alphas_cumprod_original", None)
@@ -119,7 +124,7 @@ class WebuiHost:
 
     @property
     def _token_table(self) -> nn.Module:
-        table = self.model.cond_stage_model.wrapped.transformer.text_model.embeddings.token_embedding
+        table = self.text_encoder.text_model.embeddings.token_embedding
         return getattr(table, "wrapped", table)
 
     def tokenize(self, text: str) -> list[int]:

@@ -29,6 +29,7 @@ class ModelHost(Protocol):
     device: torch.device  # where the UNet runs
     dtype: torch.dtype  # what the UNet runs in
     unet: nn.Module  # ldm or diffusers module: hooks are put on its `attn1.to_q` and `attn1.to_k`
+    text_encoder: nn.Module  # transformers' CLIPTextModel
     alphas_cumprod: Tensor  # (1000,) float64 on the CPU
     prediction_type: str  # "epsilon" or "v_prediction"
     embedding_width: int  # width of one token embedding: 768 on SD1.5
