@@ -47,11 +47,11 @@ class LoraPair(NamedTuple):
     def rank(self) -> int:
         return self.down.shape[0]
 
-    def delta(self) -> Tensor:
-        """What is added to the module's weight at weight 1, float32: (out, in) or (out, in, kh, kw)."""
-        down, up = self.down.float(), self.up.float().flatten(1)
+    def delta(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
+        """What is added to the module's weight at weight 1: (out, in) or (out, in, kh, kw)."""
+        down, up = self.down.to(device, dtype), self.up.to(device, dtype).flatten(1)
         if self.mid is not None:
-            added = torch.einsum("nmkl,in,mj->ijkl", self.mid.float(), up, down.flatten(1))
+            added = torch.einsum("nmkl,in,mj->ijkl", self.mid.to(device, dtype), up, down.flatten(1))
         else:
             added = (up @ down.flatten(1)).reshape(len(up), *down.shape[1:])
         return added * (self.alpha / self.rank)

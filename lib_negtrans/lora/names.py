@@ -32,7 +32,7 @@ class Networks(Protocol):
     def text_encoder(self) -> nn.Module: ...
 
 
-def lora_targets(host: Networks, convolutions: bool = True, text: bool = True) -> dict[str, nn.Module]:
+def lora_targets(host: Networks, convolutions: bool = True, text: bool = True) -> dict[str, nn.Linear | nn.Conv2d]:
     """kohya name -> the Linear or Conv2d that a training adapts, UNet first, each network in its modules' order.
 
     convolutions: also those of LoCon (`is_convolution`); text: also the text encoder's (`is_text`).
@@ -46,7 +46,7 @@ def lora_targets(host: Networks, convolutions: bool = True, text: bool = True) -
     }
 
 
-def lora_modules(host: Networks) -> dict[str, nn.Module]:
+def lora_modules(host: Networks) -> dict[str, nn.Linear | nn.Conv2d]:
     """kohya name -> module for every Linear and Conv2d: what files may change, some trainers' also conv_in or the
     time embedding.
     """

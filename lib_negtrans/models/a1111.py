@@ -65,6 +65,7 @@ class WebuiHost:
     """
 
     name = "webui"
+    loras = ()  # those of a prompt come and go with each picture
 
     def __init__(self, model: Any):
         info = model.sd_checkpoint_info
@@ -90,6 +91,10 @@ class WebuiHost:
         """sha256 of the file that is loaded now, which during a job tells whether it was exchanged."""
         info = self.model.sd_checkpoint_info
         return info.sha256 or _sha256(info.filename)
+
+    @property
+    def model_hash(self) -> str:
+        return self.checkpoint_hash
 
     @property
     def device(self) -> torch.device:

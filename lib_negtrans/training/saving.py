@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class RunFiles:
         content = {
             "name": self.out.stem,
             "version": __version__,
-            "checkpoint": {"name": self.host.checkpoint_name, "sha256": self.identity["model"]},
+            "checkpoint": {"name": self.host.checkpoint_name, "sha256": self.host.checkpoint_hash},
+            "loras": [asdict(lora) for lora in self.host.loras],
             "params": self.params.to_dict(),
             "dataset": self.data.to_dict(),
         }

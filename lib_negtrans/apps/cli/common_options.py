@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.files import file_and_weight
 from lib_negtrans.memory import allow_reuse
 from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, StandaloneHost
@@ -45,20 +45,9 @@ def add_negative(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def parse_negative(text: str) -> tuple[Path, float]:
-    """`FILE[:WEIGHT]` -> path and weight; a Windows drive's colon is no separator."""
-    head, separator, tail = text.rpartition(":")
-    if separator and head and not Path(text).exists():
-        try:
-            return Path(head), float(tail)
-        except ValueError:
-            pass  # the colon belongs to the path
-    return Path(text), 1.0
-
-
 def load_negatives(texts: list[str]) -> list[Negative]:
     """The embeddings of --negative. Raises EmbeddingError for a file that is none, OSError."""
-    found = [(read_embedding(path), weight) for path, weight in map(parse_negative, texts)]
+    found = [(read_embedding(path), weight) for path, weight in map(file_and_weight, texts)]
     return [Negative(embedding.name, embedding.vectors, weight) for embedding, weight in found]
 
 
