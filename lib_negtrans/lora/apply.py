@@ -66,7 +66,7 @@ def merge(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> None
     for parameter, value in _merged(host, loras):
         parameter.copy_(value)
     host.loras += tuple(UsedLora(file.name, file.sha256, file.webui_hash, weight) for file, weight in loras)
-    host.embeddings |= embeddings
+    host.embeddings = {**host.embeddings, **embeddings}
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def merged(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> Ite
     touched = {name for file, _weight in loras for name in file.pairs}
     weights = [module.weight for name, module in lora_modules(host).items() if name in touched]
     former = [(weight, weight.detach().to("cpu", copy=True)) for weight in weights]
-    used, embeddings = host.loras, dict(host.embeddings)
+    used, embeddings = host.loras, host.embeddings
     try:
         merge(host, loras)
         yield

@@ -129,15 +129,15 @@ def write_lora(
     path: str | Path,
     pairs: Mapping[str, LoraPair],
     metadata: Mapping[str, str],
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = torch.float16,
     overwrite: bool = False,
     embeddings: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes a .safetensors in kohya's layout, atomically; equal content gives equal bytes.
 
-    dtype: of the pairs; alphas and embeddings (trigger word -> (n, width)) are written in float32. What was written
-    is read back and compared. Raises LoraError for no pairs, for numbers that dtype cannot hold and for metadata that
-    is not text, FileExistsError for an existing file unless overwrite, OSError.
+    dtype: of the pairs, None leaves each its own; alphas and embeddings (trigger word -> (n, width)) are written in
+    float32. What was written is read back and compared. Raises LoraError for no pairs, for numbers that dtype cannot
+    hold and for metadata that is not text, FileExistsError for an existing file unless overwrite, OSError.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -148,13 +148,15 @@ def write_lora(
     for name, pair in pairs.items():
         parts = {"lora_down.weight": pair.down, "lora_up.weight": pair.up, "lora_mid.weight": pair.mid}
         tensors |= {
-            f"{name}.{part}": value.detach().to("cpu", dtype) for part, value in parts.items() if value is not None
+            f"{name}.{part}": value.detach().to("cpu", dtype or value.dtype)
+            for part, value in parts.items()
+            if value is not None
         }
         tensors[f"{name}.alpha"] = torch.tensor(float(pair.alpha), dtype=torch.float32)
     for name, vectors in (embeddings or {}).items():
         tensors[f"bundle_emb.{name}.string_to_param.*"] = vectors.detach().to("cpu", torch.float32)
     if bad := next((key for key, value in tensors.items() if not torch.isfinite(value).all()), None):
-        kind = str(dtype).removeprefix("torch.")
+        kind = str(tensors[bad].dtype).removeprefix("torch.")
         raise LoraError(f"{path.name} was not written: {bad} has numbers that {kind} cannot hold, or NaN.")
     with atomic_write(path, overwrite) as temporary:
         with temporary.open("wb") as stream:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.files import sha256_of
 
-from .protocol import HostError
+from .protocol import HostError, UsedLora
 
 _PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}
 _SPLICE_ATTEMPTS = 3
@@ -65,7 +65,9 @@ class WebuiHost:
     """
 
     name = "webui"
-    loras = ()  # those of a prompt come and go with each picture
+    # those of a prompt come and go with each picture
+    loras: tuple[UsedLora, ...] = ()
+    embeddings: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, model: Any):
         info = model.sd_checkpoint_info

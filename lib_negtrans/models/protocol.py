@@ -47,6 +47,7 @@ class ModelHost(Protocol):
     name: str  # "standalone" or "webui"
     checkpoint_name: str  # file stem, for metadata and infotext
     loras: tuple[UsedLora, ...]  # in the weights; those of a webui's prompt, which come and go, are not here
+    embeddings: Mapping[str, Tensor]  # trigger -> (n, width), known to every prompt: those that its LoRAs brought
     device: torch.device  # where the UNet runs
     dtype: torch.dtype  # what the UNet runs in
     unet: nn.Module  # ldm or diffusers module: hooks are put on its `attn1.to_q` and `attn1.to_k`

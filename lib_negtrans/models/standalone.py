@@ -152,7 +152,7 @@ class StandaloneHost:
         self.checkpoint_name = path.stem if path else "in-memory"
         self.clip_skip = clip_skip
         self.loras: tuple[UsedLora, ...] = ()  # what `lora.apply` has put into the weights
-        self.embeddings: dict[str, Tensor] = {}  # trigger -> (n, width), known to every prompt: those that LoRAs bring
+        self.embeddings: Mapping[str, Tensor] = {}  # those that LoRAs bring
         self.feature_budget: FeatureBudget | None = None  # memory for captured features; None: what is free
         self.scaling_factor = networks.scaling_factor
         self.alphas_cumprod = networks.alphas_cumprod
@@ -234,7 +234,7 @@ class StandaloneHost:
 
         Raises ValueError for embeddings of another shape, PromptError for a prompt that only the webui can read.
         """
-        embeddings = self.embeddings | dict(embeddings or {})
+        embeddings = {**self.embeddings, **(embeddings or {})}
         for name, vectors in embeddings.items():
             if vectors.ndim != 2 or vectors.shape[1] != self.embedding_width:
                 wanted, shape = f"(vectors, {self.embedding_width})", tuple(vectors.shape)

@@ -127,6 +127,7 @@ class RunFiles:
         """Weights of this run with all that is known of them."""
         if not self.main:
             return
+        loras = self.host.loras
         facts = {
             "kind": self.trainable.kind,
             "version": __version__,
@@ -135,6 +136,7 @@ class RunFiles:
             "dataset": self.data.fingerprint,
             "loss": self.loss,
             "recommended_weight": RECOMMENDED_WEIGHT,
+            **({"loras": ", ".join(f"{lora.name}:{lora.weight:g}" for lora in loras)} if loras else {}),
             **({"licence": self.params.licence} if self.params.licence else {}),
             **fixed_params(self.params),
         }
