@@ -146,12 +146,9 @@ def write_lora(
         raise LoraError(f"The metadata {wrong[0]} of {path.name} is not text: files hold nothing else there.")
     tensors: dict[str, Tensor] = {}
     for name, pair in pairs.items():
-        parts = {"lora_down.weight": pair.down, "lora_up.weight": pair.up, "lora_mid.weight": pair.mid}
-        tensors |= {
-            f"{name}.{part}": value.detach().to("cpu", dtype or value.dtype)
-            for part, value in parts.items()
-            if value is not None
-        }
+        for part, value in (("down", pair.down), ("up", pair.up), ("mid", pair.mid)):
+            if value is not None:
+                tensors[f"{name}.lora_{part}.weight"] = value.detach().to("cpu", dtype or value.dtype)
         tensors[f"{name}.alpha"] = torch.tensor(float(pair.alpha), dtype=torch.float32)
     for name, vectors in (embeddings or {}).items():
         tensors[f"bundle_emb.{name}.string_to_param.*"] = vectors.detach().to("cpu", torch.float32)
@@ -179,7 +176,9 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return read_state_dict(path), {}
     except HostError as error:
-        raise LoraError(f"{path} cannot be read as a LoRA: it is damaged or holds more than tensors.") from error
+        raise LoraError(
+            f"{path} cannot be read as a LoRA: it is an embedding, holds more than tensors, or is damaged."
+        ) from error
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
