@@ -10,7 +10,8 @@ TITLE = "Realistic Translation"  # the script's, in img2img's list and in every 
 
 _MODULES = {
     "embeddings.files": ("Embedding", "read_embedding"),
-    "models.standalone": ("ModelChoice", "load_model"),
+    "lora.apply": ("load_model",),
+    "models.standalone": ("ModelChoice",),
     "pictures.images": ("Picture", "load_picture", "to_pil"),
     "translation.params": ("TranslationParams", "translation_preset"),
     "translation.pipeline": ("Translation", "translate", "translate_image"),

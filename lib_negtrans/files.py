@@ -1,9 +1,10 @@
-"""Writing files so that a killed process never leaves half of one."""
+"""Files: written so that a killed process never leaves half of one, hashed, and named with a weight."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,16 @@ def sha256_of(files: Iterable[str | Path], start: bytes = b"") -> str:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def file_and_weight(text: str) -> tuple[Path, float]:
+    """`FILE[:WEIGHT]` -> path and weight, 1 by default; the colon of a Windows drive or of a file's name is none."""
+    head, separator, tail = text.rpartition(":")
+    if separator and head and not Path(text).exists():
+        with contextlib.suppress(ValueError):
+            if math.isfinite(weight := float(tail)):
+                return Path(head), weight
+    return Path(text), 1.0
 
 
 def write_bytes_atomic(path: str | Path, content: bytes, overwrite: bool = True) -> None:

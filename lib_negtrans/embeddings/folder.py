@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -25,10 +26,13 @@ def embedding_files(folder: Path) -> list[Path]:
 
 
 class EmbeddingFolder:
-    """Looks at the disk every time: a folder of embeddings is small, and trainings add to it."""
+    """Looks at the disk every time: a folder of embeddings is small, and trainings add to it.
 
-    def __init__(self, folder: Path, width: int):
-        self.folder, self.width = Path(folder), width
+    bundled: others by trigger word, which a model's LoRAs have brought; a file of the same name comes first.
+    """
+
+    def __init__(self, folder: Path, width: int, bundled: Mapping[str, Tensor] | None = None):
+        self.folder, self.width, self.bundled = Path(folder), width, bundled or {}
 
     def files(self) -> dict[str, Path]:
         """Trigger word -> file, sub-folders included; the first of two files of one name."""
@@ -36,11 +40,13 @@ class EmbeddingFolder:
 
     def names(self) -> list[str]:
         """The trigger words, for a dropdown."""
-        return sorted(self.files(), key=str.casefold)
+        return sorted({*self.files(), *self.bundled}, key=str.casefold)
 
     def vectors(self, name: str) -> Tensor:
         """The vectors (n, width) of one. Raises EmbeddingError for a missing one and one of another kind of model."""
         path = self.files().get(name)
+        if path is None and name in self.bundled:
+            return self.bundled[name]
         if path is None:
             raise EmbeddingError(f"There is no embedding {name} in {self.folder}: refresh the list and choose again.")
         vectors = read_embedding(path).vectors
@@ -49,4 +55,4 @@ class EmbeddingFolder:
 
     def named_in(self, *prompts: str) -> dict[str, Tensor]:
         """The embeddings whose trigger words stand in the prompts. Raises EmbeddingError."""
-        return {name: self.vectors(name) for name in self.files() if stands_in(name, "\n".join(prompts))}
+        return {name: self.vectors(name) for name in self.names() if stands_in(name, "\n".join(prompts))}

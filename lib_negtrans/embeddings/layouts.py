@@ -14,13 +14,14 @@ from __future__ import annotations
 import io
 import json
 import re
-import struct
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lib_negtrans.models.safetensors_writer import write_safetensors
 
 METADATA_KEY = "negtrans"
 KOHYA_KEY = "emb_params"
@@ -58,7 +59,9 @@ def encode_layout(
         raise ValueError(f"the layout {layout} is for files that end in {' or '.join(LAYOUTS[layout])}.")
     key = KOHYA_KEY if layout == "kohya" else name
     if suffix == ".safetensors":
-        return _safetensors(key, vectors, dict(metadata) | dict(facts))
+        written = io.BytesIO()
+        write_safetensors(written, {key: vectors}, {METADATA_KEY: json.dumps(dict(metadata) | dict(facts))})
+        return written.getvalue()
     if layout != "a1111":
         return _pickle({key: vectors})
     fingerprint = metadata.get("checkpoint_hash")
@@ -87,13 +90,3 @@ def _pickle(data: dict[str, Any]) -> bytes:
                 entry.create_system = 3  # the same on Windows
                 target.writestr(entry, source.read(name))
     return packed.getvalue()
-
-
-def _safetensors(key: str, vectors: Tensor, plain: dict[str, Any]) -> bytes:
-    """By hand: the library writes metadata in random order."""
-    content = vectors.numpy().astype("<f4").tobytes()
-    entry = {"dtype": "F32", "shape": list(vectors.shape), "data_offsets": [0, len(content)]}
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(plain)}
-    header = json.dumps({"__metadata__": metadata, key: entry}).encode("utf-8")
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + content

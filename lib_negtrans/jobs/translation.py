@@ -141,7 +141,7 @@ class TranslationRunner(BackgroundJob[TranslationSnapshot]):
         extra: dict[str, object] = {"Model": host.checkpoint_name, "Model hash": host.checkpoint_hash[:10]}
         if request.negative:
             extra |= {EMBEDDING_KEY: request.negative.name, WEIGHT_KEY: request.negative.weight}
-        infotext = format_infotext(request.params, (width, height), extra)
+        infotext = format_infotext(request.params, (width, height), extra, host.loras)
         content = _png(result.image[0], alpha, {"parameters": infotext})
         name = self._keep(f"translated-{datetime.now():%Y%m%d-%H%M%S}.png", content)
         self._note(

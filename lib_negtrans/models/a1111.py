@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.files import sha256_of
 
-from .protocol import HostError
+from .protocol import HostError, UsedLora
 
 _PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}
 _SPLICE_ATTEMPTS = 3
@@ -65,6 +65,9 @@ class WebuiHost:
     """
 
     name = "webui"
+    # those of a prompt come and go with each picture
+    loras: tuple[UsedLora, ...] = ()
+    embeddings: Mapping[str, Tensor] = MappingProxyType({})
 
     def __init__(self, model: Any):
         info = model.sd_checkpoint_info
@@ -92,6 +95,10 @@ class WebuiHost:
         return info.sha256 or _sha256(info.filename)
 
     @property
+    def model_hash(self) -> str:
+        return self.checkpoint_hash
+
+    @property
     def device(self) -> torch.device:
         return torch.device(devices.device)
 
@@ -102,6 +109,11 @@ class WebuiHost:
     @property
     def unet(self) -> nn.Module:
         return self.model.model.diffusion_model
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        """transformers' CLIPTextModel under the webui's wrappers."""
+        return self.model.cond_stage_model.wrapped.transformer
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -119,7 +131,7 @@ class WebuiHost:
 
     @property
     def _token_table(self) -> nn.Module:
-        table = self.model.cond_stage_model.wrapped.transformer.text_model.embeddings.token_embedding
+        table = self.text_encoder.text_model.embeddings.token_embedding
         return getattr(table, "wrapped", table)
 
     def tokenize(self, text: str) -> list[int]:

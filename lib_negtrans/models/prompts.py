@@ -59,7 +59,7 @@ def refuse_unsupported(prompt: str) -> None:
             "AND (several prompts in one) works only in the webui: use a comma here, or 'and' if the word is meant."
         )
     if found := _EXTRA_NETWORK.search(prompt):
-        raise PromptError(f"{found[0]} works only in the webui: take it out, or merge it into the checkpoint.")
+        raise PromptError(f"{found[0]} works only in the webui: take it out, and name a LoRA's file with --lora.")
     opened: list[tuple[str, int]] = []
     for found in re.finditer(r"\\.|[()\[\]|]", prompt, re.S):
         mark, at = found[0], found.start()

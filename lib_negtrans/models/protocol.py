@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,6 +18,24 @@ class HostError(UserError):
     """The host cannot do what was asked; the message is one sentence that says what to do instead."""
 
 
+@dataclass(frozen=True)
+class UsedLora:
+    """A LoRA in a model's weights: name as prompts have it, its file's sha256, the webui's hash of it, weight."""
+
+    name: str
+    sha256: str
+    webui_hash: str
+    weight: float
+
+
+def hash_with_loras(checkpoint_hash: str, loras: Sequence[UsedLora]) -> str:
+    """What tells a model with LoRAs from all others: sha256 hex; without one, the checkpoint's own."""
+    if not loras:
+        return checkpoint_hash
+    parts = [checkpoint_hash, *(f"{lora.sha256}:{lora.weight!r}" for lora in loras)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
 @runtime_checkable
 class ModelHost(Protocol):
     """A Stable Diffusion 1.x model, wherever it runs.
@@ -26,9 +46,12 @@ class ModelHost(Protocol):
 
     name: str  # "standalone" or "webui"
     checkpoint_name: str  # file stem, for metadata and infotext
+    loras: tuple[UsedLora, ...]  # in the weights; those of a webui's prompt, which come and go, are not here
+    embeddings: Mapping[str, Tensor]  # trigger -> (n, width), known to every prompt: those that its LoRAs brought
     device: torch.device  # where the UNet runs
     dtype: torch.dtype  # what the UNet runs in
     unet: nn.Module  # ldm or diffusers module: hooks are put on its `attn1.to_q` and `attn1.to_k`
+    text_encoder: nn.Module  # transformers' CLIPTextModel
     alphas_cumprod: Tensor  # (1000,) float64 on the CPU
     prediction_type: str  # "epsilon" or "v_prediction"
     embedding_width: int  # width of one token embedding: 768 on SD1.5
@@ -36,6 +59,11 @@ class ModelHost(Protocol):
     @property
     def checkpoint_hash(self) -> str:
         """sha256 of the checkpoint's content, hex."""
+        ...
+
+    @property
+    def model_hash(self) -> str:
+        """By it a model is known: the checkpoint's hash, or with LoRAs in the weights `hash_with_loras`."""
         ...
 
     def encode_image(self, image: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from lib_negtrans.memory import feature_budget
 from . import single_file
 from .diffusers_folder import load_folder
 from .prompts import Chunk, PromptTokenizer, apply_emphasis
-from .protocol import HostError
+from .protocol import HostError, UsedLora, hash_with_loras
 from .single_file import Networks
 from .vae_tiles import CELL, in_pieces
 
@@ -48,7 +48,8 @@ class ModelChoice:
     path: a .safetensors/.ckpt file or a diffusers folder. device: by default cuda where there is one, else the CPU.
     dtype: of UNet and VAE, by default float16 on cuda, else float32; the text encoder stays in float32 (float64 with
     float64), so that gradients to embeddings are exact. clip_skip: 1 = the last layer, as the webui counts.
-    feature_memory: MB for a picture's captured features; by default half of what is free.
+    feature_memory: MB for a picture's captured features; by default half of what is free. adapt: what changes the
+    loaded model's weights, such as `lora.apply.Loras`.
     """
 
     path: str | Path
@@ -56,6 +57,7 @@ class ModelChoice:
     dtype: torch.dtype | None = None
     clip_skip: int = 1
     feature_memory: float | None = None
+    adapt: Callable[[StandaloneHost], None] | None = None
 
 
 def load_model(
@@ -66,7 +68,7 @@ def load_model(
 ) -> StandaloneHost:
     """A host of a choice, or of a path with a choice's other values beside it; never asks the network.
 
-    Raises HostError for a missing file and for anything but SD1.x.
+    Raises HostError for a missing file, for anything but SD1.x, and what `adapt` raises.
     """
     choice = model if isinstance(model, ModelChoice) else ModelChoice(model, device, dtype, clip_skip)
     path = Path(choice.path).expanduser()
@@ -82,6 +84,8 @@ def load_model(
     host = StandaloneHost(networks, tokenizer, path, choice.device, choice.dtype, choice.clip_skip)
     if choice.feature_memory is not None:
         host.feature_budget = feature_budget(host.device, choice.feature_memory)
+    if choice.adapt is not None:
+        choice.adapt(host)
     return host
 
 
@@ -147,6 +151,8 @@ class StandaloneHost:
         self.path = path
         self.checkpoint_name = path.stem if path else "in-memory"
         self.clip_skip = clip_skip
+        self.loras: tuple[UsedLora, ...] = ()  # what `lora.apply` has put into the weights
+        self.embeddings: Mapping[str, Tensor] = {}  # those that LoRAs bring
         self.feature_budget: FeatureBudget | None = None  # memory for captured features; None: what is free
         self.scaling_factor = networks.scaling_factor
         self.alphas_cumprod = networks.alphas_cumprod
@@ -192,6 +198,11 @@ class StandaloneHost:
             files = sorted(f for f in self.path.rglob("*") if f.suffix in (".safetensors", ".bin") and f.is_file())
         return sha256_of(files)
 
+    @property
+    def model_hash(self) -> str:
+        """`checkpoint_hash`, or with LoRAs in the weights what tells both from all others."""
+        return hash_with_loras(self.checkpoint_hash, self.loras)
+
     def encode_image(self, image: Tensor) -> Tensor:
         return self.encode_image_distribution(image)[0]
 
@@ -223,7 +234,7 @@ class StandaloneHost:
 
         Raises ValueError for embeddings of another shape, PromptError for a prompt that only the webui can read.
         """
-        embeddings = dict(embeddings or {})
+        embeddings = {**self.embeddings, **(embeddings or {})}
         for name, vectors in embeddings.items():
             if vectors.ndim != 2 or vectors.shape[1] != self.embedding_width:
                 wanted, shape = f"(vectors, {self.embedding_width})", tuple(vectors.shape)

@@ -66,7 +66,7 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> str:
         if there != now:
             found.append(f"{labels.get(key, key)} {there!r} before, {now!r} now")
     if saved["model"] != here["model"]:
-        found.append("the model's weights")
+        found.append("the model's weights, by another file or other LoRAs")
     return "; ".join(found)
 
 

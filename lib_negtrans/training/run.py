@@ -134,7 +134,7 @@ class Training:
         """
         request, self._payload = self.request, None
         self._identity = {
-            "name": request.name, "params": fixed_params(self.params), "model": self.host.checkpoint_hash,
+            "name": request.name, "params": fixed_params(self.params), "model": self.host.model_hash,
         }  # fmt: skip
         if not request.resume:
             return None
@@ -232,7 +232,7 @@ class Training:
                 yield self._files.try_save(self._good, self._done, self._judging.exhausted)
             if params.preview_every and row.step % params.preview_every == 0 and not self._done:
                 yield from self._previews("last")
-            if self.host.checkpoint_hash != self._identity["model"]:
+            if self.host.model_hash != self._identity["model"]:
                 raise TrainingError("The model was changed while training: choose the former one again.")
 
     def _judge(self) -> Iterator[Event]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ class RunFiles:
         content = {
             "name": self.out.stem,
             "version": __version__,
-            "checkpoint": {"name": self.host.checkpoint_name, "sha256": self.identity["model"]},
+            "checkpoint": {"name": self.host.checkpoint_name, "sha256": self.host.checkpoint_hash},
+            "loras": [asdict(lora) for lora in self.host.loras],
             "params": self.params.to_dict(),
             "dataset": self.data.to_dict(),
         }
@@ -125,6 +127,7 @@ class RunFiles:
         """Weights of this run with all that is known of them."""
         if not self.main:
             return
+        loras = self.host.loras
         facts = {
             "kind": self.trainable.kind,
             "version": __version__,
@@ -133,6 +136,7 @@ class RunFiles:
             "dataset": self.data.fingerprint,
             "loss": self.loss,
             "recommended_weight": RECOMMENDED_WEIGHT,
+            **({"loras": ", ".join(f"{lora.name}:{lora.weight:g}" for lora in loras)} if loras else {}),
             **({"licence": self.params.licence} if self.params.licence else {}),
             **fixed_params(self.params),
         }

@@ -76,7 +76,7 @@ def inversion_key(
 
 def host_state(host: ModelHost) -> Hashable:
     """What of a host of our own an inversion depends on; to be asked while no hook of one's own is on the UNet."""
-    return host.checkpoint_name, str(host.device), host.dtype, network_state(host.unet)
+    return host.checkpoint_name, host.loras, str(host.device), host.dtype, network_state(host.unet)
 
 
 class TrajectoryCache:

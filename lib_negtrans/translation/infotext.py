@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 from lib_negtrans import TITLE, __version__
+from lib_negtrans.models.protocol import UsedLora
 
 from .params import TranslationParams
 
@@ -15,6 +17,9 @@ VERSION_KEY = "NegTrans version"
 EMBEDDING_KEY = "NegTrans negative embedding"
 WEIGHT_KEY = "NegTrans embedding weight"
 _NEGATIVE = "Negative prompt:"
+LORA_HASHES_KEY = "Lora hashes"  # the webui's, by which it finds the files again
+_HASH_DIGITS = 12
+_LORA = re.compile(r"\s*<lora:([^:>]+)(?::([^:>]*))?[^>]*>", re.IGNORECASE)
 # the webui's own keys stand for ours where these are missing
 _SHARED_KEYS = {"steps": "Steps", "cfg_scale": "CFG scale", "strength": "Denoising strength"}
 
@@ -31,14 +36,25 @@ def translation_fields(params: TranslationParams) -> dict[str, object]:
     return {VERSION_KEY: __version__} | {key: value for key, value in fields.items() if value != ""}
 
 
-def format_infotext(params: TranslationParams, size: tuple[int, int], extra: dict[str, object] | None = None) -> str:
-    """The `parameters` text of a PNG: prompt, negative prompt and one line of pairs; size is (width, height)."""
+def format_infotext(
+    params: TranslationParams,
+    size: tuple[int, int],
+    extra: dict[str, object] | None = None,
+    loras: Sequence[UsedLora] = (),
+) -> str:
+    """The `parameters` text of a PNG: prompt, negative prompt and one line of pairs; size is (width, height).
+
+    LoRAs stand in it as if the webui had loaded them: `<lora:name:weight>` in the prompt, and their hashes.
+    """
+    tags = " ".join(f"<lora:{lora.name}:{lora.weight:g}>" for lora in loras)
+    hashes = ", ".join(f"{re.sub('[:,]', '', lora.name)}: {lora.webui_hash[:_HASH_DIGITS]}" for lora in loras)
+    prompt = " ".join(filter(None, (params.prompt, tags)))
     fields = {
         "Steps": params.steps, "Sampler": "DDIM", "CFG scale": params.cfg_scale, "Seed": params.seed,
         "Size": f"{size[0]}x{size[1]}", "Denoising strength": params.strength, "Script": TITLE,
-        **translation_fields(params), **(extra or {}),
+        **translation_fields(params), **({LORA_HASHES_KEY: hashes} if hashes else {}), **(extra or {}),
     }  # fmt: skip
-    lines = [params.prompt, f"Negative prompt: {params.negative_prompt}" if params.negative_prompt else None]
+    lines = [prompt, f"Negative prompt: {params.negative_prompt}" if params.negative_prompt else None]
     pairs = ", ".join(f"{key}: {_quote(value)}" for key, value in fields.items())
     return "\n".join([line for line in lines if line is not None] + [pairs])
 
@@ -60,6 +76,19 @@ def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     at = next((number for number, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
     negative = "\n".join(lines[at:])[len(_NEGATIVE) :].strip()
     return "\n".join(lines[:at]).strip(), negative, pairs
+
+
+def loras_in(prompt: str) -> tuple[str, list[tuple[str, float]]]:
+    """A prompt without its `<lora:name:weight>`, and the names and weights of these."""
+    found = [(name, _number(weight)) for name, weight in _LORA.findall(prompt)]
+    return _LORA.sub("", prompt).strip(), found
+
+
+def _number(weight: str) -> float:
+    try:
+        return float(weight)
+    except ValueError:
+        return 1.0
 
 
 def settings_from_infotext(text: str) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -108,9 +108,12 @@ class Translator(Worker[Item, Made]):
     def write(self, item: Item, result: tuple[Loaded, Tensor, Made]) -> Made:
         loaded, image, made = result
         name, params = self.host.checkpoint_name, self.job.params
-        details = {"version": __version__, "source": item.source.name, "checkpoint": name, "params": params.to_dict()}
+        details = {
+            "version": __version__, "source": item.source.name, "checkpoint": name,
+            "loras": [asdict(lora) for lora in self.host.loras], "params": params.to_dict(),
+        }  # fmt: skip
         text = {
-            "parameters": format_infotext(params, loaded.size, {"Model": name}),
+            "parameters": format_infotext(params, loaded.size, {"Model": name}, self.host.loras),
             "negtrans": json.dumps(details, ensure_ascii=False),
         }
         save_png(item.target, to_pil(image, loaded.alpha), text)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_negtrans.apps.cli import common_options, demo
+from lib_negtrans.apps.cli import demo
 from lib_negtrans.apps.cli import main as cli
+from lib_negtrans.files import file_and_weight
 from lib_negtrans.models import standalone
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.tree import plan
@@ -201,10 +202,16 @@ def test_negatives_join_the_prompt_once(typed, used):
 
 @pytest.mark.parametrize(
     ("text", "path", "weight"),
-    [("a.pt", "a.pt", 1.0), ("a.pt:1.5", "a.pt", 1.5), (r"C:\x\a.pt", r"C:\x\a.pt", 1.0), ("d:a.pt:.5", "d:a.pt", 0.5)],
+    [
+        ("a.pt", "a.pt", 1.0),
+        ("a.pt:1.5", "a.pt", 1.5),
+        (r"C:\x\a.pt", r"C:\x\a.pt", 1.0),
+        ("d:a.pt:.5", "d:a.pt", 0.5),
+        ("a.pt:nan", "a.pt:nan", 1.0),
+    ],
 )
-def test_negative_argument(text, path, weight):
-    parsed = common_options.parse_negative(text)
+def test_file_and_weight(text, path, weight):
+    parsed = file_and_weight(text)
     assert (str(parsed[0]), parsed[1]) == (path, weight)
 
 

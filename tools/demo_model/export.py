@@ -6,6 +6,7 @@ the single-file checkpoint --start. `--check FOLDER` reloads a folder through di
 
 import argparse
 import re
+import sys
 from pathlib import Path
 
 import torch
@@ -14,27 +15,12 @@ from autoencoder import fold, make_autoencoder
 from model import UNET, alphas_cumprod, load_tokenizer, make_text_encoder, make_unet
 from safetensors.torch import load_file, save_file
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from lib_negtrans.models.ldm_names import to_ldm
+
 NAME = "negtrans-demo"
 CLIP_PATH = "models/Stable-diffusion/clip"  # the webui resolves it from its working directory, not from the yaml
 
-RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0"}
-RESNET |= {"conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-UNET_TABLE = [
-    (r"time_embedding\.linear_1", lambda m: "time_embed.0"),
-    (r"time_embedding\.linear_2", lambda m: "time_embed.2"),
-    (r"conv_in", lambda m: "input_blocks.0.0"),
-    (r"conv_norm_out", lambda m: "out.0"),
-    (r"conv_out", lambda m: "out.2"),
-    (r"mid_block\.attentions\.0", lambda m: "middle_block.1"),
-    (r"mid_block\.resnets\.(\d)", lambda m: f"middle_block.{int(m[1]) * 2}"),
-    (r"down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.0"),
-    (r"down_blocks\.(\d)\.attentions\.(\d)", lambda m: f"input_blocks.{3 * int(m[1]) + int(m[2]) + 1}.1"),
-    (r"down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{3 * int(m[1]) + 3}.0.op"),
-    (r"up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.0"),
-    (r"up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{3 * int(m[1]) + int(m[2])}.1"),
-    (r"up_blocks\.0\.upsamplers\.0", lambda m: "output_blocks.2.1"),
-    (r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"output_blocks.{3 * int(m[1]) + 2}.2"),
-]
 VAE_TABLE = [
     (r"encoder\.down_blocks\.(\d)\.resnets\.(\d)", lambda m: f"encoder.down.{m[1]}.block.{m[2]}"),
     (r"encoder\.down_blocks\.(\d)\.downsamplers\.0", lambda m: f"encoder.down.{m[1]}.downsample"),
@@ -62,8 +48,7 @@ def _rename(key: str, table: list, inner: dict) -> str:
 
 def unet_to_ldm(state: dict) -> dict:
     """diffusers' UNet2DConditionModel -> model.diffusion_model.*"""
-    names = {k: _rename(k, UNET_TABLE, RESNET if ".resnets." in k else {}) for k in state}
-    return {f"model.diffusion_model.{names[k]}": v for k, v in state.items()}
+    return {f"model.diffusion_model.{to_ldm(k)}": v for k, v in state.items()}
 
 
 def vae_to_ldm(state: dict) -> dict:

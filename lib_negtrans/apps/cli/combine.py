@@ -8,8 +8,8 @@ from pathlib import Path
 from lib_negtrans.embeddings.arithmetic import WAYS, combine
 from lib_negtrans.embeddings.card import save
 from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.files import file_and_weight
 
-from .common_options import parse_negative
 from .reporting import EXIT_DONE, Reporter
 
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, report: Reporter) -> int:
     """Write an embedding made of others."""
     out = Path(args.out)
-    named = [parse_negative(text) for text in args.embeddings]
+    named = [file_and_weight(text) for text in args.embeddings]
     embedding = combine([(read_embedding(path), weight) for path, weight in named], args.how, out.stem)
     for complaint in save(out, embedding, args.overwrite):
         report.problem(complaint)

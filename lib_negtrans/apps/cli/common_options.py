@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib_negtrans.embeddings.files import read_embedding
+from lib_negtrans.files import file_and_weight
+from lib_negtrans.lora.apply import Loras
 from lib_negtrans.memory import allow_reuse
 from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, StandaloneHost
@@ -20,15 +21,18 @@ from .reporting import CallError
 
 
 def model_choice(args: argparse.Namespace, device: str | None = None) -> ModelChoice:
-    """The model of --model, --device, --dtype and --feature-memory, on `device` where none is named.
+    """The model of --model, --lora, --device, --dtype and --feature-memory, on `device` where none is named.
 
-    Raises CallError, HostError.
+    Raises CallError, HostError; LoraError for a LoRA that cannot be read, before a model is loaded.
     """
     if args.feature_memory is not None and args.feature_memory < 0:
         raise CallError(f"--feature-memory {args.feature_memory:g} must be 0 or more MB.")
     dtype = args.dtype and getattr(torch, args.dtype)
     model = args.model or standalone.default_model_path()
-    return ModelChoice(model, args.device or device, dtype, feature_memory=args.feature_memory)
+    loras = Loras.named(args.lora)
+    loras.read()
+    adapt = loras if args.lora else None
+    return ModelChoice(model, args.device or device, dtype, feature_memory=args.feature_memory, adapt=adapt)
 
 
 def load_host(args: argparse.Namespace, device: str | None = None) -> StandaloneHost:
@@ -41,7 +45,7 @@ def add_negative(parser: argparse.ArgumentParser) -> None:
     """The option --negative; see `load_negatives`."""
     parser.add_argument(
         "--negative", action="append", default=[], metavar="FILE[:WEIGHT]",
-        help="a negative embedding; may be repeated",
+        help="a negative embedding, or the name of one that a --lora brings; may be repeated",
     )  # fmt: skip
 
 
@@ -53,21 +57,21 @@ def output_folder(option: str, folder: str | Path) -> Path:
     return Path(folder)
 
 
-def parse_negative(text: str) -> tuple[Path, float]:
-    """`FILE[:WEIGHT]` -> path and weight; a Windows drive's colon is no separator."""
-    head, separator, tail = text.rpartition(":")
-    if separator and head and not Path(text).exists():
-        try:
-            return Path(head), float(tail)
-        except ValueError:
-            pass  # the colon belongs to the path
-    return Path(text), 1.0
+def load_negatives(args: argparse.Namespace) -> list[Negative]:
+    """The embeddings of --negative: files, or those in the files of --lora by name.
 
-
-def load_negatives(texts: list[str]) -> list[Negative]:
-    """The embeddings of --negative. Raises EmbeddingError for a file that is none, OSError."""
-    found = [(read_embedding(path), weight) for path, weight in map(parse_negative, texts)]
-    return [Negative(embedding.name, embedding.vectors, weight) for embedding, weight in found]
+    Raises EmbeddingError for a file that is none, LoraError, OSError.
+    """
+    bundled = {name: vectors for file, _ in Loras.named(args.lora).read() for name, vectors in file.embeddings.items()}
+    negatives = []
+    for path, weight in map(file_and_weight, args.negative):
+        name = str(path)
+        if name in bundled and not path.exists():
+            negatives.append(Negative(name, bundled[name], weight))
+        else:
+            embedding = read_embedding(path)
+            negatives.append(Negative(embedding.name, embedding.vectors, weight))
+    return negatives
 
 
 def add_params(parser: argparse.ArgumentParser, params: type[Params], skip: tuple[str, ...] = ()) -> None:

@@ -142,7 +142,7 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
     values = given(args, TranslationParams)
     parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
     host = load_host(args)
-    negatives = load_negatives(args.negative)
+    negatives = load_negatives(args)
     for negative in negatives:
         check_width(negative.name, negative.vectors, host.embedding_width)
     configurations = parse_configurations(args.configs, values, negatives)

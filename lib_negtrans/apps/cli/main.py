@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "measure translations against photographs"),
     "inspect": ("inspect", "say what an embedding or checkpoint file is"),
     "combine": ("combine", "merge, average or scale embeddings"),
+    "bundle": ("bundle", "put a LoRA and an embedding into one file"),
     "compare": ("compare", "show checkpoints side by side on one render"),
 }
 
@@ -35,6 +36,10 @@ def _common_options() -> argparse.ArgumentParser:
     common.add_argument(
         "--model", help="an SD1 .safetensors/.ckpt or diffusers folder (default: the demonstration model)"
     )
+    common.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:WEIGHT]",
+        help="a LoRA or LoCon to use with the model, in kohya's, diffusers' or peft's layout; may be repeated",
+    )  # fmt: skip
     common.add_argument("--device", help="cpu, cuda, cuda:1, mps, .. (default: a graphics card if there is one)")
     common.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float16 on cuda")
     common.add_argument(

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     out = output_folder("--out", args.out)
     runner = runner_here(out, args.overwrite)
     items = plan(Path(args.input), out, masks)
-    params, embeddings = with_negatives(params, load_negatives(args.negative))
+    params, embeddings = with_negatives(params, load_negatives(args))
     job = TranslationJob(model_choice(args), params, embeddings, size)
     with runner:
         results = runner.run(job, items, lambda step: telling.progress(step))

@@ -29,7 +29,13 @@ from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, Picture, load_picture
 from lib_negtrans.pictures.masks import mask_from_picture
-from lib_negtrans.translation.infotext import EMBEDDING_KEY, WEIGHT_KEY, parse_infotext, settings_from_infotext
+from lib_negtrans.translation.infotext import (
+    EMBEDDING_KEY,
+    WEIGHT_KEY,
+    loras_in,
+    parse_infotext,
+    settings_from_infotext,
+)
 from lib_negtrans.translation.negatives import Negative
 from lib_negtrans.translation.params import TranslationParams
 
@@ -56,9 +62,10 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     css = "\n".join(path.read_text(encoding="utf-8") for path in STYLES if path.is_file())
     host = workplace.host
+    name = " + ".join([host.checkpoint_name, *(f"{lora.name}:{lora.weight:g}" for lora in host.loras)])
     with gr.Blocks(theme=theme, css=css, title=TITLE, analytics_enabled=False) as blocks:
         gr.HTML(
-            f"<header class='negtrans-header'><h1>Rendered to real</h1><p>{html.escape(host.checkpoint_name)} "
+            f"<header class='negtrans-header'><h1>Rendered to real</h1><p>{html.escape(name)} "
             f"on {html.escape(str(host.device))}</p></header>"
         )
         page = _TranslationTab(workplace, runner)
@@ -82,10 +89,11 @@ class _TranslationTab:
     """The components of the translation tab and what their events do."""
 
     def __init__(self, workplace: LocalWorkplace, runner: TranslationRunner):
-        self.runner = runner
-        self.folder = EmbeddingFolder(workplace.embeddings_folder, workplace.host.embedding_width)
+        self.runner, host = runner, workplace.host
+        self.loras = [(lora.name, lora.weight) for lora in host.loras]
+        self.folder = EmbeddingFolder(workplace.embeddings_folder, host.embedding_width, host.embeddings)
         # the demonstration model was trained on pictures of this size
-        self.default_side = 256 if workplace.host.checkpoint_name.startswith("negtrans-demo") else 768
+        self.default_side = 256 if host.checkpoint_name.startswith("negtrans-demo") else 768
 
     def build(self) -> None:
         with gr.Row(elem_id=f"{PREFIX}columns"):
@@ -232,6 +240,10 @@ class _TranslationTab:
         if name not in choices:
             note = f"Settings restored but for the negative embedding {name}: it is not in {self.folder.folder}."
             name = NO_EMBEDDING
+        settings["prompt"], loras = loras_in(str(settings["prompt"]))
+        if loras != self.loras:
+            named = ", ".join(f"--lora FILE:{weight:g} with the file of {lora}" for lora, weight in loras)
+            note += f" The picture was made with other LoRAs: start the page {f'with {named}' if named else 'without'}."
         weight, size = pairs.get(WEIGHT_KEY, "1"), pairs.get("Size", "").partition("x")
         sides = [int(side) for side in (size[0], size[2]) if side.isdigit()]
         return [

@@ -1,0 +1,1 @@
+"""LoRA files: which modules they change, how they are read and written, and how a model uses them."""
