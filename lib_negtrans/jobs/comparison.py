@@ -13,10 +13,10 @@ from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, save_png
 from lib_negtrans.training.checkpoint import runs_below
+from lib_negtrans.training.common_params import CommonParams
 from lib_negtrans.training.data.dataset import training_files
 from lib_negtrans.training.errors import TrainingError, sentence
 from lib_negtrans.training.judging.comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
-from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import read_request
 from lib_negtrans.translation.params import TranslationParams
 
@@ -98,7 +98,7 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         except (TrainingError, EmbeddingError) as error:
             raise ComparisonRefused(str(error)) from error
 
-    def _of_run(self, run: str) -> tuple[Path, TrainingParams]:
+    def _of_run(self, run: str) -> tuple[Path, CommonParams]:
         """The render that the run's previews show, and its parameters."""
         try:
             request = read_request(self.workplace.runs_folder / run)
@@ -109,7 +109,7 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
             raise ComparisonRefused(f"The render of {run} no longer exists: drop one to compare on.") from error
         return picture, request.params
 
-    def _work(self, run: str, found: list[Candidate], render: Path, training: TrainingParams) -> None:
+    def _work(self, run: str, found: list[Candidate], render: Path, training: CommonParams) -> None:
         try:
             with self.workplace.turn(f"negtrans-compare-{run}") as host:
                 self._note(phase=WORKING)

@@ -27,12 +27,11 @@ from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training.checkpoint import checkpoints, runs_below
 from lib_negtrans.training.data.captions import load_captions, named_template
 from lib_negtrans.training.data.dataset import listed_files, training_files
-from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.errors import TrainingError, sentence
 from lib_negtrans.training.events import Event, Finished, Stopped
-from lib_negtrans.training.judging.preview import TranslationPreview
-from lib_negtrans.training.lr_schedule import parse_learning_rate
-from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request
+from lib_negtrans.training.judging.preview import Previews
+from lib_negtrans.training.params import TrainingParams
+from lib_negtrans.training.request import OTHER_FOLDERS, REQUEST_FILE, TrainingRequest, read_request
 from lib_negtrans.training.run import Training
 
 from .comparison import ComparisonRunner
@@ -197,14 +196,15 @@ class TrainingManager:
         self.check_name(request.name, request.overwrite, request.resume)
         try:
             request.params.validate()
-            parse_learning_rate(request.params.lr)
-            template = named_template(request.params.template, self.workplace.templates_folder)
-            load_captions(template)
+            _ = request.params.rates
+            if isinstance(request.params, TrainingParams):
+                template = named_template(request.params.template, self.workplace.templates_folder)
+                load_captions(template)
+                params = dataclasses.replace(request.params, template=template)
+                request = dataclasses.replace(request, params=params)
             listed_files(request.images, request.params.pattern)
-            request.folders.refuse_missing(request.params)
         except (ParamError, TrainingError) as error:
             raise TrainingRefused(str(error)) from error
-        request = dataclasses.replace(request, params=dataclasses.replace(request.params, template=template))
         for other in (getattr(request, kind) for kind in OTHER_FOLDERS):
             if other is not None and not other.is_dir():
                 raise TrainingRefused(f"There is no folder {other}: give a folder with pictures, or leave it empty.")
@@ -246,7 +246,7 @@ class TrainingManager:
     def _train(self, host: ModelHost, request: TrainingRequest) -> None:
         folder = self.run_folder(request.name)
         source = request.preview_image or training_files(request.images, request.params.pattern)[0]
-        preview = TranslationPreview(host, source, request.params, folder / "previews")
+        preview = Previews(host, source, request.params, folder / "previews")
         job = Training(request, host, folder, self.out(request.name), preview=preview)
         with self._lock:
             self._job = job
@@ -269,7 +269,7 @@ class TrainingManager:
             self._end(FAILED, "The training ended without a result: please report this.")
 
     def _publish(self, finished: Finished) -> None:
-        notes = [*finished.complaints, *self.workplace.publish(finished.embedding)]
+        notes = [*finished.complaints, *self.workplace.publish(finished.result)]
         with self._lock:
             self._state.log += notes
             self._state.published = True

@@ -51,7 +51,7 @@ class TrainingSnapshot:
     rate: float | None = None
     eta: float | None = None
     curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, loss, average)
-    validations: list[tuple[int, float, float | None]] = field(default_factory=list)  # (step, gain, gain on photos)
+    validations: list[tuple[int, float, float | None]] = field(default_factory=list)  # step, gain, other gain
     verdict: str | None = None  # one of those in verdict.py
     verdict_text: str | None = None
     nearest: list[str] = field(default_factory=list)  # the real token nearest to each vector
@@ -101,7 +101,7 @@ class TrainingSnapshot:
         elif isinstance(event, Validated | Judged):
             self.verdict, self.verdict_text = event.verdict, event.text
             if isinstance(event, Validated):
-                self.validations.append((event.step, event.gain, event.photo_gain))
+                self.validations.append((event.step, event.gain, event.other_gain))
                 self.nearest = list(event.nearest)
         elif isinstance(event, Saved):
             self.checkpoint = str(event.path)
@@ -109,7 +109,7 @@ class TrainingSnapshot:
             self.previews.append((event.step, str(event.result)))
         elif isinstance(event, Stopped | Finished):
             self.step = event.step
-            self.embedding = str(event.embedding) if event.embedding else None
+            self.embedding = str(event.result) if event.result else None
             self.checkpoint = str(event.checkpoint) if event.checkpoint else self.checkpoint
         if not isinstance(event, Caching) and self._worth_a_line(event):
             self.log.append(str(event))
