@@ -63,8 +63,8 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 def _run(args: argparse.Namespace, report: Reporter, host: Any, workers: Workers) -> int:
     out = Path(args.out)
     photos, renders = Path(args.photos), Path(args.renders)
-    lora = _request("lora", f"{args.name}-photo", photos, args.lora_option, renders=renders)
-    negative = _request("negative", args.name, renders, args.negative_option, photos=photos)
+    lora = dataclasses.replace(_request("lora", f"{args.name}-photo", photos, args.lora_option), renders=renders)
+    negative = dataclasses.replace(_request("negative", args.name, renders, args.negative_option), photos=photos)
     for request in (lora, negative):
         file = out / f"{request.name}{KINDS[request.kind].suffix}"
         report.event("phase", f"Training {file.name} on {request.images} ..", phase=request.kind)
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, report: Reporter, host: Any, workers: Workers
     return EXIT_DONE
 
 
-def _request(kind: str, name: str, images: Path, options: list[str], **folders: Path) -> TrainingRequest:
+def _request(kind: str, name: str, images: Path, options: list[str]) -> TrainingRequest:
     """Raises CallError, ParamError, DatasetError."""
     values: dict[str, Any] = {}
     params = KINDS[kind].options
@@ -99,7 +99,7 @@ def _request(kind: str, name: str, images: Path, options: list[str], **folders: 
             values[option] = params.typed(option, value)
     files = listed_files(images, values.get("pattern", ""))
     values.setdefault("size", automatic_size(files))
-    return TrainingRequest(name, images, params.from_dict(values), kind=kind, **folders)
+    return TrainingRequest(name, images, params.from_dict(values), kind=kind)
 
 
 def _stage(
