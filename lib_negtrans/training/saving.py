@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_negtrans import __version__
-from lib_negtrans.embeddings.files import EmbeddingError
+from lib_negtrans.errors import UserError
 from lib_negtrans.files import write_text_atomic
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.sets import TrainingData
@@ -94,9 +94,9 @@ class RunFiles:
             return None
         try:
             self._write(self.run_folder / BEST_FOLDER / self.out.with_suffix(self.trainable.suffix).name, good, "best")
-        except OSError as error:
-            text = f"The best {self.trainable.noun} could not be written ({error.strerror or error})."
-            return Notice(text, "warning")
+        except (OSError, UserError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return Notice(f"The best {self.trainable.noun} could not be written ({reason}).", "warning")
         return None
 
     def write_stopped(self, good: dict[str, Any]) -> Path | None:
@@ -116,7 +116,7 @@ class RunFiles:
                 self._write(self.out, good, self.params.result, overwrite)
             if "average" in good["parts"]:
                 self._write(self.run_folder / f"{self.out.stem}.last{self.out.suffix}", good, "unaveraged")
-        except (OSError, EmbeddingError) as error:
+        except (OSError, UserError) as error:
             raise TrainingError(
                 f"{error} The {good['step']} steps are kept in {checkpoint}: resume to write them."
             ) from error
