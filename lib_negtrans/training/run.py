@@ -64,7 +64,7 @@ class Training:
         self.rates = self.params.rates
         self.steps = self.rates.steps(self.params.steps)
         self._kind = KINDS[request.kind]
-        self._autocast = autocast_dtype(self.params.precision, host)
+        self._autocast = autocast_dtype(self.params.precision, host, self._kind.masters)
         self._kind.check(host, self.params, request.folders, request.name, self.out)
         self._refuse_losses()
         self._stop = False

@@ -31,7 +31,8 @@ class Trainable(Protocol):
     trigger: the word of captions and prompts that stands for it, "" for none. weights: float32 leaves with gradient,
     changed in place. copied: whether all state is copied after every step, so that a step that fails costs nothing; of
     large weights it is not, and what has come since the last checkpoint is lost. counted: whether the random numbers
-    of a row depend on (seed, step, row) alone. usual_size: of what a well-trained weight's size (the first number of
+    of a row depend on (seed, step, row) alone. masters: whether float32 copies of the model's own weights are trained
+    in their place. usual_size: of what a well-trained weight's size (the first number of
     `measure`) is, inf where nobody knows.
     """
 
@@ -44,6 +45,7 @@ class Trainable(Protocol):
     weights: Weights
     copied: bool
     counted: bool
+    masters: bool
 
     @property
     def usual_size(self) -> float: ...

@@ -36,7 +36,8 @@ class FullModel(PositiveKind[FullParams]):
     """
 
     options = FullParams
-    kind, noun, copied = "checkpoint", "trained weights", False
+    kind, noun = "checkpoint", "trained weights"
+    copied, masters = False, True
 
     def __init__(self, host: ModelHost, params: FullParams, name: str):
         super().__init__(host, params, name)
@@ -72,6 +73,10 @@ class FullModel(PositiveKind[FullParams]):
     def average(self) -> MovingAverage | None:
         params = self.params
         return MovingAverage(self.weights, params.ema, params.ema_on_cpu) if params.ema else None
+
+    @property
+    def averages_on_device(self) -> int:
+        return 1 if self.params.ema and not self.params.ema_on_cpu else 0
 
     def notices(self) -> Iterator[Notice]:
         yield from super().notices()

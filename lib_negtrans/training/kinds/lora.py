@@ -39,7 +39,7 @@ class Lora(PositiveKind[LoraParams]):
     """A `Trainable`; its weights are float32 by their kohya names, in every precision of the model."""
 
     options = LoraParams
-    kind, noun, copied = "LoRA", "LoRA weights", True
+    kind, noun = "LoRA", "LoRA weights"
 
     def __init__(self, host: ModelHost, params: LoraParams, name: str):
         super().__init__(host, params, name)

@@ -29,7 +29,7 @@ class NegativeEmbedding:
 
     options = TrainingParams
     kind, noun, suffix, domain = "negative embedding", "vectors", ".pt", "renders"
-    copied, counted = True, False
+    copied, counted, masters = True, False, False
 
     def __init__(self, host: ModelHost, params: TrainingParams, name: str):
         self.host, self.params, self.trigger = host, params, name

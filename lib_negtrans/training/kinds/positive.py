@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -20,7 +21,9 @@ from lib_negtrans.training.data.photographs import read_photographs
 from lib_negtrans.training.data.sets import Folders, TrainingData
 from lib_negtrans.training.errors import DatasetError, TrainingError
 from lib_negtrans.training.events import Event, Notice
+from lib_negtrans.training.memory_estimate import memory_notice
 from lib_negtrans.training.objective import LossOptions, Objective, preserve, reconstruct
+from lib_negtrans.training.optimizers import MovingAverage
 from lib_negtrans.training.positive_params import PositiveParams
 
 P = TypeVar("P", bound=PositiveParams)
@@ -29,7 +32,7 @@ TOLERANCE = 1e-3  # of the noise prediction, between the live model and the file
 PROBE_PROMPT, PROBE_TIMESTEPS = "a photo of a red coat", (100, 700)
 
 
-class PositiveKind(Generic[P]):
+class PositiveKind(ABC, Generic[P]):
     """The half of a `Trainable` that does not depend on which weights are trained.
 
     data: what is learnt from, once it is read.
@@ -38,9 +41,10 @@ class PositiveKind(Generic[P]):
     kind: str
     noun: str
     suffix, domain, trigger = ".safetensors", "photos", ""
-    counted = True
+    counted, masters, copied = True, False, True
     usual_size = float("inf")
     data: TrainingData
+    weights: dict[str, Tensor]
 
     def __init__(self, host: ModelHost, params: P, name: str):
         self.host, self.params, self.name = host, params, name
@@ -70,7 +74,22 @@ class PositiveKind(Generic[P]):
             terms["prior"] = (partial(loss, options=options), params.prior_weight)
         return terms
 
+    @abstractmethod
+    def applied(self, weights: dict[str, Tensor] | None) -> AbstractContextManager[Mapping[str, Tensor]]: ...
+
+    @abstractmethod
+    def average(self) -> MovingAverage | None: ...
+
+    @property
+    def averages_on_device(self) -> int:
+        """How many moving averages lie where the model is."""
+        return 1
+
     def notices(self) -> Iterator[Notice]:
+        yield memory_notice(
+            self.host, self.params, self.weights, self.applied(self.weights), self.averages_on_device, self.copied,
+            self.masters,
+        )  # fmt: skip
         entries = self.data.main.report.entries
         plain = sum(entry.words == self.params.instance_prompt for entry in entries)
         if plain == len(entries) > 1:
