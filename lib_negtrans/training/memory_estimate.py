@@ -43,14 +43,13 @@ def memory_notice(
         activations = params.batch_size * activation_bytes(host, params.size)
     if params.gradient_checkpointing:
         activations *= RECOMPUTED
-    model = sum(
-        p.numel() * p.element_size() for network in (host.unet, host.text_encoder) for p in network.parameters()
-    )
+    networks = (host.unet, host.text_encoder)
+    model = sum(p.numel() * p.element_size() for network in networks for p in network.parameters())
     free, there = _free(host.device)
     text = (
         f"The training needs about {_size(need + activations)} beside the model's {_size(model)}: {_size(need)} for "
-        f"what is trained, {_size(activations)} for a batch of {params.batch_size} at {params.size} pixels; {_size(free)} "
-        f"{there} are free"
+        f"what is trained, {_size(activations)} for a batch of {params.batch_size} at {params.size} pixels; "
+        f"{_size(free)} {there} are free"
     )
     if need + activations <= free:
         return Notice(f"{text}.")
