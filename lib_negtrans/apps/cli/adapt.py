@@ -64,7 +64,9 @@ def _run(args: argparse.Namespace, report: Reporter, host: Any, workers: Workers
     out = Path(args.out)
     photos, renders = Path(args.photos), Path(args.renders)
     lora = dataclasses.replace(_request("lora", f"{args.name}-photo", photos, args.lora_option), renders=renders)
-    negative = dataclasses.replace(_request("negative", args.name, renders, args.negative_option), photos=photos)
+    negative = _request("negative", args.name, renders, args.negative_option)
+    if negative.params.validate_every or getattr(negative.params, "objective", "") == "contrastive":
+        negative = dataclasses.replace(negative, photos=photos)
     for request in (lora, negative):
         file = out / f"{request.name}{KINDS[request.kind].suffix}"
         report.event("phase", f"Training {file.name} on {request.images} ..", phase=request.kind)

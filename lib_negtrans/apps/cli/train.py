@@ -117,7 +117,7 @@ def train(
     for complaint in last.complaints:
         report.problem(complaint)
     use = {"negative": "--negative", "lora": "--lora", "full": "--model"}[request.kind]
-    report.event("written", f"{out}, .preview.png and .json are ready; use it with {use}.")
+    report.event("written", f"{out} and its card are ready; use it with {use}.")
     return EXIT_DONE
 
 
