@@ -34,7 +34,7 @@ def test_train_positive_writes_a_lora_with_its_card(tmp_path, base, folders, cap
     assert (tmp_path / "photo-look.json").is_file() and (tmp_path / "photo-look.preview.png").is_file()
     assert "use it with --lora" in capsys.readouterr().out
     assert main([*call, "--steps", "2"]) == 2 and "resume it, or allow overwriting" in capsys.readouterr().err
-    assert main([*call, "--steps", "3", "--resume"]) == 0
+    assert main([*call, "--steps", "3", "--resume", "--overwrite"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_wrong_calls_are_one_line(tmp_path, base, folders, capsys, options, says
         "--size",
         "64",
     ]
-    assert main([*call, "--model", str(base), *options]) == 2
+    assert main([*call, "--size", "64", "--model", str(base), *options]) == 2
     error = capsys.readouterr().err.strip()
     assert says in error and "\n" not in error
 
