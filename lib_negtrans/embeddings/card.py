@@ -31,15 +31,20 @@ def save(
 
 
 def write_card(path: Path, embedding: Embedding, preview: str | Path | None = None) -> list[str]:
-    """Write both files; what a user has noted in the JSON stays. Returns sentences about what could not be written.
+    """`write_files` of an embedding."""
+    return write_files(path, card_content(embedding), str(embedding.metadata.get("licence") or ""), preview)
 
-    `.preview.png`, because the webui would try to load a plain NAME.png as an embedding.
+
+def write_files(path: Path, content: dict[str, Any], licence: str, preview: str | Path | None = None) -> list[str]:
+    """Write both files of an embedding, a LoRA or a checkpoint; what a user has noted in the JSON stays.
+
+    Returns sentences about what could not be written. `.preview.png`, because the webui would try to load a plain
+    NAME.png as an embedding.
     """
     try:
         card = path.with_suffix(".json")
         former = _former(card)
-        content = former | card_content(embedding)
-        licence = embedding.metadata.get("licence")
+        content = former | content
         if licence and not former.get("notes"):
             content["notes"] = f"Licence: {licence}"
         write_text_atomic(card, json.dumps(content, indent=1, ensure_ascii=False))
@@ -48,7 +53,7 @@ def write_card(path: Path, embedding: Embedding, preview: str | Path | None = No
                 shutil.copyfile(preview, temporary)
     except OSError as error:
         reason = error.strerror or error
-        return [f"The card of {path.stem} could not be written ({reason}); the embedding itself is whole."]
+        return [f"The card of {path.stem} could not be written ({reason}); the file itself is whole."]
     return []
 
 

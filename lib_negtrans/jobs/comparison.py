@@ -11,10 +11,10 @@ from lib_negtrans.embeddings.files import EmbeddingError
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import save_png
 from lib_negtrans.training.checkpoint import runs_below
+from lib_negtrans.training.common_params import CommonParams
 from lib_negtrans.training.data.dataset import training_files
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.judging.comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
-from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import read_request
 from lib_negtrans.translation.params import TranslationParams
 
@@ -85,7 +85,7 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         except (TrainingError, EmbeddingError) as error:
             raise ComparisonRefused(str(error)) from error
 
-    def _of_run(self, run: str) -> tuple[Path, TrainingParams]:
+    def _of_run(self, run: str) -> tuple[Path, CommonParams]:
         """The render that the run's previews show, and its parameters."""
         try:
             request = read_request(self.workplace.runs_folder / run)
@@ -96,7 +96,7 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
             raise ComparisonRefused(f"The render of {run} no longer exists: drop one to compare on.") from error
         return picture, request.params
 
-    def _work(self, run: str, found: list[Candidate], render: Path, training: TrainingParams) -> None:
+    def _work(self, run: str, found: list[Candidate], render: Path, training: CommonParams) -> None:
         with self.workplace.turn(f"negtrans-compare-{run}") as host:
             self._note(phase=WORKING)
             params = TranslationParams(strength=training.strength)

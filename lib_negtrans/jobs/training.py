@@ -26,13 +26,11 @@ from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training.checkpoint import checkpoints, runs_below
 from lib_negtrans.training.data.captions import load_captions, named_template
 from lib_negtrans.training.data.dataset import listed_files, training_files
-from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.events import Event, Finished
-from lib_negtrans.training.judging.preview import TranslationPreview
-from lib_negtrans.training.lr_schedule import parse_learning_rate
+from lib_negtrans.training.judging.preview import Previews
 from lib_negtrans.training.params import TrainingParams
-from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request
+from lib_negtrans.training.request import OTHER_FOLDERS, REQUEST_FILE, TrainingRequest, read_request
 from lib_negtrans.training.run import Training
 
 from .background import FAILED, FINISHED, STOPPED, WAITING, BackgroundJob
@@ -132,7 +130,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
             except (OSError, ValueError, KeyError, TypeError) as error:
                 file = folder / REQUEST_FILE
                 raise TrainingRefused(f"{file} cannot be read: start {name} afresh with Overwrite.") from error
-            steps, done = parse_learning_rate(request.params.lr).steps(request.params.steps), saved[0][0]
+            steps, done = request.params.rates.steps(request.params.steps), saved[0][0]
             if steps < done:
                 raise TrainingRefused(f"{name} has {done} steps already, not {steps}: ask for more steps.")
             return self.start(request)
@@ -168,14 +166,15 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
         self.check_name(request.name, request.overwrite, request.resume)
         try:
             request.params.validate()
-            parse_learning_rate(request.params.lr)
-            template = named_template(request.params.template, self.workplace.templates_folder)
-            load_captions(template)
+            _ = request.params.rates
+            if isinstance(request.params, TrainingParams):
+                template = named_template(request.params.template, self.workplace.templates_folder)
+                load_captions(template)
+                params = dataclasses.replace(request.params, template=template)
+                request = dataclasses.replace(request, params=params)
             listed_files(request.images, request.params.pattern)
-            request.folders.refuse_missing(request.params)
         except (ParamError, TrainingError) as error:
             raise TrainingRefused(str(error)) from error
-        request = dataclasses.replace(request, params=dataclasses.replace(request.params, template=template))
         for other in (getattr(request, kind) for kind in OTHER_FOLDERS):
             if other is not None and not other.is_dir():
                 raise TrainingRefused(f"There is no folder {other}: give a folder with pictures, or leave it empty.")
@@ -213,7 +212,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
     def _train(self, host: ModelHost, request: TrainingRequest) -> None:
         folder = self.run_folder(request.name)
         source = request.preview_image or training_files(request.images, request.params.pattern)[0]
-        preview = TranslationPreview(host, source, request.params, folder / "previews")
+        preview = Previews(host, source, request.params, folder / "previews")
         job = Training(request, host, folder, self.out(request.name), preview=preview)
         self._note(phase=READING, preview_source=str(source))
         last: Event | None = None
@@ -226,7 +225,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
             if self._stop.is_set():
                 job.request_stop()
         if isinstance(last, Finished):
-            said = [*last.complaints, *self.workplace.publish(last.embedding)]
+            said = [*last.complaints, *self.workplace.publish(last.result)]
             self._end(FINISHED, said=said, published=True)
         else:
             self._end(STOPPED)

@@ -47,7 +47,7 @@ class TrainingSnapshot(JobSnapshot):
     rate: float | None = None
     eta: float | None = None
     curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, loss, average)
-    validations: list[tuple[int, float, float | None]] = field(default_factory=list)  # (step, gain, gain on photos)
+    validations: list[tuple[int, float, float | None]] = field(default_factory=list)  # step, gain, other gain
     verdict: str | None = None  # one of those in verdict.py
     verdict_text: str | None = None
     nearest: list[str] = field(default_factory=list)  # the real token nearest to each vector
@@ -89,14 +89,14 @@ class TrainingSnapshot(JobSnapshot):
         elif isinstance(event, Validated | Judged):
             changes = {"verdict": event.verdict, "verdict_text": event.text}
             if isinstance(event, Validated):
-                changes["validations"] = [*self.validations, (event.step, event.gain, event.photo_gain)]
+                changes["validations"] = [*self.validations, (event.step, event.gain, event.other_gain)]
                 changes["nearest"] = list(event.nearest)
         elif isinstance(event, Saved):
             changes = {"checkpoint": str(event.path)}
         elif isinstance(event, Preview) and event.result:
             changes = {"previews": [*self.previews, (event.step, str(event.result))]}
         elif isinstance(event, Stopped | Finished):
-            changes = {"step": event.step, "embedding": str(event.embedding) if event.embedding else None}
+            changes = {"step": event.step, "embedding": str(event.result) if event.result else None}
             changes["checkpoint"] = str(event.checkpoint) if event.checkpoint else self.checkpoint
         first = self.start_step + 1
         # of the steps of a long training most are not worth a line

@@ -111,6 +111,10 @@ class WebuiHost:
         return self.model.model.diffusion_model
 
     @property
+    def path(self) -> Path:
+        return Path(self.model.sd_checkpoint_info.filename)
+
+    @property
     def text_encoder(self) -> nn.Module:
         """transformers' CLIPTextModel under the webui's wrappers."""
         return self.model.cond_stage_model.wrapped.transformer

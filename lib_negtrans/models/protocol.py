@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -50,6 +51,7 @@ class ModelHost(Protocol):
     embeddings: Mapping[str, Tensor]  # trigger -> (n, width), known to every prompt: those that its LoRAs brought
     device: torch.device  # where the UNet runs
     dtype: torch.dtype  # what the UNet runs in
+    path: Path | None  # the checkpoint's file, or a diffusers folder; None for a model made in memory
     unet: nn.Module  # ldm or diffusers module: hooks are put on its `attn1.to_q` and `attn1.to_k`
     text_encoder: nn.Module  # transformers' CLIPTextModel
     alphas_cumprod: Tensor  # (1000,) float64 on the CPU

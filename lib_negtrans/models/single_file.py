@@ -54,13 +54,14 @@ class Networks:
     tokenizer_folders: list[Path] = field(default_factory=list)  # where to look for vocab.json, in this order
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, suffix: str | None = None) -> dict[str, Tensor]:
     """All tensors of a checkpoint, on the CPU; those of a .ckpt stay in the file until they are used, where torch can.
 
-    Raises HostError for a file that is damaged or holds pickled objects.
+    suffix: what the file is, where its name has another ending. Raises HostError for a file that is damaged or holds
+    pickled objects.
     """
     try:
-        if path.suffix.lower() == ".safetensors":
+        if (suffix or path.suffix.lower()) == ".safetensors":
             return load_file(path, device="cpu")
         lazy = zipfile.is_zipfile(path) and "mmap" in inspect.signature(torch.load).parameters
         content = torch.load(path, map_location="cpu", weights_only=True, **({"mmap": True} if lazy else {}))

@@ -18,10 +18,11 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from lib_negtrans.files import write_bytes_atomic
+from lib_negtrans.files import atomic_write
+from lib_negtrans.models.safetensors_writer import write_safetensors
 
 from .errors import CheckpointError
-from .trainable import Weights, tensors
+from .weights import Weights, tensors
 
 FORMAT = 1
 _FILE = re.compile(r"checkpoint-(\d{8,})\.safetensors")
@@ -29,21 +30,47 @@ _FILE = re.compile(r"checkpoint-(\d{8,})\.safetensors")
 
 def encode(payload: Mapping[str, Any]) -> bytes:
     """Nested dicts, lists, tensors, text, numbers, bools and None -> bytes. Tuples come back as lists."""
-    found: dict[str, Tensor] = {}
-    plain = json.dumps(_split(payload, found))
-    metadata = {"format": str(FORMAT), "plain": plain, "sha256": _digest(plain, found)}
-    return safetensors.torch.save(found, metadata)
+    found, metadata = _parts(payload)
+    # the library takes no two tensors in one storage
+    return safetensors.torch.save({name: tensor.clone() for name, tensor in found.items()}, metadata)
+
+
+def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
+    """`encode` into a file, atomically, and without a second copy of all in memory. Raises OSError."""
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        write_safetensors(stream, *_parts(payload))
 
 
 def decode(content: bytes) -> dict[str, Any]:
     """The opposite of `encode`. Raises CheckpointError for anything that is not exactly what was written."""
     try:
-        found = safetensors.torch.load(content)
         length = struct.unpack("<Q", content[:8])[0]
         metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-        plain, digest, version = metadata["plain"], metadata["sha256"], int(metadata["format"])
+        return _joined(safetensors.torch.load(content), metadata)
     except (safetensors.SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"is cut off or not a checkpoint ({type(error).__name__})") from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The opposite of `write_checkpoint`; tensors are read when they are used. Raises CheckpointError, OSError."""
+    with path.open("rb"):
+        pass  # safetensors has errors of its own for files that cannot be opened
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        return _joined(safetensors.torch.load_file(path), metadata)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"is cut off or not a checkpoint ({type(error).__name__})") from error
+
+
+def _parts(payload: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    found: dict[str, Tensor] = {}
+    plain = json.dumps(_split(payload, found, {}))
+    return found, {"format": str(FORMAT), "plain": plain, "sha256": _digest(plain, found)}
+
+
+def _joined(found: dict[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Any]:
+    plain, digest, version = metadata["plain"], metadata["sha256"], int(metadata["format"])
     if digest != _digest(plain, found):
         raise CheckpointError("is damaged (its checksum differs)")
     if version > FORMAT:
@@ -51,17 +78,20 @@ def decode(content: bytes) -> dict[str, Any]:
     return _join(json.loads(plain), found)
 
 
-def _split(value: Any, found: dict[str, Tensor]) -> Any:
+def _split(value: Any, found: dict[str, Tensor], names: dict[int, str]) -> Any:
+    """The plain part; tensors go into `found`, one that occurs twice once. names: id of a tensor -> its name there."""
     if isinstance(value, Tensor):
-        name = f"t{len(found):04d}"
-        found[name] = value.detach().cpu().contiguous().clone()
+        name = names.setdefault(id(value), f"t{len(found):04d}")
+        if name not in found:
+            found[name] = value.detach().cpu().contiguous()
         return {"$tensor": name}
     if isinstance(value, Mapping):
         if all(isinstance(key, str) for key in value):
-            return {key: _split(item, found) for key, item in value.items()}
-        return {"$items": [[key, _split(item, found)] for key, item in value.items()]}  # JSON has only text as keys
+            return {key: _split(item, found, names) for key, item in value.items()}
+        # JSON has only text as keys
+        return {"$items": [[key, _split(item, found, names)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return [_split(item, found) for item in value]
+        return [_split(item, found, names) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a checkpoint cannot hold {type(value).__name__}")
@@ -121,7 +151,7 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def save_checkpoint(folder: Path, step: int, payload: Mapping[str, Any], keep: int) -> Path:
     """Write `checkpoint-<step>.safetensors` atomically, then remove all but the `keep` newest. Raises OSError."""
     path = checkpoint_path(folder, step)
-    write_bytes_atomic(path, encode(payload))
+    write_checkpoint(path, payload)
     # one of a later step is a damaged one that was passed over: it must not count as kept
     for _, old in [found for found in checkpoints(folder) if found[0] <= step][keep:]:
         old.unlink(missing_ok=True)
@@ -139,7 +169,7 @@ def newest_intact(folder: Path) -> tuple[dict[str, Any] | None, Path | None, lis
     complaints: list[str] = []
     for _, path in checkpoints(folder):
         try:
-            return decode(path.read_bytes()), path, complaints
+            return read_checkpoint(path), path, complaints
         except CheckpointError as error:
             complaints.append(f"{path.name} {error}; the one before it is used.")
         except OSError as error:

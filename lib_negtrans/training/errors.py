@@ -6,7 +6,6 @@ import errno
 
 from lib_negtrans.errors import UserError
 from lib_negtrans.memory import is_out_of_memory
-from lib_negtrans.models.protocol import HostError
 from lib_negtrans.options import ParamError
 
 
@@ -38,5 +37,4 @@ def sentence(error: Exception) -> str:
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{what}: free some space, then go on." if full else f"{what}."
-    own = isinstance(error, TrainingError | HostError | ParamError)
-    return str(error) if own else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, UserError | ParamError) else f"{type(error).__name__}: {error}"

@@ -46,6 +46,17 @@ class Caching(Event):
 
 
 @dataclass(frozen=True)
+class MakingClass(Event):
+    """Class pictures sampled: done of total."""
+
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"Making class pictures {self.done}/{self.total}"
+
+
+@dataclass(frozen=True)
 class Started(Event):
     """The first step comes next. timesteps is inclusive, caption an example, start_step > 0 when resumed."""
 
@@ -72,8 +83,8 @@ class StepDone(Event):
     """Step `step` (from 1) of `steps` is done.
 
     loss: mean of the step; loss_average: exponential average over about 50 steps; grad_norm: before clipping;
-    vector_norm: mean L2 norm of a vector; change: mean L2 distance of a vector from its start; rate: steps per second;
-    eta: seconds to go.
+    vector_norm: the weights' size; change: their distance from the start; rate: steps per second; eta: seconds to go;
+    prior_loss: what prior preservation adds to the loss, before its weight; None without.
     """
 
     step: int
@@ -86,10 +97,12 @@ class StepDone(Event):
     change: float
     rate: float
     eta: float
+    prior_loss: float | None = None
 
     def __str__(self) -> str:
+        prior = "" if self.prior_loss is None else f", prior {self.prior_loss:.4f}"
         return (
-            f"Step {self.step}/{self.steps}: loss {self.loss:.4f} (average {self.loss_average:.4f}), "
+            f"Step {self.step}/{self.steps}: loss {self.loss:.4f} (average {self.loss_average:.4f}){prior}, "
             f"lr {self.learning_rate:g}, norm {self.vector_norm:.3f}, moved {self.change:.3f}, "
             f"{self.rate:.2f} steps/s, {self.eta:.0f} s to go"
         )
@@ -108,7 +121,7 @@ class Saved(Event):
 
 @dataclass(frozen=True)
 class Preview(Event):
-    """What the job's preview function gave for the vectors after `step`: a path, a PIL picture, whatever it returns."""
+    """What the job's preview function gave for the weights after `step`: a path, a PIL picture, whatever it returns."""
 
     step: int
     result: Any
@@ -119,20 +132,22 @@ class Preview(Event):
 
 @dataclass(frozen=True)
 class Validated(Event):
-    """A measurement on pictures that are not trained on, with the vectors after `step`.
+    """A measurement on pictures that are not trained on, with the weights after `step`.
 
-    loss, photo_loss: with the vectors; gain, photo_gain: 1 - loss/(loss without them); gap: gain - photo_gain; each
-    with its standard error; those of photos are None without photos. best: so far. norms, nearest: of each vector, its
-    length and the real token nearest to it. verdict: a word or two; text: a sentence.
+    loss, gain: on held-out pictures of the kind that is learnt; other_loss, other_gain: on those of the other kind,
+    which `other` names, None without such. A gain is 1 - loss/(loss without the weights); gap: gain - other_gain; each
+    with its standard error. best: so far. norms, nearest: of each vector, its length and the real token nearest to it.
+    verdict: a word or two; text: a sentence.
     """
 
     step: int
     loss: float
     gain: float
     gain_error: float
-    photo_loss: float | None
-    photo_gain: float | None
-    photo_gain_error: float | None
+    other: str
+    other_loss: float | None
+    other_gain: float | None
+    other_gain_error: float | None
     gap: float | None
     gap_error: float | None
     best: bool
@@ -144,11 +159,10 @@ class Validated(Event):
     def __str__(self) -> str:
         numbers = f"gain {100 * self.gain:.2f} % ± {100 * self.gain_error:.2f}"
         if self.gap is not None and self.gap_error is not None:
-            numbers += f", gap to photos {100 * self.gap:.2f} % ± {100 * self.gap_error:.2f}"
+            numbers += f", gap to {self.other} {100 * self.gap:.2f} % ± {100 * self.gap_error:.2f}"
         best = "; best so far" if self.best else ""
-        return (
-            f"Validation at step {self.step}: {numbers}{best}. {self.text} Nearest tokens: {', '.join(self.nearest)}."
-        )
+        nearest = f" Nearest tokens: {', '.join(self.nearest)}." if self.nearest else ""
+        return f"Validation at step {self.step}: {numbers}{best}. {self.text}{nearest}"
 
 
 @dataclass(frozen=True)
@@ -165,31 +179,31 @@ class Judged(Event):
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The job was stopped before its end. checkpoint is None when no step was done,
-    embedding also when a resumed run was stopped while it still read pictures."""
+    """The job was stopped before its end. checkpoint is None when no step was done, result (the file) also when a
+    resumed run was stopped while it still read pictures."""
 
     step: int
     steps: int
     checkpoint: Path | None
-    embedding: Path | None
+    result: Path | None
 
     def __str__(self) -> str:
         if self.checkpoint is None:
             return "Stopped before the first step; nothing was written."
-        vectors = f" The vectors so far are in {self.embedding}." if self.embedding else ""
+        so_far = f" What is learnt so far is in {self.result}." if self.result else ""
         again = f" Run it again with resume to go on from step {self.step}."
-        return f"Stopped after {self.step} of {self.steps} steps.{vectors}{again}"
+        return f"Stopped after {self.step} of {self.steps} steps.{so_far}{again}"
 
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """All steps are done and the embedding is written.
+    """All steps are done and the result is written.
 
     loss: mean of the last 100 steps; seconds: of this process; complaints: what could not be written beside it.
     """
 
     step: int
-    embedding: Path
+    result: Path
     checkpoint: Path
     images: int
     loss: float
@@ -197,4 +211,4 @@ class Finished(Event):
     complaints: list[str]
 
     def __str__(self) -> str:
-        return f"Finished: {self.step} steps on {self.images} pictures, {self.embedding} written."
+        return f"Finished: {self.step} steps on {self.images} pictures, {self.result} written."

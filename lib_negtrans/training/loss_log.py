@@ -10,24 +10,29 @@ from lib_negtrans.files import write_text_atomic
 from .state import HistoryRow
 
 
-def _line(row: HistoryRow) -> str:
-    return ",".join(repr(value) for value in row) + "\n"
-
-
 class LossLog:
-    """A CSV that holds exactly the rows of a history; rows of steps that a kill lost are dropped at the start."""
+    """A CSV that holds exactly the rows of a history; rows of steps that a kill lost are dropped at the start.
 
-    def __init__(self, path: Path, history: Iterable[HistoryRow]):
-        write_text_atomic(path, ",".join(HistoryRow._fields) + "\n" + "".join(_line(row) for row in history))
+    prior: with the column of the prior's loss.
+    """
+
+    def __init__(self, path: Path, history: Iterable[HistoryRow], prior: bool = False):
+        self._columns = len(HistoryRow._fields) - (not prior)
+        write_text_atomic(
+            path, ",".join(HistoryRow._fields[: self._columns]) + "\n" + "".join(map(self._line, history))
+        )
         self._file = path.open("a", encoding="utf-8", newline="")
         self._broken = False
+
+    def _line(self, row: HistoryRow) -> str:
+        return ",".join(repr(value) for value in row[: self._columns]) + "\n"
 
     def append(self, row: HistoryRow) -> str | None:
         """Add a line, at once visible to other programs. Gives a complaint, once, when the disk does not take it."""
         if self._broken:
             return None
         try:
-            self._file.write(_line(row))
+            self._file.write(self._line(row))
             self._file.flush()
         except OSError as error:
             self._broken = True  # a line may be half written: nothing more until a resume writes the file anew

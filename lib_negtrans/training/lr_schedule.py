@@ -1,4 +1,7 @@
-"""The webui's learning-rate syntax: "5e-3:100, 1e-3:1000, 1e-5" is a rate until a step; the last goes to the end."""
+"""The webui's learning-rate syntax: "5e-3:100, 1e-3:1000, 1e-5" is a rate until a step; the last goes to the end.
+
+Over it a warm-up and one of the usual schedules can be laid.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,17 @@ EXAMPLE = 'write a number such as 5e-3, or a schedule such as "5e-3:100, 1e-3:10
 
 @dataclass(frozen=True)
 class LearningRate:
-    """Piecewise constant rates: (rate, until) with `until` ascending; None, only in the last, means to the end."""
+    """Piecewise constant rates: (rate, until) with `until` ascending; None, only in the last, means to the end.
+
+    scheduler, warmup, restarts, power: by what the rates are multiplied, see `factor`; total: steps of the training.
+    """
 
     pieces: tuple[tuple[float, int | None], ...]
+    scheduler: str = "constant"
+    warmup: int = 0
+    total: int = 0
+    restarts: int = 1
+    power: float = 1.0
 
     @property
     def end(self) -> int | None:
@@ -33,14 +44,34 @@ class LearningRate:
         """
         for rate, until in self.pieces:
             if until is None or done < until:
-                return rate
+                return rate * self.factor(done)
         raise IndexError(f"the learning-rate schedule ends at step {self.end}, step {done + 1} has no rate.")
+
+    def factor(self, done: int) -> float:
+        """What warm-up and scheduler make of the rate, in [0, 1]: the formulas of diffusers' `optimization.py`.
+
+        But with the last step's rate above 0, and a warm-up that begins above 0: a step without a rate is lost.
+        """
+        if done < self.warmup:
+            return (done + 1) / (self.warmup + 1)
+        progress = (done - self.warmup) / max(1, self.total - self.warmup)
+        if self.scheduler == "linear":
+            return 1.0 - progress
+        if self.scheduler == "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        if self.scheduler == "cosine_with_restarts":
+            return 0.5 * (1.0 + math.cos(math.pi * (self.restarts * progress % 1.0)))
+        if self.scheduler == "polynomial":
+            return (1.0 - progress) ** self.power
+        return 1.0
 
     def describe(self) -> str:
         """E.g. "0.005 until step 100, then 1e-05"."""
-        return ", then ".join(
+        text = ", then ".join(
             f"{rate:g}" if until is None else f"{rate:g} until step {until}" for rate, until in self.pieces
         )
+        text += "" if self.scheduler == "constant" else f", {self.scheduler.replace('_', ' ')}"
+        return text + (f", warm-up of {self.warmup} steps" if self.warmup else "")
 
 
 def parse_learning_rate(text: str) -> LearningRate:

@@ -9,15 +9,13 @@ eq. 14), v target (arXiv 2202.00512, appendix D), textual inversion (arXiv 2208.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from lib_negtrans.models.protocol import ModelHost
-
-from .params import TrainingParams
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,15 @@ class Model:
     """The frozen model as an objective sees it.
 
     predict: (latent (B,4,h,w), timesteps (B,), context (B,T,width)) -> raw output (B,4,h,w); encode: B captions ->
-    context, differentiable in what is trained; alphas_cumprod (1000,); prediction_type "epsilon" or "v_prediction".
+    context, differentiable in what is trained; alphas_cumprod (1000,); prediction_type "epsilon" or "v_prediction";
+    unchanged: gives a context in which the model is what it was before the training.
     """
 
     predict: Callable[[Tensor, Tensor, Tensor], Tensor]
     encode: Callable[[Sequence[str]], Tensor]
     alphas_cumprod: Tensor
     prediction_type: str = "epsilon"
+    unchanged: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def scales(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """(sqrt(abar_t), sqrt(1 - abar_t)), each (B,1,1,1) in the dtype and on the device of `like`."""
@@ -81,14 +81,19 @@ def target(model: Model, rows: Rows) -> Tensor:
     return a * rows.noise - s * rows.latents
 
 
-def row_loss(model: Model, rows: Rows, output: Tensor, options: LossOptions = PLAIN) -> Tensor:
+def row_loss(
+    model: Model, rows: Rows, output: Tensor, options: LossOptions = PLAIN, wanted: Tensor | None = None
+) -> Tensor:
     """The mean error of each row, (B,), in float32 or wider: half precision would lose small differences.
+
+    wanted: what the output should be, by default the `target`.
 
     Squares, or with huber c the pseudo-Huber loss 2c (sqrt(d^2 + c^2) - c), which is d^2 for small d. Weights are taken
     relative to their mean, so that a constant one changes nothing.
     """
     wide = torch.promote_types(output.dtype, torch.float32)
-    error = (output.to(wide) - target(model, rows).to(wide)).square()
+    wanted = target(model, rows) if wanted is None else wanted
+    error = (output.to(wide) - wanted.to(wide)).square()
     if options.huber:
         c = options.huber
         error = 2 * c * ((error + c * c).sqrt() - c)
@@ -114,6 +119,18 @@ def reconstruct(model: Model, rows: Rows, options: LossOptions = PLAIN) -> Tenso
     return row_loss(model, rows, output, options)
 
 
+def preserve(model: Model, rows: Rows, options: LossOptions = PLAIN) -> Tensor:
+    """Prior preservation: ||e0(z_t, t, caption) - e(z_t, t, caption)||^2, e0 the model before the training, (B,).
+
+    OneTrainer's "prior prediction": no picture is learnt, only what the model said of it is kept.
+    """
+    noisy = add_noise(model, rows)
+    with torch.no_grad(), model.unchanged():
+        before = model.predict(noisy, rows.timesteps, model.encode(rows.captions))
+    output = model.predict(noisy, rows.timesteps, model.encode(rows.captions))
+    return row_loss(model, rows, output, options, before)
+
+
 def contrast(model: Model, rows: Rows, guidance: float, options: LossOptions = PLAIN) -> Tensor:
     """Photos, with the caption as the negative prompt of a guided prediction (after DreamArtist, ReNeg): (B,).
 
@@ -132,22 +149,18 @@ def contrast(model: Model, rows: Rows, guidance: float, options: LossOptions = P
     return row_loss(model, rows, guided, options) / (guidance - 1.0) ** 2
 
 
-def objective_terms(params: TrainingParams) -> dict[str, tuple[Objective, float]]:
-    """{"renders" or "photos": (loss of each row, weight in the sum)} of the parameters' objective."""
-    options = LossOptions(params.huber, params.min_snr_gamma)
-    terms: dict[str, tuple[Objective, float]] = {"renders": (partial(reconstruct, options=options), 1.0)}
-    if params.objective == "contrastive":
-        terms["photos"] = (partial(contrast, guidance=params.photo_guidance, options=options), params.photo_weight)
-    return terms
-
-
-def model_with(host: ModelHost, embeddings: Mapping[str, Tensor]) -> Model:
-    """A host as an objective sees it, its prompts encoded with these embeddings."""
+def model_with(
+    host: ModelHost,
+    embeddings: Mapping[str, Tensor],
+    unchanged: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Model:
+    """A host as an objective sees it, its prompts encoded with these embeddings; unchanged: see `Model`."""
     return Model(
         host.predict_noise,
         lambda captions: encode_once(lambda texts: host.encode_prompts(texts, embeddings), captions),
         host.alphas_cumprod,
         host.prediction_type,
+        unchanged,
     )
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .common_params import CommonParams
 from .errors import TrainingError
-from .params import TrainingParams
-from .trainable import WEIGHTS, Weights, kept, put_back, tensors
+from .weights import WEIGHTS, Weights, kept, on_cpu, put_back, tensors
 
 LR_FACTOR = "lr_factor"  # a group's own, beside torch's options
 
 
-def make_optimizer(params: TrainingParams, groups: Sequence[tuple[list[Tensor], float]]) -> torch.optim.Optimizer:
+def make_optimizer(params: CommonParams, groups: Sequence[tuple[list[Tensor], float]]) -> torch.optim.Optimizer:
     """The optimizer of `params` over a trainable's groups, with rate 1: the schedule sets it at every step.
 
     Raises TrainingError for one whose package is missing, or that the device cannot run.
@@ -33,6 +33,11 @@ def make_optimizer(params: TrainingParams, groups: Sequence[tuple[list[Tensor], 
     if params.optimizer == "prodigy":
         module = _package("prodigyopt", "Prodigy")
         return module.Prodigy(given, lr=1.0, weight_decay=decay, use_bias_correction=True, safeguard_warmup=True)
+    if params.optimizer == "adafactor":
+        module = _package("transformers", "Adafactor")
+        return module.Adafactor(
+            given, lr=1.0, weight_decay=decay, scale_parameter=False, relative_step=False, warmup_init=False
+        )
     return torch.optim.AdamW(given, lr=1.0, weight_decay=decay, foreach=False)
 
 
@@ -90,16 +95,16 @@ class MovingAverage:
     result, is soon forgotten.
     """
 
-    def __init__(self, weights: Weights, decay: float):
+    def __init__(self, weights: Weights, decay: float, in_main_memory: bool = False):
         self.decay, self.updates = decay, 0
-        self.weights = kept(weights)
+        self.weights = on_cpu(weights) if in_main_memory else kept(weights)
 
     @torch.no_grad()
     def update(self, weights: Weights) -> None:
         """Take in the weights after a step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for average, tensor in zip(tensors(self.weights), tensors(weights), strict=True):
-            average.lerp_(tensor.detach(), 1.0 - decay)
+            average.lerp_(tensor.detach().to(average.device), 1.0 - decay)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,16 +1,17 @@
-"""The parameters of a training."""
+"""The parameters of a negative embedding's training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from lib_negtrans.core.schedule import TRAIN_STEPS
-from lib_negtrans.options import ParamError, Params, option
+from lib_negtrans.options import option
+
+from .common_params import CommonParams
 
 
 @dataclass
-class TrainingParams(Params):
+class TrainingParams(CommonParams):
     """One training of a negative embedding."""
 
     steps: int = option(
@@ -203,34 +204,6 @@ class TrainingParams(Params):
     seed: int = option(
         0, "Seed", "Decides the order of the pictures, the noise and the timesteps.", minimum=0, maximum=2**63 - 1
     )
-
-    def validate(self) -> TrainingParams:
-        super().validate()
-        if self.size % 8:
-            raise ParamError(f"Size must be a multiple of 8, not {self.size}.")
-        low, high = self.timesteps
-        if low > high:
-            raise ParamError(f"Lowest timestep {low} lies above the highest, {high}: change one of them.")
-        for name in ("patience", "result"):
-            if not self.validate_every and getattr(self, name) != getattr(type(self), name):
-                label = self.options()[name].label
-                raise ParamError(f"{label} needs validation: set Validate every to a number of steps, such as 50.")
-        return self
-
-    @property
-    def rows_per_step(self) -> int:
-        """How many rows a process does in an optimizer step."""
-        return self.batch_size * self.accumulation
-
-    @property
-    def timesteps(self) -> tuple[int, int]:
-        """The inclusive range that is trained: from the strength, unless named.
-
-        The grid 1 + i*floor(1000/N), i < int(N*strength), stays below 1000*strength + 1: strength .3 gives (0, 300).
-        """
-        last = min(TRAIN_STEPS - 1, round(TRAIN_STEPS * self.strength))
-        high = self.max_timestep if self.max_timestep >= 0 else max(last, self.min_timestep)
-        return max(0, self.min_timestep), high
 
 
 # For who does not want to choose twenty numbers: name -> (a sentence for the user, parameters). What is left out keeps

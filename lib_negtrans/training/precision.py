@@ -16,8 +16,13 @@ WHERE = "full precision (the webui: start it with --no-half; the command line: -
 FULL_PRECISION = f"use {WHERE}"
 
 
-def autocast_dtype(precision: str, host: ModelHost) -> torch.dtype | None:
-    """What `host.training` is asked to autocast to; None leaves the model's own. Raises TrainingError."""
+def autocast_dtype(precision: str, host: ModelHost, masters: bool = False) -> torch.dtype | None:
+    """What `host.training` is asked to autocast to; None leaves the model's own. Raises TrainingError.
+
+    masters: see `Trainable`; a model in half precision then computes in it by autocast.
+    """
+    if masters and precision == "model" and host.dtype in AUTOCAST.values():
+        return host.dtype
     if precision == "fp32" and host.dtype not in (torch.float32, torch.float64):
         name = str(host.dtype).removeprefix("torch.")
         raise TrainingError(f"The model's weights are {name}, so there is no fp32 to train in: load it in {WHERE}.")

@@ -9,24 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from lib_negtrans.files import write_text_atomic
-from lib_negtrans.training.data.sets import OTHER_FOLDERS, Folders
+from lib_negtrans.training.data.sets import Folders
 
-from .params import TrainingParams
+from .common_params import CommonParams
+from .kinds import KINDS
 
 REQUEST_FILE = "request.json"
-PATHS = ("images", "preview_image", *OTHER_FOLDERS)
+OTHER_FOLDERS = ("photos", "renders", "validation", "validation_photos", "validation_renders")
+PATHS = ("images", "preview_image", "class_images", *OTHER_FOLDERS)
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
     """What a user asks for. preview_image: the render that previews translate; None is the first training picture.
 
-    kind: what is trained, a name in `kinds.KINDS`. photos, validation, validation_photos: folders, see `Folders`.
+    kind: what is trained, a name in `kinds.KINDS`. images: the folder that is learnt from, renders or photos by the
+    kind; photos or renders: one with pictures of the other kind; validation, and validation_photos or
+    validation_renders: folders with pictures to validate on. class_images: see `PositiveParams.prior`.
     """
 
     name: str
     images: Path
-    params: TrainingParams
+    params: CommonParams
     preview_image: Path | None = None
     resume: bool = False
     overwrite: bool = False
@@ -34,11 +38,16 @@ class TrainingRequest:
     validation: Path | None = None
     validation_photos: Path | None = None
     kind: str = "negative"
+    renders: Path | None = None
+    validation_renders: Path | None = None
+    class_images: Path | None = None
 
     @property
     def folders(self) -> Folders:
-        """All folders with pictures."""
-        return Folders(self.images, self.photos, self.validation, self.validation_photos)
+        """All folders with pictures, by what they show."""
+        if KINDS[self.kind].domain == "renders":
+            return Folders(self.images, self.photos, self.validation, self.validation_photos)
+        return Folders(self.renders, self.images, self.validation_renders, self.validation, self.class_images)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; paths are absolute, for who goes on with it from another folder."""
@@ -54,9 +63,10 @@ class TrainingRequest:
     def from_dict(cls, values: dict[str, Any], resume: bool = False, overwrite: bool = False) -> TrainingRequest:
         """The opposite of `to_dict`. Raises ParamError."""
         paths = {name: Path(values[name]) for name in PATHS if values.get(name)}
+        kind = values.get("kind", "negative")
         return cls(
-            name=values["name"], params=TrainingParams.from_stored(values["params"]), resume=resume,
-            overwrite=overwrite, kind=values.get("kind", "negative"), **paths,
+            name=values["name"], params=KINDS[kind].options.from_stored(values["params"]), resume=resume,
+            overwrite=overwrite, kind=kind, **paths,
         )  # fmt: skip
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.batch import RowSource
-from lib_negtrans.training.data.captions import load_captions
-from lib_negtrans.training.data.sets import TrainingData, read_data
+from lib_negtrans.training.data.sets import TrainingData
 from lib_negtrans.training.judging.judging import Judging
 
 from .checkpoint import checkpoints, newest_intact, remove_checkpoints
@@ -22,7 +21,6 @@ from .errors import TrainingError, sentence
 from .events import Event, Finished, Notice, Preview, Started, StepDone, Stopped
 from .kinds import KINDS
 from .loss_log import LossLog
-from .lr_schedule import parse_learning_rate
 from .notices import starting_notices
 from .parallel import ALONE, Workers
 from .precision import autocast_dtype
@@ -31,7 +29,7 @@ from .resume import check_resumable, fixed_params, is_result
 from .saving import RunFiles
 from .state import result_of
 from .step import Stepper
-from .trainable import Weights, kept, on_cpu
+from .weights import Weights, kept, on_cpu
 
 LOSS_FILE = "loss.csv"
 LATENTS_FOLDER = "latents.cache"  # beside the run folder, for other runs on the same pictures too
@@ -42,9 +40,10 @@ class Training:
 
     run_folder: gets checkpoints, loss.csv, run.json and the request; with request.resume it is gone on with from the
     newest intact checkpoint, if there is one. out: the result's file, named after the request. With request.overwrite
-    a result at `out`, and without resume a run in run_folder, may be replaced. preview(step, {name: vectors}) is called
-    every params.preview_every steps and at the end, with the weights at work; what it returns goes into a `Preview`
-    event, and if it raises, training goes on. workers: several processes that train together; only the main one writes.
+    a result at `out`, and without resume a run in run_folder, may be replaced. preview(step, {trigger: vectors}) is
+    called every params.preview_every steps and at the end, with the weights at work; what it returns goes into a
+    `Preview` event, and if it raises, training goes on. workers: several processes that train together; only the main
+    one writes.
 
     The constructor checks what it can without reading pictures, `run()` the rest before the first step. Raises
     ParamError, EmbeddingError (the name) or TrainingError.
@@ -62,12 +61,11 @@ class Training:
     ):
         self.request, self.host, self.params, self.workers = request, host, request.params.validate(), workers
         self.run_folder, self.out, self.preview = Path(run_folder), Path(out), preview
-        self.rates = parse_learning_rate(self.params.lr)
+        self.rates = self.params.rates
         self.steps = self.rates.steps(self.params.steps)
-        self.captions = load_captions(self.params.template)
-        self._autocast = autocast_dtype(self.params.precision, host)
-        request.folders.refuse_missing(self.params)
-        KINDS[request.kind].check(host, request.name, self.out)
+        self._kind = KINDS[request.kind]
+        self._autocast = autocast_dtype(self.params.precision, host, self._kind.masters)
+        self._kind.check(host, self.params, request.folders, request.name, self.out)
         self._refuse_losses()
         self._stop = False
         self._good: dict[str, Any] | None = None  # snapshot after the last whole step
@@ -95,7 +93,7 @@ class Training:
         Raises TrainingError, HostError, OSError. A KeyboardInterrupt and closing the generator also leave a checkpoint.
         """
         begun = time.perf_counter()
-        self._trainable = KINDS[self.request.kind](self.host, self.params, self.request.name)
+        self._trainable = self._kind(self.host, self.params, self.request.name)
         payload = yield from self._resumed()
         data = yield from self._read_pictures()
         if data is None:
@@ -112,7 +110,11 @@ class Training:
             write_request(self.run_folder, self.request)
         interrupted = False
         try:
-            log = LossLog(self.run_folder / LOSS_FILE, self._state.history) if self.workers.main else nullcontext()
+            log = (
+                LossLog(self.run_folder / LOSS_FILE, self._state.history, prior=data.prior is not None)
+                if self.workers.main
+                else nullcontext()
+            )
             with self.host.training(self.params.gradient_checkpointing, self._autocast), log:
                 yield from self._steps(log if self.workers.main else None)
         except GeneratorExit:
@@ -125,7 +127,7 @@ class Training:
         if interrupted or not self._done:
             yield self._stopped()
         else:
-            yield from self._finish(len(data.renders), begun)
+            yield from self._finish(len(data.main), begun)
 
     def _resumed(self) -> Generator[Event, None, tuple[int, Path] | None]:
         """(step, path) of the checkpoint that the run goes on with, which is checked; None to begin at step 0.
@@ -134,7 +136,8 @@ class Training:
         """
         request, self._payload = self.request, None
         self._identity = {
-            "name": request.name, "params": fixed_params(self.params), "model": self.host.model_hash,
+            "name": request.name, "kind": request.kind, "params": fixed_params(self.params),
+            "model": self.host.model_hash,
         }  # fmt: skip
         if not request.resume:
             return None
@@ -144,7 +147,7 @@ class Training:
         if self._payload is None:
             yield Notice(f"There is no checkpoint in {self.run_folder}: training starts at step 0.", "warning")
             return None
-        check_resumable(self._payload, path, self._identity, self.steps)
+        check_resumable(self._payload, path, self._identity, self._kind.options, self.steps)
         own = not self.out.exists() or is_result(self._trainable, self.out, self._payload, self.steps)
         if not own and not request.overwrite:
             raise TrainingError(f"{self.out} exists already and is not this run's: move it, or allow overwriting.")
@@ -153,7 +156,7 @@ class Training:
 
     def _read_pictures(self) -> Generator[Event, None, TrainingData | None]:
         cache = self.run_folder.parent / LATENTS_FOLDER if self.params.latent_cache == "disk" else None
-        reading = read_data(self.host, self.request.folders, self.params, cache)
+        reading = self._trainable.read(self.request.folders, cache)
         while not self._stop:
             try:
                 event = next(reading)
@@ -164,24 +167,26 @@ class Training:
 
     def _prepare(self, data: TrainingData) -> None:
         """The stepper, at its first step or where the checkpoint left it."""
-        params, trainable, report = self.params, self._trainable, data.renders.report
-        self.captions = load_captions(params.template, report.captioned)
+        params, trainable, skipped = self.params, self._trainable, data.main.report.skipped
+        captions = trainable.captions(data)
+        self.captions = captions[trainable.domain]
         self._identity["dataset"] = data.fingerprint
         if self._payload is not None:
-            check_resumable(self._payload, self._path, self._identity, self.steps, report.skipped)
+            options = self._kind.options
+            check_resumable(self._payload, self._path, self._identity, options, self.steps, skipped)
         generator = torch.Generator().manual_seed(params.seed)
 
-        def source(dataset, captions) -> RowSource:
-            together = params.rows_per_step * self.workers.count
-            return RowSource(dataset, captions, trainable.trigger, params.timesteps, generator, params, together)
-
-        sources = {"renders": source(data.renders, self.captions)}
-        if data.photos is not None:
-            # a translation's negative prompt is the trigger word alone, and that is what photos are guided away from
-            sources["photos"] = source(data.photos, load_captions("name"))
+        together = params.rows_per_step * self.workers.count
+        sources = {
+            name: RowSource(
+                dataset, captions[name], trainable.trigger, params.timesteps, generator, params, together,
+                name if trainable.counted else "",
+            )
+            for name, dataset in data.learnt.items()
+        }  # fmt: skip
         self._judging = Judging(self.host, params, self.captions, trainable, data)
         self._stepper = Stepper(
-            self.host, params, trainable, self.rates, sources, self._judging.parts, self.workers
+            self.host, params, trainable, self.rates, sources, generator, self._judging.parts, self.workers
         )  # fmt: skip
         self._state = self._stepper.state
         if self._payload is not None:
@@ -193,7 +198,7 @@ class Training:
         )  # fmt: skip
 
     def _introduction(self, data: TrainingData) -> Iterator[Event]:
-        report = data.renders.report
+        report = data.main.report
         yield from starting_notices(self.params, self.steps, report, self.captions, self._trainable.notices())
         yield Started(
             name=self.request.name,
@@ -226,6 +231,7 @@ class Training:
             yield StepDone(
                 row.step, self.steps, row.loss, state.loss_average, row.learning_rate, row.grad_norm, row.vector_norm,
                 row.change, 1.0 / pace, pace * (self.steps - row.step),
+                row.prior_loss if "prior" in state.parts else None,
             )  # fmt: skip
             yield from self._judge()
             if row.step % params.save_every == 0 or self._done:

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from lib_negtrans import __version__
-from lib_negtrans.embeddings.files import EmbeddingError
+from lib_negtrans.errors import UserError
 from lib_negtrans.files import write_text_atomic
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.sets import TrainingData
 
 from .checkpoint import checkpoint_path, save_checkpoint, weights_sha256
+from .common_params import CommonParams
 from .errors import TrainingError
 from .events import Event, Notice, Saved
-from .params import TrainingParams
 from .resume import fixed_params
 from .state import TrainingState, result_of
-from .trainable import WEIGHTS, Trainable
+from .trainable import Trainable
+from .weights import WEIGHTS
 
 RUN_FILE, BEST_FOLDER = "run.json", "best"
 RECOMMENDED_WEIGHT = 1.0  # that it was trained at
@@ -32,7 +33,7 @@ class RunFiles:
     def __init__(
         self,
         host: ModelHost,
-        params: TrainingParams,
+        params: CommonParams,
         trainable: Trainable,
         run_folder: Path,
         out: Path,
@@ -88,14 +89,14 @@ class RunFiles:
             return Notice(f"The checkpoint could not be written ({reason}): free some space.", "warning")
 
     def keep_best(self, good: dict[str, Any]) -> Notice | None:
-        """best/NAME.pt in the run folder, or a warning."""
+        """The best weights' file in the folder best of the run folder, or a warning."""
         if not self.state.history:  # before the first step there is no loss to tell of
             return None
         try:
-            self._write(self.run_folder / BEST_FOLDER / self.out.with_suffix(".pt").name, good, "best")
-        except OSError as error:
-            text = f"The best {self.trainable.noun} could not be written ({error.strerror or error})."
-            return Notice(text, "warning")
+            self._write(self.run_folder / BEST_FOLDER / self.out.with_suffix(self.trainable.suffix).name, good, "best")
+        except (OSError, UserError) as error:
+            reason = getattr(error, "strerror", None) or error
+            return Notice(f"The best {self.trainable.noun} could not be written ({reason}).", "warning")
         return None
 
     def write_stopped(self, good: dict[str, Any]) -> Path | None:
@@ -113,7 +114,9 @@ class RunFiles:
             weights = result_of(good, self.params.result)[0]
             if not (self.out.exists() and self.trainable.is_saved(self.out, weights)):
                 self._write(self.out, good, self.params.result, overwrite)
-        except (OSError, EmbeddingError) as error:
+            if "average" in good["parts"]:
+                self._write(self.run_folder / f"{self.out.stem}.last{self.out.suffix}", good, "unaveraged")
+        except (OSError, UserError) as error:
             raise TrainingError(
                 f"{error} The {good['step']} steps are kept in {checkpoint}: resume to write them."
             ) from error
@@ -131,7 +134,7 @@ class RunFiles:
         facts = {
             "kind": self.trainable.kind,
             "version": __version__,
-            "images": len(self.data.renders.report.entries),
+            "images": len(self.data.main),
             "photos": len(self.data.photos) if self.data.photos is not None else 0,
             "dataset": self.data.fingerprint,
             "loss": self.loss,

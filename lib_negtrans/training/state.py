@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from .trainable import WEIGHTS, Weights, kept, put_back
+from .weights import WEIGHTS, Weights, kept, put_back
 
 AVERAGE_STEPS = 50
-DATA_PARTS = ("renders", "photos")
+DATA_PARTS = ("renders", "photos", "prior")
 
 
 class HistoryRow(NamedTuple):
-    """A line of the loss CSV. vector_norm, change: what the trainable measures."""
+    """A line of the loss CSV. vector_norm, change: what the trainable measures; prior_loss: unweighted, 0 without."""
 
     step: int
     loss: float
@@ -22,6 +22,7 @@ class HistoryRow(NamedTuple):
     grad_norm: float
     vector_norm: float
     change: float
+    prior_loss: float = 0.0
 
 
 class Stateful(Protocol):
@@ -32,14 +33,14 @@ class Stateful(Protocol):
 
 
 def result_of(snapshot: Mapping[str, Any], which: str = "last") -> tuple[Weights, int]:
-    """The weights that a snapshot or payload gives and the step they are of; which: "last" or "best".
+    """The weights that a snapshot or payload gives and the step they are of; which: "last", "best" or "unaveraged".
 
     The last are the average, where one is made; the best are those of the best validation, if there was one.
     """
     judge, average = snapshot["parts"].get("judge"), snapshot["parts"].get("average")
     if which == "best" and judge and judge[f"best_{WEIGHTS}"] is not None:
         return judge[f"best_{WEIGHTS}"], judge["best_step"]
-    return (snapshot if average is None else average)[WEIGHTS], snapshot["step"]
+    return (snapshot if average is None or which == "unaveraged" else average)[WEIGHTS], snapshot["step"]
 
 
 class TrainingState:
@@ -51,7 +52,7 @@ class TrainingState:
 
     def __init__(self, weights: Weights, generator: torch.Generator, parts: dict[str, Stateful], copied: bool = True):
         self.weights, self.generator, self.parts, self.copied = weights, generator, parts, copied
-        self.initial = kept(weights)
+        self.initial: Weights = kept(weights) if copied else {}
         self.step = 0
         self.history: list[HistoryRow] = []
         self.loss_average = 0.0

@@ -11,43 +11,43 @@ from torch import Tensor
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.batch import RowSource
 
+from .common_params import CommonParams
 from .errors import TrainingError
 from .lr_schedule import LearningRate
-from .objective import model_with, objective_terms
-from .optimizers import LR_FACTOR, MovingAverage, OptimizerPart, make_optimizer
+from .objective import model_with
+from .optimizers import LR_FACTOR, OptimizerPart, make_optimizer
 from .parallel import ALONE, Workers
-from .params import TrainingParams
 from .precision import FULL_PRECISION, LossScale
 from .state import HistoryRow, Stateful, TrainingState
-from .trainable import Trainable, tensors
+from .trainable import Trainable
+from .weights import tensors
 
 
 class Stepper:
     """Makes the steps of one run. Use inside `host.training()`.
 
-    sources: draw rows of "renders", and of "photos" for an objective that has such a term, from one generator.
-    parts: what else belongs to the state, by name.
+    sources: draw rows for each of the trainable's terms. generator: of those that are not counted. parts: what else
+    belongs to the state, by name.
     """
 
     def __init__(
         self,
         host: ModelHost,
-        params: TrainingParams,
+        params: CommonParams,
         trainable: Trainable,
         rates: LearningRate,
         sources: Mapping[str, RowSource],
+        generator: torch.Generator,
         parts: Mapping[str, Stateful],
         workers: Workers = ALONE,
     ):
         self.host, self.params, self.trainable, self.rates, self.workers = host, params, trainable, rates, workers
         self.scale = LossScale.of(params.precision, host)
         self.optimizer = make_optimizer(params, trainable.groups())
-        self.average = MovingAverage(trainable.weights, params.ema) if params.ema else None
-        self.terms = [(sources[kind], loss, weight) for kind, (loss, weight) in objective_terms(params).items()]
-        own = {"optimizer": OptimizerPart(self.optimizer), "renders": sources["renders"], "scale": self.scale}
-        own |= dict(sources)
+        self.average = trainable.average()
+        self.terms = [(name, sources[name], loss, weight) for name, (loss, weight) in trainable.terms().items()]
+        own: dict[str, Stateful] = {"optimizer": OptimizerPart(self.optimizer), "scale": self.scale, **sources}
         own |= {} if self.average is None else {"average": self.average}
-        generator = sources["renders"].generator
         self.state = TrainingState(trainable.weights, generator, own | dict(parts), trainable.copied)
         self._tested = False
         # the host's own trainer leaves gradients on the UNet (HOST.md fact 7): those are not ours
@@ -77,7 +77,8 @@ class Stepper:
         if self.average is not None:
             self.average.update(trainable.weights)
         self.scale.succeeded()
-        row = HistoryRow(state.step + 1, float(loss), rate, norm, *trainable.measure(state.initial))
+        total, prior = loss.tolist()
+        row = HistoryRow(state.step + 1, total, rate, norm, *trainable.measure(state.initial), prior)
         state.record(row)
         return row
 
@@ -85,7 +86,7 @@ class Stepper:
         """Loss and gradient, at a lower scale with the same data again where they overflow."""
         while True:
             loss, grads = self._gradient()
-            if not torch.isfinite(loss):
+            if not torch.isfinite(loss).all():
                 raise TrainingError(f"The loss became NaN: lower the learning rate, or {FULL_PRECISION}.")
             if all(torch.isfinite(grad).all() for grad in grads):
                 self._self_test(grads)
@@ -95,27 +96,31 @@ class Stepper:
             self.state.rewind_data(before)
 
     def _gradient(self) -> tuple[Tensor, list[Tensor]]:
-        """The mean loss over all rows of the step and its gradients by the weights, unscaled.
+        """The step's [mean loss, that of the prior without its weight], and the gradients by the weights, unscaled.
 
         Each term of the objective goes backward by itself: one term's activations at a time are in memory.
         """
-        weights, params, losses = self.trainable.weights, self.params, []
+        weights, params = self.trainable.weights, self.params
+        losses, priors = [], [torch.zeros((), device=self.host.device)]
         count = params.rows_per_step * self.workers.count
         self.optimizer.zero_grad()
         with self.trainable.applied(weights) as embeddings:
-            model = model_with(self.host, embeddings)
-            for source, objective, weight in self.terms:
-                for rows in source.batches(count, params.batch_size, self.host.device, self.workers):
+            model = model_with(self.host, embeddings, lambda: self.trainable.applied(None))
+            for name, source, objective, weight in self.terms:
+                step = self.state.step
+                for rows in source.batches(count, params.batch_size, self.host.device, self.workers, step):
                     loss = objective(model, rows).sum() * (weight / count)
                     if not loss.requires_grad:
                         raise self._no_gradient()
                     (loss * self.scale.value).backward()
                     losses.append(loss.detach())
+                    if name == "prior":
+                        priors.append(losses[-1] / weight)
         grads = [tensor.grad for tensor in tensors(weights) if tensor.grad is not None]
         if not grads:
             raise self._no_gradient()
-        loss = self.workers.sum(torch.stack(losses).sum())
-        return loss, [self.workers.sum(grad).div_(self.scale.value) for grad in grads]
+        found = torch.stack([torch.stack(losses).sum(), torch.stack(priors).sum()])
+        return self.workers.sum(found), [self.workers.sum(grad).div_(self.scale.value) for grad in grads]
 
     def _self_test(self, grads: list[Tensor]) -> None:
         """At the first step of a process: the gradient reaches the weights and nothing but them."""

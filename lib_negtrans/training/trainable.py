@@ -5,49 +5,76 @@ Each kind is a file in kinds/. The loop (`run`), the step, the state and the che
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from lib_negtrans.models.protocol import ModelHost
 
-from .params import TrainingParams
-
-Weights = Tensor | dict[str, Tensor]  # one tensor, or several by name
-# their key in a checkpoint: format 1 is of a time when the vectors of an embedding were all that could be trained
-WEIGHTS = "vectors"
+from .common_params import CommonParams
+from .data.captions import Captions
+from .data.sets import Folders, TrainingData
+from .events import Event, Notice
+from .objective import Objective
+from .optimizers import MovingAverage
+from .weights import Weights
 
 
 class Trainable(Protocol):
     """The weights of one training. Made anew for each run, at the start of its steps.
 
-    kind: what the result is, for its file and card; noun: its weights in a sentence ("The vectors became NaN");
+    options: the class of its parameters. kind: what the result is, for its file and card; noun: its weights in a
+    sentence ("The vectors became NaN"); suffix: of its file. domain: "renders" or "photos", which it learns from.
     trigger: the word of captions and prompts that stands for it, "" for none. weights: float32 leaves with gradient,
     changed in place. copied: whether all state is copied after every step, so that a step that fails costs nothing; of
-    large weights it is not, and what has come since the last checkpoint is lost. usual_size: of what a well-trained
-    weight's size (the first number of `measure`) is, inf where nobody knows.
+    large weights it is not, and what has come since the last checkpoint is lost. counted: whether the random numbers
+    of a row depend on (seed, step, row) alone. masters: whether float32 copies of the model's own weights are trained
+    in their place. usual_size: of what a well-trained weight's size (the first number of
+    `measure`) is, inf where nobody knows.
     """
 
+    options: ClassVar[type[CommonParams]]
     kind: str
     noun: str
+    suffix: str
+    domain: str
     trigger: str
     weights: Weights
     copied: bool
-    usual_size: float
+    counted: bool
+    masters: bool
 
-    def __init__(self, host: ModelHost, params: TrainingParams, name: str): ...
+    @property
+    def usual_size(self) -> float: ...
+
+    def __init__(self, host: ModelHost, params: Any, name: str): ...
 
     @staticmethod
-    def check(host: ModelHost, name: str, out: Path) -> None:
-        """Raises EmbeddingError or TrainingError for a name or a file that the result cannot have."""
+    def check(host: ModelHost, params: Any, folders: Folders, name: str, out: Path) -> None:
+        """Raises EmbeddingError, DatasetError or TrainingError for a name, a file, folders that it cannot have."""
         ...
 
-    def notices(self) -> Iterator[str]:
-        """Warnings for the user before the first step."""
+    def read(self, folders: Folders, cache: Path | None) -> Generator[Event, None, TrainingData]:
+        """The pictures; cache: a folder for their latents. Yields progress, raises as `build_dataset`."""
+        ...
+
+    def captions(self, data: TrainingData) -> dict[str, Captions]:
+        """How captions are made, for each name of `data.learnt`."""
+        ...
+
+    def terms(self) -> dict[str, tuple[Objective, float]]:
+        """{name in `data.learnt`: (loss of each row, weight in the sum)}, that of the domain first."""
+        ...
+
+    def average(self) -> MovingAverage | None:
+        """A new moving average of the weights, which then is the result; None for none."""
+        ...
+
+    def notices(self) -> Iterator[Notice]:
+        """What the user should know before the first step, when the pictures are read."""
         ...
 
     def groups(self) -> Sequence[tuple[list[Tensor], float]]:
@@ -84,33 +111,3 @@ class Trainable(Protocol):
     def write_card(self, path: Path, preview: Path | None) -> list[str]:
         """What lies beside a finished result, for a browser; returns complaints."""
         ...
-
-
-def tensors(weights: Weights) -> list[Tensor]:
-    """All tensors, in order."""
-    return [weights] if isinstance(weights, Tensor) else list(weights.values())
-
-
-def kept(value: Any, copied: bool = True) -> Any:
-    """Nested plain data with its tensors, detached and copied, so that it does not change any more.
-
-    Not `copied`: the tensors are the given ones still.
-    """
-    if isinstance(value, Tensor):
-        return value.detach().clone() if copied else value.detach()
-    if isinstance(value, dict):
-        return {key: kept(item, copied) for key, item in value.items()}
-    return [kept(item, copied) for item in value] if isinstance(value, list | tuple) else value
-
-
-def on_cpu(weights: Weights) -> Weights:
-    """A detached copy in main memory."""
-    copied = kept(weights)
-    return copied.cpu() if isinstance(copied, Tensor) else {name: tensor.cpu() for name, tensor in copied.items()}
-
-
-@torch.no_grad()
-def put_back(weights: Weights, former: Weights) -> None:
-    """Overwrite weights with others of the same names and shapes."""
-    for tensor, other in zip(tensors(weights), tensors(former), strict=True):
-        tensor.copy_(other)

@@ -200,7 +200,7 @@ class Disk:
         ("checkpoint-", 0, 1, "No space left on device"),
         ("checkpoint-", 1, 1, "No space left on device"),
         (f"{NAME}.pt", 0, 1, "resume to write them"),
-        (f"{NAME}.json", 0, 0, "the embedding itself is whole"),
+        (f"{NAME}.json", 0, 0, "the file itself is whole"),
         ("out", 0, 2, "No space left on device"),
     ],
 )

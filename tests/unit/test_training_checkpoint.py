@@ -15,6 +15,7 @@ from lib_negtrans.training.checkpoint import (
 )
 from lib_negtrans.training.errors import CheckpointError
 from lib_negtrans.training.optimizers import OptimizerPart
+from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.resume import check_resumable, differences
 from lib_negtrans.training.state import HistoryRow, TrainingState
 
@@ -110,9 +111,9 @@ def test_no_checkpoint_and_no_good_checkpoint_are_told_apart(tmp_path):
 
 def test_what_differs_is_named():
     saved = {"name": "neg-a", "model": "1", "params": {"lr": "1e-3", "size": 512, "gone": 1}}
-    assert differences(saved, saved) == ""
+    assert differences(saved, saved, TrainingParams) == ""
     here = {"name": "neg-b", "model": "2", "params": {"lr": "5e-3", "size": 512, "seed": 7}}
-    found = differences(saved, here)
+    found = differences(saved, here, TrainingParams)
     for part in (
         "name 'neg-a' before",
         "Learning rate '1e-3' before, '5e-3' now",
@@ -126,14 +127,15 @@ def test_what_differs_is_named():
 
 def test_an_option_that_an_old_checkpoint_lacks_is_its_default():
     saved = {"name": "neg-a", "model": "1", "params": {"lr": "1e-3"}}
-    assert differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.0}}) == ""
-    assert "Huber loss 0.0 before, 0.5 now" in differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.5}})
+    assert differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.0}}, TrainingParams) == ""
+    found = differences(saved, saved | {"params": {"lr": "1e-3", "huber": 0.5}}, TrainingParams)
+    assert "Huber loss 0.0 before, 0.5 now" in found
 
 
 def test_fewer_steps_than_done_are_refused(tmp_path):
     identity = {"name": "neg-a", "model": "1", "params": {}}
     with pytest.raises(CheckpointError, match="has 7 steps already, not 5"):
-        check_resumable({"identity": identity, "step": 7}, tmp_path / "c", identity, 5)
+        check_resumable({"identity": identity, "step": 7}, tmp_path / "c", identity, TrainingParams, 5)
 
 
 def test_a_snapshot_takes_back_a_step_entirely():

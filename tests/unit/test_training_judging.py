@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,7 +82,7 @@ def test_events_say_what_was_measured(tmp_path, host, folders):
     events = of(run.finish(small(validate_every=3)), Validated)
     assert [event.step for event in events] == [0, 3, 6]
     for event in events:
-        assert event.gap == pytest.approx(event.gain - event.photo_gain)
+        assert event.gap == pytest.approx(event.gain - event.other_gain)
         assert len(event.norms) == len(event.nearest) == 2 and 0 < event.gain_error < math.inf
         json.dumps(event.to_dict())
         assert "\n" not in str(event) and event.text in str(event)
@@ -99,24 +100,27 @@ def test_with_and_without_differ_by_the_vectors_alone(host):
             quick(),
             load_captions("filewords"),
             NegativeEmbedding(host, quick(), NAME),
-            dataset(3),
-            dataset(2, seed=1),
+            {"renders": dataset(3), "photos": dataset(2, seed=1)},
         )
         vectors = host.token_vectors("style coat")
         measured.append(validation.measure(vectors))
     assert measured[0] == measured[1], "the noise is fixed"
     # a trigger that says what the caption without it says: "coat 0," + nothing
-    assert abs(measured[0].renders.value) > 0
+    assert abs(measured[0].own.value) > 0
     other = validation.measure(vectors * 2)
-    assert other.renders.loss != measured[0].renders.loss
-    assert (1 - other.renders.value) / other.renders.loss == pytest.approx(
-        (1 - measured[0].renders.value) / measured[0].renders.loss
+    assert other.own.loss != measured[0].own.loss
+    assert (1 - other.own.value) / other.own.loss == pytest.approx(
+        (1 - measured[0].own.value) / measured[0].own.loss
     ), "the loss without them is the same"
 
 
 def test_timesteps_of_validation_span_the_trained_range(host):
     validation = Validation(
-        host, quick(batch_size=3), load_captions("name"), NegativeEmbedding(host, quick(), NAME), dataset(5)
+        host,
+        quick(batch_size=3),
+        load_captions("name"),
+        NegativeEmbedding(host, quick(), NAME),
+        {"renders": dataset(5)},
     )
     times = torch.cat([batch.rows.timesteps for batch in validation.kinds["renders"]])
     assert len(times) == 5 * TIMESTEPS and 0 <= times.min() < 75 and 225 < times.max() <= 300
@@ -167,6 +171,10 @@ def best_of(values):
     return judge
 
 
+def vectors_of(usual):
+    return SimpleNamespace(noun="vectors", domain="renders", usual_size=usual)
+
+
 def measurement(renders, photos=None, error=0.01):
     return Measurement(Gain(1.0, renders, error), None if photos is None else Gain(1.0, photos, error))
 
@@ -192,7 +200,7 @@ def measurement(renders, photos=None, error=0.01):
     ],
 )
 def test_verdicts(values, photos, norm, kind, says):
-    said = verdict(len(values) - 1, measurement(values[-1], photos), best_of(values), norm, 1.0)
+    said = verdict(len(values) - 1, measurement(values[-1], photos), best_of(values), norm, vectors_of(1.0))
     assert said.kind == kind and says in said.text
 
 
@@ -210,8 +218,8 @@ def history(losses, norm=0.4):
     ],
 )
 def test_verdicts_from_the_losses_alone(losses, norm, kind):
-    assert verdict_without_validation(history(losses, norm), 0.4).kind == kind
-    assert verdict_without_validation(history(losses[:30], norm), 0.4) is None
+    assert verdict_without_validation(history(losses, norm), vectors_of(0.4)).kind == kind
+    assert verdict_without_validation(history(losses[:30], norm), vectors_of(0.4)) is None
 
 
 def test_a_change_of_verdict_is_an_event(tmp_path, host, folders):

@@ -21,19 +21,32 @@ import os, random, signal, sys, time
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from lib_negtrans.training.params import TrainingParams
-from tests.tiny_model import tiny_host
-from tests.training_job import training_job
+from safetensors.torch import save_file
+from lib_negtrans.models.standalone import load_model
+from lib_negtrans.training.kinds import KINDS
+from lib_negtrans.training.request import TrainingRequest
+from lib_negtrans.training.run import Training
+from tests.tiny_model import ldm_state, tiny_networks
 
-NAME, STEPS = "neg-x", 40
-place, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-host, generator = tiny_host(), random.Random(seed)
+NAME = "neg-x"
+place, kills, seed, kind = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+save_file(ldm_state(tiny_networks()), place / "base.safetensors")
+host, generator = load_model(place / "base.safetensors", device="cpu"), random.Random(seed)
 host.checkpoint_hash
-params = TrainingParams(
-    steps=STEPS, size=64, vectors=2, batch_size=1, accumulation=1, save_every=2, latent_sampling="step", flip=True,
-    alpha_weight=True, shuffle_tags=True, tag_dropout=0.2, latent_cache="disk", template="filewords", ema=0.9,
-    validate_every=4, result="best", lr="5e-2:20, 1e-2",
+options = dict(
+    size=64, batch_size=1, accumulation=1, save_every=2, latent_sampling="step", flip=True, alpha_weight=True,
+    shuffle_tags=True, tag_dropout=0.2, latent_cache="disk", ema=0.9, validate_every=4, result="best",
 )
+options |= {
+    "negative": dict(steps=40, vectors=2, template="filewords", lr="5e-2:20, 1e-2"),
+    "lora": dict(
+        steps=20, rank=2, conv_rank=2, text_encoder=True, lr="1e-2", scheduler="cosine", warmup=3, prior="base",
+        caption_dropout=0.2, precision="bf16",
+    ),
+    "full": dict(steps=12, text_encoder=True, lr="1e-4", scheduler="linear", warmup=2, save_every=1),
+}[kind]
+params = KINDS[kind].options.from_dict(options)
+suffix = KINDS[kind].suffix
 renders = place / "renders"
 renders.mkdir()
 for number, size in enumerate([(64, 64), (64, 96), (96, 64), (64, 64), (64, 64), (64, 64)]):
@@ -47,9 +60,8 @@ def train(out):
         return pid
     code = 1
     try:
-        job = training_job(
-            host, params, images=renders, name=NAME, run_folder=out / "run", out=out / f"{NAME}.pt", resume=True
-        )
+        request = TrainingRequest(NAME, renders, params, resume=True, kind=kind)
+        job = Training(request, host, out / "run", out / f"{NAME}{suffix}")
         for _ in job.run():
             pass
         code = 0
@@ -57,7 +69,7 @@ def train(out):
         os._exit(code)
 
 def result(out):
-    return (out / f"{NAME}.pt").read_bytes(), (out / "run" / "loss.csv").read_bytes()
+    return (out / f"{NAME}{suffix}").read_bytes(), (out / "run" / "loss.csv").read_bytes()
 
 began = time.monotonic()
 assert os.waitpid(train(place / "whole"), 0)[1] == 0
@@ -80,10 +92,11 @@ print(done)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_killed_at_random_moments(tmp_path):
+@pytest.mark.parametrize("kind", ["negative", "lora", "full"])
+def test_killed_at_random_moments(tmp_path, kind):
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", ATTEMPTS, str(tmp_path), str(KILLS), "0"],
+        [sys.executable, "-c", ATTEMPTS, str(tmp_path), str(KILLS), "0", kind],
         cwd=ROOT, env=os.environ | quiet, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -129,7 +129,7 @@ def test_events_tell_the_story(whole):
     assert any("Timesteps 0 to 300 are trained" in str(e) for e in of(whole.events, Notice))
     assert any("No picture has a .txt" in str(e) for e in of(whole.events, Notice))
     last = whole.events[-1]
-    assert isinstance(last, Finished) and last.step == STEPS and last.embedding == whole.out
+    assert isinstance(last, Finished) and last.step == STEPS and last.result == whole.out
     for event in whole.events:
         json.dumps(event.to_dict())
         assert "\n" not in str(event)
@@ -207,7 +207,7 @@ def test_rate_and_limit_reach_the_optimizer(run, monkeypatch):
 def test_accumulation_is_a_mean(run, monkeypatch, tmp_path):
     generator = torch.Generator().manual_seed(3)
     row = [Row(*torch.randn(2, 4, 8, 8, generator=generator), timestep, NAME) for timestep in (50, 250)]
-    monkeypatch.setattr(step.RowSource, "draw", lambda self, count: row * (count // 2))
+    monkeypatch.setattr(step.RowSource, "draw", lambda self, count, step=0: row * (count // 2))
     done = []
     for passes in (1, 3):
         other = Run(tmp_path / str(passes), run.host, run.pictures)
@@ -242,8 +242,8 @@ def test_stop_and_resume_equal_an_uninterrupted_run(run, whole, stop_at):
     stopped = events[-1]
     assert isinstance(stopped, Stopped) and stopped.step == stop_at and "resume" in str(stopped)
     assert not run.out.exists() and not of(events, Finished)
-    assert torch.equal(read_embedding(stopped.embedding).vectors, job.weights)
-    assert stopped.embedding.name == run.out.name
+    assert torch.equal(read_embedding(stopped.result).vectors, job.weights)
+    assert stopped.result.name == run.out.name
     events = run.finish(resume=True)
     assert only(events, Started).start_step == stop_at
     assert [e.step for e in of(events, StepDone)] == list(range(stop_at + 1, STEPS + 1))

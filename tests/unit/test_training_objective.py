@@ -11,7 +11,7 @@ import torch
 
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, timestep_grid
 from lib_negtrans.options import ParamError
-from lib_negtrans.training.kinds.negative import initial_vectors
+from lib_negtrans.training.kinds.negative import NegativeEmbedding, initial_vectors
 from lib_negtrans.training.objective import (
     LossOptions,
     Model,
@@ -19,7 +19,6 @@ from lib_negtrans.training.objective import (
     add_noise,
     contrast,
     encode_once,
-    objective_terms,
     reconstruct,
     snr_weights,
     target,
@@ -177,8 +176,10 @@ def test_contrast_has_the_curvature_of_reconstruct():
 
 
 def test_the_parameters_choose_the_terms():
-    assert list(objective_terms(TrainingParams())) == ["renders"]
-    terms = objective_terms(TrainingParams(objective="contrastive", photo_weight=0.5))
+    host = tiny_host()
+    assert list(NegativeEmbedding(host, TrainingParams(), "neg-x").terms()) == ["renders"]
+    params = TrainingParams(objective="contrastive", photo_weight=0.5)
+    terms = NegativeEmbedding(host, params, "neg-x").terms()
     assert [(name, weight) for name, (_, weight) in terms.items()] == [("renders", 1.0), ("photos", 0.5)]
 
 

@@ -22,6 +22,8 @@ COMMANDS = {
     "app": ("app", "train and translate on a local web page"),
     "translate": ("translate", "turn renders into photographs"),
     "train-negative": ("train", "learn what makes a folder of renders look rendered"),
+    "train-positive": ("train_positive", "teach the model how garments look on photographs"),
+    "adapt": ("adapt", "learn from photographs, then from renders, into one file"),
     "prepare": ("prepare", "make a training folder from any folder of pictures"),
     "evaluate": ("evaluate", "measure translations against photographs"),
     "inspect": ("inspect", "say what an embedding or checkpoint file is"),

@@ -1,24 +1,29 @@
-"""`python -m lib_negtrans train-negative`: the training job with a progress bar, files beside the embedding, Ctrl-C."""
+"""`python -m lib_negtrans train-negative`: the training job with a progress bar, files beside the embedding, Ctrl-C.
+
+`train_positive` uses its parts for the other kinds.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training import events
 from lib_negtrans.training.data.dataset import automatic_size, training_files
-from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.errors import TrainingError, sentence
-from lib_negtrans.training.judging.preview import TranslationPreview
-from lib_negtrans.training.parallel import Workers, joined, local_device
+from lib_negtrans.training.judging.preview import Previews
+from lib_negtrans.training.kinds import KINDS
+from lib_negtrans.training.parallel import ALONE, Workers, joined, local_device
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
-from lib_negtrans.training.request import REQUEST_FILE, TrainingRequest, read_request
+from lib_negtrans.training.request import OTHER_FOLDERS, REQUEST_FILE, TrainingRequest, read_request
 from lib_negtrans.training.run import Training
 
 from .common_options import add_params, given, load_host
@@ -33,16 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", metavar="DIR", help="renders to validate on (default: some of --images)")
     parser.add_argument("--validation-photos", metavar="DIR", help="photos to validate on (default: some of --photos)")
     parser.add_argument("--name", help="the embedding's name and trigger word: a-z, 0-9, - and _")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for NAME.pt, NAME.preview.png, NAME.json")
+    parser.add_argument("--preview", metavar="FILE", help="the render that previews translate (default: the first one)")
+    add_run_arguments(parser, "NAME.pt")
+    presets = "; ".join(f"{name}: {text}" for name, (text, _) in TRAINING_PRESETS.items())
+    parser.add_argument("--preset", choices=TRAINING_PRESETS, help=f"what the options below start from. {presets}")
+    add_params(parser, TrainingParams)
+    parser.set_defaults(kind="negative")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, file: str) -> None:
+    """What every kind of training takes; file: what its result is called."""
+    parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for {file}, NAME.preview.png, NAME.json")
     parser.add_argument(
         "--run-folder", metavar="DIR", help="folder for checkpoints and the loss CSV (default: OUT/NAME.run)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run of the run folder, with its settings")
-    parser.add_argument("--overwrite", action="store_true", help="replace an embedding and a run of this name")
-    parser.add_argument("--preview", metavar="FILE", help="the render that previews translate (default: the first one)")
-    presets = "; ".join(f"{name}: {text}" for name, (text, _) in TRAINING_PRESETS.items())
-    parser.add_argument("--preset", choices=TRAINING_PRESETS, help=f"what the options below start from. {presets}")
-    add_params(parser, TrainingParams)
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {file} and a run of this name")
 
 
 @contextlib.contextmanager
@@ -75,8 +86,20 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 
 def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: Workers) -> int:
     request, folder = _request(args, report)
-    out = Path(args.out) / f"{request.name}.pt"
-    preview = _preview(args, report, host, request, folder)
+    out = Path(args.out) / f"{request.name}{KINDS[request.kind].suffix}"
+    return train(request, host, folder, out, report, _preview(args, report, host, request, folder), workers)
+
+
+def train(
+    request: TrainingRequest,
+    host: ModelHost,
+    folder: Path,
+    out: Path,
+    report: Reporter,
+    preview: Callable[[int, dict[str, Tensor]], Any] | None = None,
+    workers: Workers = ALONE,
+) -> int:
+    """Run a request with its events shown, and give the exit code. Raises as `Training`."""
     job = Training(request, host, folder, out, preview=preview, workers=workers)
     last, started = None, False
     with stop_on_signals(job, report), report.bar(unit="step") as bar:
@@ -93,7 +116,8 @@ def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: W
         return EXIT_INTERRUPTED
     for complaint in last.complaints:
         report.problem(complaint)
-    report.event("written", f"{out}, .preview.png and .json are ready; use it with --negative.")
+    use = {"negative": "--negative", "lora": "--lora", "full": "--model"}[request.kind]
+    report.event("written", f"{out} and its card are ready; use it with {use}.")
     return EXIT_DONE
 
 
@@ -103,16 +127,18 @@ def _request(args: argparse.Namespace, report: Reporter) -> tuple[TrainingReques
     Raises CallError, ParamError, TrainingError.
     """
     if not args.name and not (args.resume and args.run_folder):
-        raise CallError("--name NAME is needed: the embedding's name and trigger word.")
+        raise CallError("--name NAME is needed: what the result should be called.")
     folder = Path(args.run_folder) if args.run_folder else Path(args.out) / f"{args.name}.run"
-    named = {"images": args.images, "photos": args.photos, "validation": args.validation}
-    named |= {"validation_photos": args.validation_photos, "name": args.name, "preview_image": args.preview}
-    values: dict[str, Any] = {"params": {}}
+    named = {name: getattr(args, name, None) for name in ("name", "images", "class_images", *OTHER_FOLDERS)}
+    named["preview_image"] = args.preview
+    values: dict[str, Any] = {"params": {}, "kind": args.kind or "lora"}
     if args.resume and (folder / REQUEST_FILE).is_file():
         try:
             values = read_request(folder).to_dict()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CallError(f"{folder / REQUEST_FILE} cannot be read: start afresh with --overwrite.") from error
+        if args.kind not in (None, values["kind"]):
+            raise CallError(f"{folder} holds a run of the kind {values['kind']}, not {args.kind}: name another folder.")
     values |= {name: value for name, value in named.items() if value is not None}
     for name in ("name", "images"):
         if not values.get(name):
@@ -120,8 +146,13 @@ def _request(args: argparse.Namespace, report: Reporter) -> tuple[TrainingReques
     for kind in ("images", *OTHER_FOLDERS):
         if values.get(kind) and not Path(values[kind]).is_dir():
             raise CallError(f"--{kind.replace('_', '-')} {values[kind]} is not a folder.")
-    preset = TRAINING_PRESETS[args.preset][1] if args.preset else {}
-    params = values["params"] | preset | given(args, TrainingParams)
+    options = KINDS[values["kind"]].options
+    for other in (kind.options for kind in KINDS.values()):
+        if foreign := sorted(set(given(args, other)) - set(options.options())):
+            flag = f"--{foreign[0].replace('_', '-')}"
+            raise CallError(f"{flag} is not for the kind {values['kind']}: leave it out, or choose another --kind.")
+    preset = TRAINING_PRESETS[args.preset][1] if getattr(args, "preset", None) else {}
+    params = values["params"] | preset | given(args, options)
     if "size" not in params:
         params["size"] = automatic_size(training_files(Path(values["images"]), params.get("pattern", "")))
         report.event(
@@ -131,10 +162,13 @@ def _request(args: argparse.Namespace, report: Reporter) -> tuple[TrainingReques
 
 
 def _preview(args: argparse.Namespace, report: Reporter, host: ModelHost, request: TrainingRequest, folder: Path):
-    """A preview maker, or none where the render that was not asked for by name cannot be read."""
-    render = request.preview_image or next(iter(training_files(request.images, request.params.pattern)), None)
+    """A preview maker, or none where the render that was not asked for by name cannot be read, or there is nothing."""
+    renders = request.folders.renders
+    pattern = request.params.pattern if renders == request.images else ""
+    found = training_files(renders, pattern) if renders is not None else []
+    render = request.preview_image or next(iter(found), None)
     if render is None:
-        return None
+        return Previews(host, None, request.params, folder) if getattr(request.params, "sample_prompts", "") else None
     try:
         load_picture(render)
     except ImageError as error:
@@ -142,7 +176,7 @@ def _preview(args: argparse.Namespace, report: Reporter, host: ModelHost, reques
             raise ImageError(f"--preview {render}: {error}") from error
         report.event("notice", f"No previews: {render.name} {error}", level="warning")
         return None
-    return TranslationPreview(host, render, request.params, folder)
+    return Previews(host, render, request.params, folder)
 
 
 def show_event(event: events.Event, report: Reporter, bar) -> None:
@@ -158,7 +192,7 @@ def show_event(event: events.Event, report: Reporter, bar) -> None:
         # without a terminal there is no bar: a line now and then instead
         spoken = bar.disable and (event.step % 50 == 0 or event.step == event.steps)
         report.event(kind, str(event) if spoken else None, **fields)
-    elif isinstance(event, events.Caching):
+    elif isinstance(event, events.Caching | events.MakingClass):
         report.event(kind, str(event) if event.done == event.total else None, **fields)
     else:
         report.event(kind, str(event), **fields)

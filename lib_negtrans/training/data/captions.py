@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from lib_negtrans.training.errors import CaptionError
 
+WordsOf = Callable[[Path], tuple[str, bool]]  # picture -> (words, from a caption file?)
 NAME, FILEWORDS = "[name]", "[filewords]"
 
 # What a caption says is kept out of the vectors: after a description, only the rendered look is left for them to learn.
@@ -115,6 +117,29 @@ def filewords(image: Path) -> tuple[str, bool]:
     text = _EXTRA_NETWORK.sub("", text).replace(FILEWORDS, "").replace(NAME, "")
     text = _KEYWORD.sub(lambda found: found[0].lower(), _UNESCAPED.sub(r"\\\1", text))
     return " ".join(text.split()).strip(" ,"), from_file
+
+
+@dataclass(frozen=True)
+class PhotoWords:
+    """Whole captions for photographs: the .txt, else the sub-folder through a template, else the instance prompt.
+
+    folder: the one that sub-folders are counted from. An instance prompt with [filewords] is every picture's caption.
+    """
+
+    folder: Path
+    instance_prompt: str
+    folder_prompt: str = ""
+
+    def __call__(self, image: Path) -> tuple[str, bool]:
+        """(words, from a caption file?), as `filewords`. Raises CaptionError."""
+        words, from_file = filewords(image)
+        if FILEWORDS in self.instance_prompt:
+            return Captions((self.instance_prompt,)).fill(0, "", words), from_file
+        if from_file:
+            return words, True
+        inside = image.parent != self.folder and self.folder_prompt
+        name = _NUMBERS_AT_START.sub("", image.parent.name.replace("_", " ")) if inside else ""
+        return (self.folder_prompt.replace("{folder}", name) if name else self.instance_prompt), False
 
 
 def _read_text(path: Path) -> str:

@@ -21,7 +21,7 @@ from lib_negtrans.pictures.tree import iter_image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.errors import DatasetError
 
-from .captions import filewords
+from .captions import WordsOf, filewords
 
 LARGEST_AUTOMATIC_SIZE = 512  # what SD1.5 was trained at
 BACKGROUNDS = {"grey": 0.5, "white": 1.0}
@@ -143,13 +143,13 @@ def refuse_empty(report: DatasetReport, files: list[Path]) -> None:
         )
 
 
-def examine(path: Path, folder: Path) -> tuple[Entry, Picture]:
+def examine(path: Path, folder: Path, words_of: WordsOf = filewords) -> tuple[Entry, Picture]:
     """One picture of a folder. Raises ImageError, CaptionError for a .txt that cannot be read."""
     picture = load_picture(path)
     digest = hashlib.sha256(repr(tuple(picture.rgb.shape)).encode())
     for part in (picture.rgb, picture.alpha):
         digest.update(part.contiguous().numpy().tobytes() if part is not None else b"-")
-    words, captioned = filewords(path)
+    words, captioned = words_of(path)
     name = path.relative_to(folder).as_posix()
     return Entry(name, picture.size, picture.alpha is not None, words, captioned, digest.hexdigest()), picture
 

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from lib_negtrans.files import sha256_of, write_bytes_atomic
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha
+from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha, mask_beside
+from lib_negtrans.pictures.masks import find_mask, load_mask
 from lib_negtrans.pictures.sizes import bucket_for, cover
 from lib_negtrans.training.checkpoint import decode, encode
+from lib_negtrans.training.common_params import CommonParams
 from lib_negtrans.training.errors import CheckpointError, DatasetError
 from lib_negtrans.training.events import Caching, Event, Notice
-from lib_negtrans.training.params import TrainingParams
 
-from .captions import filewords
+from .captions import WordsOf, filewords
 from .dataset import BACKGROUNDS, DatasetReport, Entry, examine, listed_files, refuse_empty
 
 FACTOR = 8  # pixels to a latent
@@ -77,12 +78,17 @@ class Dataset:
 
 
 def build_dataset(
-    host: ModelHost, folder: Path, params: TrainingParams, cache: Path | None = None
+    host: ModelHost,
+    folder: Path,
+    params: CommonParams,
+    cache: Path | None = None,
+    words_of: WordsOf = filewords,
 ) -> Generator[Event, None, Dataset]:
     """Read a folder and encode each picture once. Yields progress and notices, returns the Dataset.
 
     params: size, aspect, pattern, background, flip and alpha_weight apply. cache: folder that keeps the latents instead
-    of the memory; what it holds already is not even decoded again. Raises DatasetError, CaptionError, HostError.
+    of the memory; what it holds already is not even decoded again. words_of: gives a picture's caption. Raises
+    DatasetError, CaptionError, HostError.
     """
     folder = Path(folder)
     files = listed_files(folder, params.pattern)
@@ -93,11 +99,11 @@ def build_dataset(
             file = None if cache is None else cache / f"{_key(path, params, identity)}{SUFFIX}"
             found = None if file is None else _read(file)
             if found is None:
-                entry, picture = examine(path, folder)
-                kept: list[Encoded] | Path = _encode(host, picture, params)
+                entry, picture = examine(path, folder, words_of)
+                kept: list[Encoded] | Path = _encode(host, picture, params, path)
             else:
                 # one file may be in the folder twice, or have another caption by now
-                words, captioned = filewords(path)
+                words, captioned = words_of(path)
                 name = path.relative_to(folder).as_posix()
                 entry, kept = dataclasses.replace(found[0], path=name, words=words, captioned=captioned), found[1]
         except ImageError as error:
@@ -128,23 +134,26 @@ def vae_identity(host: ModelHost) -> str:
     return hashlib.sha256(mean.float().cpu().numpy().tobytes() + std.float().cpu().numpy().tobytes()).hexdigest()
 
 
-def _key(path: Path, params: TrainingParams, identity: str) -> str:
+def _key(path: Path, params: CommonParams, identity: str) -> str:
     """sha256 over the file's bytes and all that its latents depend on. Raises ImageError."""
     options = [params.size, params.aspect, params.background, params.flip, params.alpha_weight]
+    mask = None
+    if params.outside_weight < 1.0:
+        options.append(params.outside_weight)
+        mask = mask_beside(path)
     try:
-        return sha256_of([path], repr([identity, *options]).encode())
+        return sha256_of([path] if mask is None else [path, mask], repr([identity, *options]).encode())
     except OSError as error:
         raise ImageError(f"cannot be read ({error.strerror}): check its permissions.") from error
 
 
-def _encode(host: ModelHost, picture: Picture, params: TrainingParams) -> list[Encoded]:
+def _encode(host: ModelHost, picture: Picture, params: CommonParams, path: Path) -> list[Encoded]:
     """[as it is] or [as it is, mirrored]: a mirrored latent is not the latent of the mirrored picture."""
     size = bucket_for(params.size, picture.size, params.aspect)
     image = cover(flatten_alpha(picture, BACKGROUNDS[params.background]), size)
-    weight = None
-    if params.alpha_weight and picture.alpha is not None:
-        alpha = cover(picture.alpha[None], size)
-        weight = torch.nn.functional.avg_pool2d(alpha[None], FACTOR)[0]
+    counts, weight = _counts(picture, params, path), None
+    if counts is not None:
+        weight = torch.nn.functional.avg_pool2d(cover(counts[None], size)[None], FACTOR)[0]
     found = []
     for flip in (False, True) if params.flip else (False,):
         # one at a time: the result does not depend on what a batch would hold, and it fits an 8 GB card
@@ -154,6 +163,15 @@ def _encode(host: ModelHost, picture: Picture, params: TrainingParams) -> list[E
         turned = weight.flip(2) if flip and weight is not None else weight
         found.append(Encoded(mean[0].float().cpu(), std[0].float().cpu(), turned))
     return found
+
+
+def _counts(picture: Picture, params: CommonParams, path: Path) -> Tensor | None:
+    """What each pixel (H, W) counts in the loss; None: all the same. Raises ImageError for a mask that is none."""
+    if params.outside_weight >= 1.0:
+        return picture.alpha if params.alpha_weight else None
+    beside = mask_beside(path)
+    mask = find_mask(picture, "auto").mask if beside is None else load_mask(beside, picture.size)
+    return None if mask is None else params.outside_weight + (1.0 - params.outside_weight) * mask
 
 
 def _content(entry: Entry, encoded: Sequence[Encoded]) -> bytes:

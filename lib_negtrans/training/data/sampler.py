@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +14,21 @@ class EpochSampler:
     kinds: what each picture is (its bucket); together: how many indices of one kind should follow each other, so that
     they go through the model in one batch. An epoch then is cut into such groups as far as each kind's number allows,
     what is left over comes last, and every picture still comes exactly once. The order comes from the job's generator,
-    so it is reproduced with it; `state_dict` is part of a checkpoint.
+    so it is reproduced with it, or from `of_epoch`, one for each; `state_dict` is part of a checkpoint.
     """
 
     def __init__(
-        self, count: int, generator: torch.Generator, kinds: Sequence[Hashable] | None = None, together: int = 1
+        self,
+        count: int,
+        generator: torch.Generator,
+        kinds: Sequence[Hashable] | None = None,
+        together: int = 1,
+        of_epoch: Callable[[int], torch.Generator] | None = None,
     ):
         if count < 1:
             raise ValueError(f"a sampler needs at least one picture, not {count}.")
         self.count, self.generator, self.together = count, generator, together
+        self.of_epoch = of_epoch or (lambda _epoch: self.generator)
         self.kinds = list(kinds) if kinds is not None and len(set(kinds)) > 1 else None
         self.epoch = 0
         self.position = count  # past the end: the first draw makes the first order
@@ -33,7 +39,7 @@ class EpochSampler:
         drawn: list[int] = []
         while len(drawn) < size:
             if self.position == self.count:
-                self.order = self._shuffled()
+                self.order = self._shuffled(self.of_epoch(self.epoch))
                 self.position = 0
                 self.epoch += 1
             taken = self.order[self.position : self.position + size - len(drawn)].tolist()
@@ -41,8 +47,8 @@ class EpochSampler:
             drawn += taken
         return drawn
 
-    def _shuffled(self) -> torch.Tensor:
-        order = torch.randperm(self.count, generator=self.generator)
+    def _shuffled(self, generator: torch.Generator) -> torch.Tensor:
+        order = torch.randperm(self.count, generator=generator)
         if self.kinds is None or self.together == 1:
             return order
         by_kind: dict[Hashable, list[int]] = {}
@@ -53,7 +59,7 @@ class EpochSampler:
             whole = len(indices) // self.together * self.together
             groups += [indices[i : i + self.together] for i in range(0, whole, self.together)]
             rest += indices[whole:]
-        shuffled = torch.randperm(len(groups), generator=self.generator).tolist()
+        shuffled = torch.randperm(len(groups), generator=generator).tolist()
         return torch.tensor([index for number in shuffled for index in groups[number]] + rest)
 
     def state_dict(self) -> dict[str, Any]:

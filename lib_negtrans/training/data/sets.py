@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.training.errors import DatasetError
+from lib_negtrans.training.common_params import CommonParams
 from lib_negtrans.training.events import Event, Notice
 from lib_negtrans.training.params import TrainingParams
 
@@ -21,61 +21,73 @@ SMALLEST_SPLIT = 4  # pictures; of fewer none is spared for validation
 
 @dataclass(frozen=True)
 class Folders:
-    """Where pictures come from. Without a validation folder of a kind, some of its training pictures are held out."""
+    """Where pictures come from. Without a validation folder of a kind, some of its training pictures are held out.
 
-    renders: Path
+    validation: renders; class_images: what prior preservation learns from.
+    """
+
+    renders: Path | None
     photos: Path | None = None
     validation: Path | None = None
     validation_photos: Path | None = None
-
-    def refuse_missing(self, params: TrainingParams) -> None:
-        """Raises DatasetError when there are no folders of a kind that the parameters need."""
-        if params.objective == "contrastive" and self.photos is None:
-            raise DatasetError("The contrastive objective learns from real photos too: give a folder of them.")
-
-    def to_dict(self) -> dict[str, str | None]:
-        """Plain data for JSON."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: None if path is None else str(path) for name, path in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Folders:
-        """The opposite of `to_dict`; what is missing but the renders is None."""
-        names = [f.name for f in dataclasses.fields(cls)]
-        return cls(**{name: Path(values[name]) for name in names if values.get(name)})
-
-
-OTHER_FOLDERS = tuple(f.name for f in dataclasses.fields(Folders) if f.name != "renders")
+    class_images: Path | None = None
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """photos: only for an objective that learns from them; held_renders, held_photos: only for validation."""
+    """What there is to learn from and, held_renders and held_photos, to validate on. prior: what is to be preserved.
 
-    renders: Dataset
+    domain: "renders" or "photos", which of them the training is about.
+    """
+
+    renders: Dataset | None
     photos: Dataset | None
     held_renders: Dataset | None
     held_photos: Dataset | None
+    prior: Dataset | None = None
+    domain: str = "renders"
+
+    @property
+    def learnt(self) -> dict[str, Dataset]:
+        """What rows are drawn from, by the names of their terms in the loss."""
+        named = {"renders": self.renders, "photos": self.photos, "prior": self.prior}
+        return {name: data for name, data in named.items() if data is not None}
+
+    @property
+    def main(self) -> Dataset:
+        """The pictures that the training is about."""
+        return self.learnt[self.domain]
+
+    @property
+    def held(self) -> dict[str, Dataset]:
+        """What is measured on, the training's own domain first."""
+        named = {"renders": self.held_renders, "photos": self.held_photos}
+        names = sorted(named, key=lambda name: name != self.domain)
+        return {name: data for name in names if (data := named[name]) is not None}
 
     @property
     def fingerprint(self) -> str:
         """Equal only for the same pictures and captions in the same roles."""
-        kinds = (self.renders, self.photos, self.held_renders, self.held_photos)
-        if kinds[1:] == (None, None, None):
+        kinds = [self.renders, self.photos, self.held_renders, self.held_photos]
+        if self.prior is not None:
+            kinds.append(self.prior)
+        if self.renders is not None and kinds[1:] == [None, None, None]:
             return self.renders.report.fingerprint
         texts = ["-" if data is None else data.report.fingerprint for data in kinds]
         return hashlib.sha256(" ".join(texts).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: the renders' report, and how many there are of the others."""
-        others = {"photos": self.photos, "held_renders": self.held_renders, "held_photos": self.held_photos}
-        return self.renders.report.to_dict() | {name: len(data) for name, data in others.items() if data is not None}
+        """Plain data for JSON: the main pictures' report, and how many there are of the others."""
+        others = self.learnt | {f"held_{name}": data for name, data in self.held.items()}
+        counts = {name: len(data) for name, data in others.items() if name != self.domain}
+        return self.main.report.to_dict() | counts
 
 
 def read_data(
     host: ModelHost, folders: Folders, params: TrainingParams, cache: Path | None = None
 ) -> Generator[Event, None, TrainingData]:
-    """Read and encode all of them. Yields progress and notices; raises as `build_dataset`."""
+    """Read and encode what a negative embedding learns from. Yields progress and notices; raises as `build_dataset`."""
+    assert folders.renders is not None
     # the pattern is for the renders' folder
     others = dataclasses.replace(params, pattern="")
     learns = params.objective == "contrastive"
@@ -91,17 +103,18 @@ def read_data(
         if folders.validation is not None:
             held_renders = yield from build_dataset(host, folders.validation, others, cache)
         else:
-            renders, held_renders = yield from _spare(renders, params, "renders")
+            renders, held_renders = yield from spare(renders, params, "renders")
         if folders.validation_photos is not None:
             held_photos = yield from build_dataset(host, folders.validation_photos, others, cache)
         elif photos is not None and learns:
-            photos, held_photos = yield from _spare(photos, params, "photos")
+            photos, held_photos = yield from spare(photos, params, "photos")
         else:
             held_photos = photos
     return TrainingData(renders, photos if learns else None, held_renders, held_photos)
 
 
-def _spare(data: Dataset, params: TrainingParams, kind: str) -> Generator[Event, None, tuple[Dataset, Dataset]]:
+def spare(data: Dataset, params: CommonParams, kind: str) -> Generator[Event, None, tuple[Dataset, Dataset]]:
+    """(to train on, held out for validation); the same twice where there are too few, which is said."""
     kept, held = split(data, params.holdout, params.seed)
     if held is None:
         text = f"There are too few {kind} ({len(data)}) to keep some for validation"

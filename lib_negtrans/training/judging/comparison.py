@@ -16,7 +16,7 @@ from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedd
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
-from lib_negtrans.training.checkpoint import checkpoints, decode
+from lib_negtrans.training.checkpoint import checkpoints, read_checkpoint
 from lib_negtrans.training.errors import CheckpointError, TrainingError
 from lib_negtrans.training.kinds.negative import NegativeEmbedding
 from lib_negtrans.training.saving import BEST_FOLDER, RECOMMENDED_WEIGHT, RUN_FILE
@@ -47,7 +47,7 @@ def candidates(run_folder: Path) -> list[Candidate]:
     found: list[Candidate] = []
     for step, path in reversed(checkpoints(run_folder)):
         try:
-            payload = decode(path.read_bytes())
+            payload = read_checkpoint(path)
         except (CheckpointError, OSError):
             continue  # a damaged one is no candidate; resuming says which it is
         found.append(Candidate(f"step {step}", f"step {step}", _embedding(run_folder, payload)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.training.common_params import CommonParams
 from lib_negtrans.training.data.captions import Captions
 from lib_negtrans.training.data.sets import TrainingData
 from lib_negtrans.training.events import Event, Judged, Notice, Validated
-from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.state import HistoryRow, Stateful
-from lib_negtrans.training.trainable import Trainable, Weights
+from lib_negtrans.training.trainable import Trainable
+from lib_negtrans.training.weights import Weights
 
 from .validation import Validation
-from .verdict import Validations, verdict, verdict_without_validation
+from .verdict import Validations, other_domain, verdict, verdict_without_validation
 
 EVERY = 20  # steps between looks at the losses where there is no validation
 
@@ -22,13 +23,13 @@ class Judging:
     """Validations every params.validate_every steps, or without them a look at the losses. Draws no random numbers."""
 
     def __init__(
-        self, host: ModelHost, params: TrainingParams, captions: Captions, trainable: Trainable, data: TrainingData
+        self, host: ModelHost, params: CommonParams, captions: Captions, trainable: Trainable, data: TrainingData
     ):
         self.params, self.trainable = params, trainable
         self.validations = Validations()
         self.validation: Validation | None = None
         if params.validate_every:
-            self.validation = Validation(host, params, captions, trainable, data.held_renders, data.held_photos)
+            self.validation = Validation(host, params, captions, trainable, data.held)
         self.found_best = False
         self._said: str | None = None
 
@@ -52,12 +53,12 @@ class Judging:
         found = self.validation.measure(weights)
         self.found_best = self.validations.record(step, found, weights)
         norms, nearest = self.trainable.inspect(weights)
-        said = verdict(step, found, self.validations, max(norms, default=0.0), self.trainable.usual_size)
-        photos = found.photos
+        said = verdict(step, found, self.validations, max(norms, default=0.0), self.trainable)
+        other = found.other
         events: list[Event] = [
             Validated(
-                step, found.renders.loss, found.renders.value, found.renders.error,
-                photos and photos.loss, photos and photos.value, photos and photos.error, found.gap, found.gap_error,
+                step, found.own.loss, found.own.value, found.own.error, other_domain(self.trainable),
+                other and other.loss, other and other.value, other and other.error, found.gap, found.gap_error,
                 self.found_best, norms, nearest, said.kind, said.text,
             )
         ]  # fmt: skip
@@ -70,7 +71,7 @@ class Judging:
     def _look(self, step: int, history: Sequence[HistoryRow]) -> list[Event]:
         if not step or step % EVERY:
             return []
-        said = verdict_without_validation(history, self.trainable.usual_size)
+        said = verdict_without_validation(history, self.trainable)
         if said is None or said.kind == self._said:
             return []
         self._said = said.kind

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from lib_negtrans.training.state import HistoryRow
-from lib_negtrans.training.trainable import WEIGHTS, Weights, on_cpu
+from lib_negtrans.training.trainable import Trainable
+from lib_negtrans.training.weights import WEIGHTS, Weights, on_cpu
 
 from .validation import Measurement
 
 NO_EFFECT, LEARNING, SETTLED, CONTENT, DIVERGING = "no effect yet", "learning", "settled", "content only", "diverging"
 SURE = 2.0  # standard errors
-LONG = 15.0  # times as long as real tokens: such vectors drown the rest of the prompt
+LONG = 15.0  # times the usual size: so long vectors drown the rest of the prompt
 SETTLED_AFTER = 3  # validations without a better one
 WINDOW = 20  # steps at either end of a history that are compared
 
@@ -72,31 +73,39 @@ class Validations:
         self.best_step, self.best_weights = state["best_step"], state[f"best_{WEIGHTS}"]
 
 
-def verdict(step: int, measurement: Measurement, validations: Validations, norm: float, usual: float) -> Verdict:
-    """After a validation that `validations` has recorded. norm: of the longest vector; usual: of a real token."""
-    renders, photos = measurement.renders, measurement.photos
-    if not math.isfinite(renders.value) or norm > LONG * usual:
-        return _long(norm, usual)
+def other_domain(trainable: Trainable) -> str:
+    """The kind of pictures that is not learnt."""
+    return "photos" if trainable.domain == "renders" else "renders"
+
+
+def verdict(
+    step: int, measurement: Measurement, validations: Validations, norm: float, trainable: Trainable
+) -> Verdict:
+    """After a validation that `validations` has recorded. norm: the largest size that `Trainable.inspect` gives."""
+    own, other, kind, noun = measurement.own, measurement.other, trainable.domain, trainable.noun
+    if not math.isfinite(own.value) or norm > LONG * trainable.usual_size:
+        return _large(norm, trainable)
     if step == 0:
-        share = f"{_percent(abs(renders.value))} {'better' if renders.value >= 0 else 'worse'}"
+        text = "No effect yet: no step has been trained."
+        if own.value:
+            share = f"{_percent(abs(own.value))} {'better' if own.value > 0 else 'worse'}"
+            text += f" With the initialisation text, the model predicts held-out {kind} {share} than without it."
+        return Verdict(NO_EFFECT, text)
+    if own.value < -SURE * own.error and validations.best > measurement.value:
         return Verdict(
-            NO_EFFECT, "No effect yet: no step has been trained. With the initialisation text, the model predicts "
-            f"held-out renders {share} than without it."
+            DIVERGING, f"Diverging: with the {noun}, the model predicts held-out {kind} {_percent(-own.value)} worse "
+            "than without them. Lower the learning rate, and go back to an earlier checkpoint."
         )  # fmt: skip
-    if renders.value < -SURE * renders.error and validations.best > measurement.value:
-        return Verdict(
-            DIVERGING, f"Diverging: with the vectors, the model predicts held-out renders {_percent(-renders.value)} "
-            "worse than without them. Lower the learning rate, and go back to an earlier checkpoint."
-        )  # fmt: skip
-    if renders.value <= SURE * renders.error:
-        return Verdict(NO_EFFECT, "No effect yet: the model predicts held-out renders as well without the vectors.")
-    gains = f"with the vectors, the model predicts held-out renders {_percent(renders.value)} better"
-    if photos is not None:
-        word = "better" if photos.value > 0 else "worse"
-        gains += f" and photos {_percent(abs(photos.value))} {word}"
+    if own.value <= SURE * own.error:
+        return Verdict(NO_EFFECT, f"No effect yet: the model predicts held-out {kind} as well without the {noun}.")
+    gains = f"with the {noun}, the model predicts held-out {kind} {_percent(own.value)} better"
+    if other is not None:
+        word = "better" if other.value > 0 else "worse"
+        gains += f" and {other_domain(trainable)} {_percent(abs(other.value))} {word}"
         if measurement.gap <= SURE * measurement.gap_error:
+            look = "rendered" if kind == "renders" else "photographed"
             return Verdict(
-                CONTENT, f"Content only so far: {gains}. So they hold what both show, not the rendered look."
+                CONTENT, f"Content only so far: {gains}. So they hold what both show, not the {look} look."
             )  # fmt: skip
     if validations.since_best >= SETTLED_AFTER:
         return Verdict(
@@ -105,12 +114,12 @@ def verdict(step: int, measurement: Measurement, validations: Validations, norm:
     return Verdict(LEARNING, f"Learning: {gains}.")
 
 
-def verdict_without_validation(history: Sequence[HistoryRow], usual: float) -> Verdict | None:
+def verdict_without_validation(history: Sequence[HistoryRow], trainable: Trainable) -> Verdict | None:
     """From the losses of the steps alone, which is weak evidence; None while there are too few steps."""
     if len(history) < 2 * WINDOW:
         return None
-    if history[-1].vector_norm > LONG * usual:
-        return _long(history[-1].vector_norm, usual)
+    if history[-1].vector_norm > LONG * trainable.usual_size:
+        return _large(history[-1].vector_norm, trainable)
     early, late = ([row.loss for row in part] for part in (history[:WINDOW], history[-WINDOW:]))
     fall = statistics.fmean(early) - statistics.fmean(late)
     error = math.sqrt((statistics.variance(early) + statistics.variance(late)) / WINDOW)
@@ -122,10 +131,12 @@ def verdict_without_validation(history: Sequence[HistoryRow], usual: float) -> V
     return Verdict(NO_EFFECT, "No effect yet: the change of the loss is within its noise. Validation can tell more.")
 
 
-def _long(norm: float, usual: float) -> Verdict:
+def _large(norm: float, trainable: Trainable) -> Verdict:
+    if not math.isfinite(trainable.usual_size):
+        return Verdict(DIVERGING, f"Diverging: the {trainable.noun} give no numbers. Lower the learning rate.")
     return Verdict(
-        DIVERGING, f"Diverging: the vectors are {norm / usual:.0f} times as long as real tokens. Lower the learning "
-        "rate, or turn on norm decay."
+        DIVERGING, f"Diverging: the {trainable.noun} are {norm / trainable.usual_size:.0f} times as long as real "
+        "tokens. Lower the learning rate, or turn on norm decay."
     )  # fmt: skip
 
 

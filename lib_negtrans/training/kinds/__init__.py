@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lib_negtrans.training.trainable import Trainable
 
+from .full import FullModel
+from .lora import Lora
 from .negative import NegativeEmbedding
 
-KINDS: dict[str, type[Trainable]] = {"negative": NegativeEmbedding}
+KINDS: dict[str, type[Trainable]] = {"negative": NegativeEmbedding, "lora": Lora, "full": FullModel}

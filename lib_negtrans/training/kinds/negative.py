@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,21 @@ from lib_negtrans.embeddings.card import write_card
 from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, validate_name, write_embedding
 from lib_negtrans.embeddings.inspection import nearest_tokens
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.training.errors import TrainingError
+from lib_negtrans.training.data.captions import Captions, load_captions
+from lib_negtrans.training.data.sets import Folders, TrainingData, read_data
+from lib_negtrans.training.errors import DatasetError, TrainingError
+from lib_negtrans.training.events import Event, Notice
+from lib_negtrans.training.objective import LossOptions, Objective, contrast, reconstruct
+from lib_negtrans.training.optimizers import MovingAverage
 from lib_negtrans.training.params import TrainingParams
 
 
 class NegativeEmbedding:
     """A `Trainable`; its weights are vectors (n, width)."""
 
-    kind, noun, copied = "negative embedding", "vectors", True
+    options = TrainingParams
+    kind, noun, suffix, domain = "negative embedding", "vectors", ".pt", "renders"
+    copied, counted, masters = True, False, False
 
     def __init__(self, host: ModelHost, params: TrainingParams, name: str):
         self.host, self.params, self.trigger = host, params, name
@@ -30,21 +37,43 @@ class NegativeEmbedding:
             self.weights = initial_vectors(host, params.init_text, params.vectors).requires_grad_()
 
     @staticmethod
-    def check(host: ModelHost, name: str, out: Path) -> None:
+    def check(host: ModelHost, params: TrainingParams, folders: Folders, name: str, out: Path) -> None:
+        load_captions(params.template)
+        if params.objective == "contrastive" and folders.photos is None:
+            raise DatasetError("The contrastive objective learns from real photos too: give a folder of them.")
         validate_name(name, host.token_vectors)
         if out.stem != name or out.suffix not in (".pt", ".safetensors"):
             raise TrainingError(
                 f"{out} must be called {name}.pt or {name}.safetensors: the file's name is the trigger word."
             )
 
-    def notices(self) -> Iterator[str]:
+    def read(self, folders: Folders, cache: Path | None) -> Generator[Event, None, TrainingData]:
+        return read_data(self.host, folders, self.params, cache)
+
+    def captions(self, data: TrainingData) -> dict[str, Captions]:
+        own = load_captions(self.params.template, data.main.report.captioned)
+        # a translation's negative prompt is the trigger word alone, and that is what photos are guided away from
+        return {"renders": own, "photos": load_captions("name")}
+
+    def terms(self) -> dict[str, tuple[Objective, float]]:
+        params, options = self.params, LossOptions(self.params.huber, self.params.min_snr_gamma)
+        terms: dict[str, tuple[Objective, float]] = {"renders": (partial(reconstruct, options=options), 1.0)}
+        if params.objective == "contrastive":
+            loss = partial(contrast, guidance=params.photo_guidance, options=options)
+            terms["photos"] = (loss, params.photo_weight)
+        return terms
+
+    def average(self) -> MovingAverage | None:
+        return MovingAverage(self.weights, self.params.ema) if self.params.ema else None
+
+    def notices(self) -> Iterator[Notice]:
         text, vectors = self.params.init_text, self.params.vectors
         tokens = len(self.host.token_vectors(text)) if text.strip() else 0
         if tokens > vectors:
-            yield (
-                f"The initialisation text has {tokens} tokens, but the embedding has {vectors} vectors: some of the "
-                "tokens are not used."
-            )
+            text = f"The initialisation text has {tokens} tokens, but the embedding has {vectors} vectors: some of the"
+            yield Notice(f"{text} tokens are not used.", "warning")
+        if self.params.weight_decay:
+            yield Notice("Weight decay pulls the vectors towards zero; Norm decay keeps them as long as real tokens.")
 
     def groups(self) -> list[tuple[list[Tensor], float]]:
         return [([self.weights], 1.0)]
