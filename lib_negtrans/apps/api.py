@@ -19,8 +19,8 @@ from lib_negtrans.options import Params
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import check_folder
-from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
+from lib_negtrans.training.request import OTHER_FOLDERS
 from lib_negtrans.translation.arguments import NAMES
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 
@@ -147,7 +147,9 @@ class _Service:
             raise HTTPException(422, f"There is no preset {body.preset!r}: there are {', '.join(TRAINING_PRESETS)}.")
         preview = self._allowed(body.preview_image) if body.preview_image else None
         images = self._allowed(body.images)
-        others: dict[str, Any] = {kind: self._allowed(path) for kind in OTHER_FOLDERS if (path := getattr(body, kind))}
+        others: dict[str, Any] = {
+            kind: self._allowed(path) for kind in OTHER_FOLDERS if (path := getattr(body, kind, None))
+        }
         params = TrainingParams.from_dict(TRAINING_PRESETS[body.preset][1] | body.params)
         named = named_template(params.template, self.manager.workplace.templates_folder)
         if params.template not in CHOICES and named == params.template:  # a file that is not the program's own

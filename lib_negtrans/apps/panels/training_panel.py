@@ -20,7 +20,6 @@ from lib_negtrans.jobs.training import TrainingManager, TrainingRefused, Trainin
 from lib_negtrans.jobs.training_snapshot import TrainingSnapshot
 from lib_negtrans.options import ParamError
 from lib_negtrans.training.data.captions import CHOICES, named_template
-from lib_negtrans.training.data.sets import OTHER_FOLDERS
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 
 from .compare_panel import ComparePanel
@@ -196,7 +195,9 @@ class TrainingPanel:
             run_folder = self.manager.run_folder(name)
             pictures = self.dataset.pictures(folder, files, run_folder / "pictures")
             render = keep_render(preview, run_folder)
-            typed = zip(OTHER_FOLDERS, (photos, validation, validation_photos), strict=True)
+            typed = zip(
+                ("photos", "validation", "validation_photos"), (photos, validation, validation_photos), strict=True
+            )
             others: dict[str, Any] = {kind: self.dataset.typed_folder(text) for kind, text in typed}
             self.manager.start(TrainingRequest(name, pictures, params, render, overwrite=overwrite, **others))
         except (TrainingRefused, ParamError) as error:
