@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from backend import memory_management
 from backend.sampling.condition import compile_conditions
 from backend.sampling.sampling_function import calc_cond_uncond_batch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .protocol import HostError
+from .standalone import StandaloneHost, load_model
 
 _PREDICTION_TYPES = ("epsilon", "v_prediction")
 
@@ -77,3 +81,39 @@ def finite(tensor: Tensor) -> Tensor:
             "The model gave NaN: start Forge with --all-in-fp32, or choose another checkpoint or VAE at the top."
         )
     return tensor
+
+
+@contextmanager
+def own_copy(file: str, clip_skip: int) -> Generator[StandaloneHost, None, None]:
+    """A checkpoint file as a model of this library, to be trained on while Forge's own models are out of the way.
+
+    Forge's modules are made for sampling: their weights take no part in a backward pass. Forge loads its models again
+    by itself at the next picture. Raises HostError for a file that is not in ordinary precision.
+    """
+    _refuse_quantised(Path(file))
+    memory_management.unload_all_models()
+    device = memory_management.get_torch_device()
+    try:
+        with torch.inference_mode(False):
+            yield load_model(file, device=device, clip_skip=clip_skip)
+    finally:
+        memory_management.soft_empty_cache()
+
+
+def _refuse_quantised(file: Path) -> None:
+    kinds: set[str] = {"GGUF"} if file.suffix.lower() == ".gguf" else set()
+    if file.suffix.lower() == ".safetensors":
+        try:
+            with safe_open(file, "pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118, it is no mapping
+                    if "quant_state" in name:
+                        kinds.add("nf4")
+                    elif tensors.get_slice(name).get_dtype().startswith("F8"):
+                        kinds.add("fp8")
+        except (OSError, SafetensorError) as error:
+            raise HostError(f"{file.name} cannot be read: {error}") from error
+    if kinds:
+        raise HostError(
+            f"{file.name} is a {min(kinds)} file, which is for making pictures: choose the same checkpoint in fp16, "
+            "fp32 or bf16 for training."
+        )

@@ -45,6 +45,10 @@ class Host(ABC):
     def training(self) -> AbstractContextManager[ModelHost]:
         """The model to train on while the context is open. Raises HostError for what cannot be trained on."""
 
+    def training_notes(self) -> list[str]:
+        """What to say of a finished training, in sentences."""
+        return []
+
     @abstractmethod
     def tokenizer(self) -> Callable[[str], Sized] | None:
         """Token ids of a text by the checkpoint in memory; None where there is none. Loads nothing."""

@@ -63,14 +63,19 @@ class WebuiWorkplace:
         """Load it at once, and drop the prompts that the host has cached with the former vectors (HOST.md fact 2)."""
         forget_cached_prompts()
         host().rescan_embeddings()
-        database = host().embeddings()
-        name = embedding.stem
+        return [*host().training_notes(), self._found(embedding)]
+
+    @staticmethod
+    def _found(embedding: Path) -> str:
+        database, name = host().embeddings(), embedding.stem
+        if database is None:
+            return f"{name} is read with the next checkpoint that is loaded."
         if name in database.word_embeddings:
-            return [f"{name} is loaded: write {name} into a negative prompt, or click it in the Textual Inversion tab."]
+            return f"{name} is loaded: write {name} into a negative prompt, or click it in the Textual Inversion tab."
         if name in database.skipped_embeddings:
             width, wanted = database.skipped_embeddings[name].shape, database.expected_shape
-            return [f"{name} is not shown: it has width {width}, and the checkpoint loaded now needs {wanted}."]
-        return [f"The webui did not load {embedding}: its console says why."]
+            return f"{name} is not shown: it has width {width}, and the checkpoint loaded now needs {wanted}."
+        return f"The webui did not load {embedding}: its console says why."
 
     @property
     def templates_folder(self) -> Path | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sized
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from modules import shared, ui_extra_networks_textual_inversion
+from modules import sd_models, shared, ui_extra_networks_textual_inversion
 
 from lib_negtrans.apps.webui.host import Host
 from lib_negtrans.models import forge
@@ -23,11 +23,11 @@ class Forge(Host):
         return getattr(engine, "embeddings", None)
 
     def rescan_embeddings(self, everything: bool = True) -> None:
-        self.embeddings().load_textual_inversion_embeddings()
-        if everything:  # the Textual Inversion page has a database of its own
-            ui_extra_networks_textual_inversion.embedding_db.load_textual_inversion_embeddings(
-                force_reload=True, sync_with_sd_model=False
-            )
+        if (database := self.embeddings()) is not None:
+            database.load_textual_inversion_embeddings()
+        if everything:
+            for database in _listings():
+                database.load_textual_inversion_embeddings(force_reload=True, sync_with_sd_model=False)
 
     def refuse_model(self, model: Any) -> None:
         forge.refuse_model(model)
@@ -42,14 +42,31 @@ class Forge(Host):
 
     @contextmanager
     def training(self) -> Generator[ModelHost, None, None]:
-        raise HostError("Training does not work on Forge yet: train with python -m lib_negtrans train-negative.")
-        yield
+        chosen = sd_models.model_data.forge_loading_parameters
+        info = chosen.get("checkpoint_info")
+        if info is None:
+            raise HostError("No checkpoint is chosen: choose a Stable Diffusion 1.x checkpoint at the top left.")
+        with forge.own_copy(info.filename, shared.opts.CLIP_stop_at_last_layers) as model:
+            yield model
+
+    def training_notes(self) -> list[str]:
+        if not sd_models.model_data.forge_loading_parameters.get("additional_modules"):
+            return []
+        return ["It was trained on the checkpoint itself: the VAE and text encoder chosen at the top were not used."]
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
         engine = getattr(shared.sd_model, "text_processing_engine", None)
         if engine is None:
             return None
         return lambda text: engine.tokenizer([text], truncation=False, add_special_tokens=False)["input_ids"][0]
+
+
+def _listings() -> list[Any]:
+    """The databases that only list: the Textual Inversion page's, and that of /sdapi/v1/embeddings."""
+    routes = getattr(getattr(getattr(shared, "demo", None), "app", None), "routes", [])
+    ends = [route.endpoint for route in routes if getattr(route, "path", None) == "/sdapi/v1/refresh-embeddings"]
+    apis = [end.__self__ for end in ends if hasattr(getattr(end, "__self__", None), "embedding_db")]
+    return [ui_extra_networks_textual_inversion.embedding_db, *(api.embedding_db for api in apis)]
 
 
 def make() -> Host:
