@@ -102,7 +102,7 @@ class Patcher:
 def modules(folder: Path) -> dict[str, types.ModuleType]:
     """What is to be in sys.modules for a Forge; folder: a place for what is looked for on disk."""
     (folder / "backend" / "sampling").mkdir(parents=True)
-    names = ("modules_forge", "backend", "backend.sampling", "backend.sampling.condition")
+    names = ("modules_forge", "backend", "backend.memory_management", "backend.sampling", "backend.sampling.condition")
     made = {name: types.ModuleType(name) for name in (*names, "backend.sampling.sampling_function")}
     for name, module in made.items():
         module.__spec__ = ModuleSpec(name, None)

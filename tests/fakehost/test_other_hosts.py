@@ -53,6 +53,17 @@ def test_a_job_is_refused_by_the_hosts_name_before_its_arguments_are_read(reforg
         reforge.run(SimpleNamespace())
 
 
+def test_neo_is_refused_too(on_forge, folder):
+    from lib_negtrans.apps.webui.host import host
+    from lib_negtrans.models.protocol import HostError
+
+    (folder / "packages").mkdir()
+    sys.modules["modules_forge"].__spec__.submodule_search_locations = [str(folder)]
+    host.cache_clear()
+    with pytest.raises(HostError, match="Forge Neo"):
+        host()
+
+
 def test_forge_is_known_by_what_it_has(on_forge):
     from lib_negtrans.apps.webui.host import host
 

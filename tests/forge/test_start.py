@@ -8,7 +8,7 @@ from tests.webui.test_script_start import (  # noqa: F401
 )
 
 ROUTES = (
-    "options", "cmd-flags", "samplers", "schedulers", "upscalers", "sd-models", "sd-modules", "embeddings", "scripts",
+    "options", "samplers", "schedulers", "upscalers", "sd-models", "sd-modules", "embeddings", "scripts",
     "script-info", "extensions", "memory", "progress", "prompt-styles", "face-restorers", "realesrgan-models",
 )  # fmt: skip
 

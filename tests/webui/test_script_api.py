@@ -130,7 +130,7 @@ def test_plain_pictures_stay_the_same_to_the_byte(client, webui):
 
     sabotage = {"negtrans test saboteur": {"args": [3]}}
     answer = client.ask(arguments(embedding="neg-test"), alwayson_scripts=sabotage)
-    assert (answer.status_code, answer.json()["errors"]) == (500, "sabotage")
+    assert answer.status_code == 500 and "sabotage" in answer.text
     assert client.plain(**request)["images"] == before
 
 

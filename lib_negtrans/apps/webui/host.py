@@ -63,9 +63,10 @@ def host() -> Host:
     """This webui's. Raises HostError, in a sentence, for one of the family that is neither A1111 nor Forge."""
     kind = "a1111"
     if importlib.util.find_spec("modules_forge") is not None:
-        if not _has_folder("backend", "sampling"):
+        # reForge and Forge classic have no backend, Forge Neo brings libraries along
+        if not _has_folder("backend", "sampling") or _has_folder("modules_forge", "packages"):
             raise HostError(
-                f"{TITLE} does not work on reForge or Forge classic yet: use AUTOMATIC1111's webui, Forge, "
+                f"{TITLE} does not work on reForge, Forge Neo or Forge classic yet: use AUTOMATIC1111's webui, Forge, "
                 "or python -m lib_negtrans."
             )
         kind = "forge"
