@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.core.guidance import Guidance
@@ -227,3 +228,36 @@ def test_a_plan_for_no_layer_needs_no_rows(module):
     ours.tac = TacPlan.make([], [], 1.0, False)
     ours.guided(Z, 2, {})
     assert ours.control.rows in ([], [[-1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("file", "tensors", "kind"),
+    [
+        ("a.gguf", None, "GGUF"),
+        ("a.safetensors", {"w": torch.zeros(2).to(torch.float8_e4m3fn)}, "fp8"),
+        ("a.safetensors", {"w.quant_state.bitsandbytes__nf4": torch.zeros(2, dtype=torch.uint8)}, "nf4"),
+    ],
+)
+def test_quantised_files_are_not_trained_on(module, tmp_path, file, tensors, kind):
+    from lib_negtrans.models.forge import own_copy
+    from lib_negtrans.models.protocol import HostError
+
+    path = tmp_path / file
+    path.touch() if tensors is None else save_file(tensors, path)
+    with pytest.raises(HostError, match=f"{kind} file.*choose"), own_copy(str(path), 1):
+        pass
+
+
+def test_forges_models_are_out_of_the_way_before_the_copy_is_loaded(module, monkeypatch, tmp_path):
+    from lib_negtrans.models import forge as models
+
+    seen = []
+    monkeypatch.setattr(models.memory_management, "unload_all_models", lambda: seen.append("unloaded"), raising=False)
+    monkeypatch.setattr(models.memory_management, "get_torch_device", lambda: "cpu", raising=False)
+    monkeypatch.setattr(models.memory_management, "soft_empty_cache", lambda: seen.append("emptied"), raising=False)
+    monkeypatch.setattr(models, "load_model", lambda *given, **more: seen.append((given, more)))
+    save_file({"w": torch.zeros(2)}, tmp_path / "a.safetensors")
+    with torch.inference_mode(), models.own_copy(str(tmp_path / "a.safetensors"), 2):
+        assert not torch.is_inference_mode_enabled()
+    path = str(tmp_path / "a.safetensors")
+    assert seen == ["unloaded", ((path,), {"device": "cpu", "clip_skip": 2}), "emptied"]
