@@ -27,7 +27,9 @@ from tests.webui.test_script_api import (  # noqa: F401
 def test_every_preset_agrees_with_the_command_line(client, standalone, webui, preset):  # noqa: F811
     own = TRANSLATION_PRESETS[preset][1]
     host = {name: own.get(name, value) for name, value in {"cfg_scale": 7.5, "strength": 0.3}.items()}
-    agreement(client, standalone, webui, {"preset": preset, "prompt": "a photo", **host})
+    # of everything: which values are the largest hangs on the last digit, and over 25 steps the command line differs
+    # from itself in float64 by 19 grey levels
+    agreement(client, standalone, webui, {"preset": preset, "prompt": "a photo", "topk_ratio": 1.0, **host})
 
 
 def test_multidiffusion_is_refused_in_one_sentence(client):
