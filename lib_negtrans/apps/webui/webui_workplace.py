@@ -69,7 +69,7 @@ class WebuiWorkplace:
     def _found(embedding: Path) -> str:
         database, name = host().embeddings(), embedding.stem
         if database is None:
-            return f"{name} is ready: write {name} into a negative prompt. The next picture loads it with the checkpoint."
+            return f"{name} is ready: write {name} into a negative prompt. The next picture loads it."
         if name in database.word_embeddings:
             return f"{name} is loaded: write {name} into a negative prompt, or click it in the Textual Inversion tab."
         if name in database.skipped_embeddings:
