@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tests.webui.client import SIZE, render
+from tests.webui.client import SIZE, difference, render
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -30,10 +31,15 @@ def page(webui):
         # the webui asks for fonts and scripts of other hosts
         page.route("https://**", lambda route: route.abort())
         page.errors = []
-        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("pageerror", lambda error: theirs(error) or page.errors.append(str(error)))
         open_img2img(page, webui)
         yield page
         browser.close()
+
+
+def theirs(error):
+    """Whether an error is Forge's own: of the frame that it draws where a size is typed, in fields it has no longer."""
+    return "aspectRatioOverlay" in (error.stack or "")
 
 
 def open_img2img(page, webui):
@@ -153,7 +159,9 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     generate(page)
     again = newest(webui)
     assert again != first
-    assert again.read_bytes() == first.read_bytes()
+    with Image.open(first) as one, Image.open(again) as other:
+        # not the files' bytes: Forge writes a copy of the text with the time into an alpha channel
+        assert one.text == other.text and difference(one, other) == 0
     assert page.errors == []
 
 
