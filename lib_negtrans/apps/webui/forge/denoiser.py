@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -104,7 +105,7 @@ class ForgeDenoiser(WebuiDenoiser):
         # at CFG scale 1 the host leaves out the unconditional, which the weights of AND are relative to
         composed, _ = prompt_parser.reconstruct_multicond_batch(arguments["cond"], denoiser.step)
         self._patcher.model_options["disable_cfg1_optimization"] = any(
-            sum(weight for _, weight in conds) != 1 for conds in composed
+            not math.isclose(sum(weight for _, weight in conds), 1) for conds in composed
         )
         # it would put fresh noise of no seed into the kept part; `blend` does that with the source's own
         mask, denoiser.mask = denoiser.mask, None
