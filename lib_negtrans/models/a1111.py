@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,15 +33,8 @@ _SPLICE_ATTEMPTS = 3
 _hashes: dict[tuple[str, float], str] = {}  # (file, mtime) -> sha256, for a webui started with --no-hashing
 
 
-def is_forge() -> bool:
-    """Whether this is Forge or reForge, where text encoder and UNet are other objects than A1111's."""
-    return importlib.util.find_spec("modules_forge") is not None
-
-
 def current_host() -> WebuiHost:
     """The loaded checkpoint; loads the chosen one if there is none yet. Raises HostError for what is not supported."""
-    if is_forge():
-        raise HostError("Forge is not supported yet: use AUTOMATIC1111's webui, or this project's command line.")
     model = shared.sd_model
     if model is None:
         raise HostError("No checkpoint is loaded: choose a Stable Diffusion 1.x checkpoint at the top left.")
@@ -53,7 +45,7 @@ def loaded_host() -> WebuiHost | None:
     """The checkpoint that is in memory now, or None: never loads one, never raises for an unsupported one."""
     model = getattr(sd_models.model_data, "sd_model", None)
     with contextlib.suppress(HostError):
-        return None if model is None or is_forge() else WebuiHost(model)
+        return None if model is None else WebuiHost(model)
     return None
 
 

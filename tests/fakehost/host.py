@@ -12,7 +12,8 @@ from typing import Any
 from unittest.mock import MagicMock
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OWN_PACKAGES = ("lib_negtrans.apps.webui", "lib_negtrans.models.a1111")  # made anew for each fake host
+# made anew for each fake host
+OWN_PACKAGES = ("lib_negtrans.apps.webui", "lib_negtrans.models.a1111", "lib_negtrans.models.forge")
 
 
 class OptionInfo(SimpleNamespace):
@@ -83,7 +84,7 @@ class FakeHost:
         names = (
             "devices extra_networks processing prompt_parser sd_hijack_checkpoint sd_hijack_optimizations sd_models "
             "sd_samplers infotext_utils paths_internal call_queue images textual_inversion "
-            "textual_inversion.textual_inversion"
+            "textual_inversion.textual_inversion ui_extra_networks_textual_inversion"
         )
         parts.update({name: module(name) for name in names.split() if name not in parts})
         package = types.ModuleType("modules")

@@ -25,7 +25,7 @@ class CfgDenoiser(torch.nn.Module):
 
 @pytest.fixture
 def combined_by(fake_host):
-    from lib_negtrans.apps.webui.combining import combined_by
+    from lib_negtrans.apps.webui.a1111.combining import combined_by
 
     return combined_by
 
@@ -99,7 +99,7 @@ def test_the_denoiser_is_put_back_after_an_error(combined_by):
     ],
 )
 def test_where_neutral_prompt_acts(fake_host, monkeypatch, prompt, installed, enabled, acts):
-    from lib_negtrans.apps.webui import combining
+    from lib_negtrans.apps.webui.a1111 import combining
 
     monkeypatch.setattr(combining, "sd_samplers", SimpleNamespace())
     if installed:

@@ -159,7 +159,7 @@ def test_a_grids_axes_share_one_job_and_leave_other_cells_alone(job_module, fake
 def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):
     p = Processing()
     p.all_prompts = ["a photo AND_PERP red"]
-    monkeypatch.setattr(job_module, "neutral_prompt_acts", lambda prompts: "AND_PERP" in prompts[0])
+    monkeypatch.setattr(type(job_module.host()), "guided_by_others", lambda _, prompts: "AND_PERP" in prompts[0])
     with make(job_module, p, guidance="topk", cfg_rescale=0.5).attached():
         p.init()
         written = p.extra_generation_params

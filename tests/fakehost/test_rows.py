@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_negtrans.apps.webui.source_rows import row_denoiser
+from lib_negtrans.apps.webui.a1111.source_rows import row_denoiser
 from lib_negtrans.core.attention import AttentionShapeError
 
 

@@ -28,12 +28,19 @@ def job():
 def trajectories(fake_host, monkeypatch):
     from lib_negtrans.apps.webui import trajectories
 
-    trajectories.shared.loaded_hypernetworks = []
-    trajectories.devices.dtype_unet = trajectories.devices.device = "cpu"
     monkeypatch.setattr(trajectories, "option", lambda name: {"negtrans_cache_mb": 16}.get(name, 0))
     trajectories.cache.clear()
     yield trajectories
     trajectories.cache.clear()
+
+
+@pytest.fixture
+def a1111(fake_host):
+    from lib_negtrans.apps.webui.a1111 import denoiser
+
+    denoiser.shared.loaded_hypernetworks = []
+    denoiser.devices.dtype_unet = denoiser.devices.device = "cpu"
+    return denoiser
 
 
 def kept(trajectories):
@@ -66,34 +73,35 @@ def test_weights_must_be_those_that_it_ended_with(trajectories):
 def test_without_memory_for_them_they_are_neither_kept_nor_looked_up(trajectories, monkeypatch):
     trajectories.Store(nn.Linear(2, 2)).put("key", trajectory())
     monkeypatch.setattr(trajectories, "option", lambda name: 0)
-    assert trajectories.model_state(job()) is None and kept(trajectories) == 0
+    assert trajectories.store(nn.Linear(2, 2)) is None and kept(trajectories) == 0
 
 
-def test_what_the_state_of_the_model_is_made_of(trajectories, monkeypatch):
+def test_what_the_state_of_the_model_is_made_of(a1111, monkeypatch):
     p = job()
-    plain = trajectories.model_state(p)
-    assert plain == trajectories.model_state(p)
+    plain = a1111.model_state(p)
+    assert plain == a1111.model_state(p)
     network = SimpleNamespace(
         name="lora", mtime=1.0, network_on_disk=SimpleNamespace(hash="x"), te_multiplier=1.0, unet_multiplier=1.0,
         dyn_dim=None,
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "networks", SimpleNamespace(loaded_networks=[network]))
-    with_lora = trajectories.model_state(p)
+    with_lora = a1111.model_state(p)
     network.unet_multiplier = 0.5
-    weaker = trajectories.model_state(p)
-    trajectories.shared.loaded_hypernetworks = [SimpleNamespace(name="hyper", multiplier=1.0)]
-    with_hypernetwork = trajectories.model_state(p)
+    weaker = a1111.model_state(p)
+    a1111.shared.loaded_hypernetworks = [SimpleNamespace(name="hyper", multiplier=1.0)]
+    with_hypernetwork = a1111.model_state(p)
     p.sd_model.sd_checkpoint_info.sha256 = "def"
-    assert len({plain, with_lora, weaker, with_hypernetwork, trajectories.model_state(p)}) == 5
+    assert len({plain, with_lora, weaker, with_hypernetwork, a1111.model_state(p)}) == 5
 
 
-def test_a_replaced_forward_is_not_vouched_for(trajectories, monkeypatch):
+def test_a_replaced_forward_is_not_vouched_for(a1111, monkeypatch):
+    monkeypatch.setattr(a1111, "option", lambda name: False)
     p = job()
     unet = p.sd_model.model.diffusion_model
     unet.forward = lambda x: x
-    assert trajectories.model_state(p) is None
+    assert a1111.model_state(p) is None
     # ControlNet's, which the inversion goes round, unless the settings want it in there
     unet._original_forward = nn.Linear.forward
-    assert trajectories.model_state(p) is not None
-    monkeypatch.setattr(trajectories, "option", lambda name: True)
-    assert trajectories.model_state(p) is None
+    assert a1111.model_state(p) is not None
+    monkeypatch.setattr(a1111, "option", lambda name: True)
+    assert a1111.model_state(p) is None

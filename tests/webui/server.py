@@ -59,6 +59,8 @@ class WebuiServer:
     webui: Path
     python: Path
     flags: tuple[str, ...] = ()
+    usual: tuple[str, ...] = FLAGS  # of this kind of webui
+    ready: tuple[str, ...] = ("Startup time", "Model loaded in")  # what it has printed when it can be asked
     port: int = field(default_factory=free_port)
     process: subprocess.Popen | None = None
     start_log: str = ""  # what it had printed when it was ready
@@ -74,7 +76,7 @@ class WebuiServer:
 
     def start(self, timeout: float = 300) -> None:
         """Start and wait until page, API and checkpoint are there. Raises RuntimeError with the log's end."""
-        command = ["nice", str(self.python), str(self.webui / "launch.py"), "--data-dir", str(self.data), *FLAGS]
+        command = ["nice", str(self.python), str(self.webui / "launch.py"), "--data-dir", str(self.data), *self.usual]
         # started elsewhere than in its own folder, the host does not serve its own scripts to the page
         command += ["--gradio-allowed-path", str(self.webui)]
         with (self.data / "webui.log").open("wb") as log:
@@ -88,7 +90,7 @@ class WebuiServer:
             if self.process.poll() is not None or "model failed to load" in self.log:
                 break
             # no request before that line: one in the middle of the start makes the webui fail
-            if "Startup time" in self.log and "Model loaded in" in self.log:
+            if all(line in self.log for line in self.ready):
                 self.start_log = self.log
                 self.start_profile = self.get("/internal/profile-startup").json()
                 return

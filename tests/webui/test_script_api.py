@@ -79,7 +79,12 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_agrees_with_the_command_line_to_one_grey_level(client, standalone, webui, case):
-    changes = {"steps": 20, "negative_prompt": "cg", **CASES[case]}
+    agreement(client, standalone, webui, {"steps": 20, "negative_prompt": "cg", **CASES[case]})
+
+
+def agreement(client, standalone, webui, changes):
+    """Asserts that webui and command line give one picture; options of a translation, preset among them."""
+    changes = dict(changes)
     preset = changes.pop("preset", "default")
     params = translation_preset(preset, **{"cfg_scale": 7.5, "strength": 0.3, **changes})
     embedding = read_embedding(webui.data / "embeddings" / "neg-test.pt")
@@ -92,10 +97,11 @@ def test_agrees_with_the_command_line_to_one_grey_level(client, standalone, webu
         prompt=params.prompt, negative_prompt=params.negative_prompt, steps=params.steps, seed=params.seed,
         cfg_scale=params.cfg_scale, denoising_strength=params.strength,
     )  # fmt: skip
+    levels, mean = difference(answer["images"][0], ours), abs(pixels(answer["images"][0]) - pixels(ours)).mean()
+    print(f"\n{preset} {params.guidance}: {levels} grey levels at most, {mean:.4f} in the mean")
     # which of the negative's values are the largest hangs on the last digit, and the two have another torch
-    selects = params.guidance in ("topk", "sega", "salience")
-    assert difference(answer["images"][0], ours) <= (8 if selects else 1)
-    assert abs(pixels(answer["images"][0]) - pixels(ours)).mean() < 0.7
+    selects = params.guidance in ("sega", "salience") or (params.guidance == "topk" and params.topk_ratio < 1)
+    assert levels <= (8 if selects else 1) and mean < 0.7
 
 
 def test_plain_pictures_stay_the_same_to_the_byte(client, webui):
@@ -124,7 +130,7 @@ def test_plain_pictures_stay_the_same_to_the_byte(client, webui):
 
     sabotage = {"negtrans test saboteur": {"args": [3]}}
     answer = client.ask(arguments(embedding="neg-test"), alwayson_scripts=sabotage)
-    assert (answer.status_code, answer.json()["errors"]) == (500, "sabotage")
+    assert answer.status_code == 500 and "sabotage" in answer.text
     assert client.plain(**request)["images"] == before
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.webui.server import REPOSITORY
+from tests.webui.test_script_page import open_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -62,14 +63,16 @@ def page(webui):
 def open_tab(page, webui):
     page.goto(f"{webui.url}/?__theme=light", wait_until="domcontentloaded")
     page.wait_for_selector("#negtrans_train_start", state="attached")
-    page.wait_for_function("() => typeof gradio_config !== 'undefined' && document.querySelector('#tabs .tab-nav')")
+    page.wait_for_function(
+        "() => typeof gradio_config !== 'undefined' && document.querySelector('#tabs .tab-nav, #tabs [role=tab]')"
+    )
     time.sleep(2)
     choose(page, "Train Negative Embedding")
     page.wait_for_selector("#negtrans_train_start", state="visible")
 
 
 def choose(page, title):
-    page.click(f'#tabs > .tab-nav button:has-text("{title}")')
+    open_page(page, title)
 
 
 def fill(page, name, text):

@@ -1,1 +1,1 @@
-"""The extension inside AUTOMATIC1111 stable-diffusion-webui; only this folder and models/a1111.py import `modules`."""
+"""The extension inside a webui: what A1111 and Forge share, with a folder for what each has alone."""

@@ -6,17 +6,22 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from modules import sd_hijack, shared
+from modules import shared
 
 from lib_negtrans.embeddings import NO_EMBEDDING
 from lib_negtrans.embeddings.folder import embedding_files
+from lib_negtrans.models.protocol import HostError
 
+from .host import host
 from .refusal import TranslationRefused
 
 
 def _database() -> Any:
-    """The host's database of textual inversions; Forge has none in this place, and there it is None."""
-    return getattr(sd_hijack.model_hijack, "embedding_db", None)
+    """The database of textual inversions of the checkpoint in use; None where there is none, or another host."""
+    try:
+        return host().embeddings()
+    except HostError:
+        return None
 
 
 def loaded_names() -> list[str]:
@@ -37,8 +42,8 @@ def choices() -> list[str]:
 
 def rescanned_choices() -> list[str]:
     """The choices after reading the embeddings folder again, sub-folders included."""
-    if shared.sd_model is not None and (database := _database()) is not None:
-        database.load_textual_inversion_embeddings(force_reload=True)
+    if shared.sd_model is not None and _database() is not None:
+        host().rescan_embeddings()
     return choices()
 
 
@@ -46,7 +51,7 @@ def vectors_hash(name: str) -> str:
     """Ten digits of the sha256 of an embedding's vectors as float32. Raises TranslationRefused for one not loaded."""
     database = _database()
     if name not in database.word_embeddings:
-        database.load_textual_inversion_embeddings()  # looks at the disk if the folder has changed
+        host().rescan_embeddings(everything=False)
     embedding = database.word_embeddings.get(name)
     if embedding is None:
         if name in database.skipped_embeddings:

@@ -23,7 +23,7 @@ from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.plan import guidance_of
 
 from . import embedding_list, sampling
-from .combining import neutral_prompt_acts
+from .host import host
 from .infotext_fields import EMBEDDING_KEY, HASH_KEY, PRESET_KEY, STOOD_DOWN_KEY, WEIGHT_KEY
 from .preserved import HANDED_OVER, Keeper, out_of_memory_refused
 from .refusal import TranslationRefused, refuse_host, refuse_job
@@ -88,7 +88,7 @@ class TranslationJob:
     def _stand_down(self, params: TranslationParams) -> tuple[TranslationParams, str | None]:
         """Where neutral-prompt's keywords combine the predictions, plain guidance; and what that is instead of."""
         ours = guidance_of(params)
-        if ours.is_plain or not neutral_prompt_acts(self.p.all_prompts):
+        if ours.is_plain or not host().guided_by_others(self.p.all_prompts):
             return params, None
         asked = params.guidance + (f", CFG rescale {params.cfg_rescale:g}" if params.cfg_rescale else "")
         self.p.comment(
@@ -140,7 +140,7 @@ class TranslationJob:
             p.comment(f"{TITLE} switched token merging off: attention control needs every token.")
         self._keeper = Keeper(p, self._params)
         self._keeper.find()
-        with _mean_encoding(p.sd_model) if option("negtrans_mean_latent") else nullcontext():
+        with host().mean_encoding(p.sd_model) if option("negtrans_mean_latent") else nullcontext():
             return original(*args, **kwargs)
 
     def _setup_conds(self, original: Callable[[], None]) -> None:
@@ -188,22 +188,3 @@ def _grid(p: Any) -> tuple[int, float]:
 def _own_fields(params: TranslationParams) -> dict[str, Any]:
     keys = {opt.infotext for name, opt in params.options().items() if name in _HOST_FIELDS}
     return {key: value for key, value in translation_fields(params).items() if key not in keys}
-
-
-@contextmanager
-def _mean_encoding(model: Any) -> Generator[None, None, None]:
-    """While the context is open the checkpoint encodes to the mean of the VAE's distribution, not to a sample of it."""
-    original = model.get_first_stage_encoding
-    patched_before = "get_first_stage_encoding" in vars(model)
-
-    def mean(posterior: Any) -> Any:
-        return original(posterior.mode() if hasattr(posterior, "mode") and hasattr(posterior, "sample") else posterior)
-
-    model.get_first_stage_encoding = mean
-    try:
-        yield
-    finally:
-        if patched_before:
-            model.get_first_stage_encoding = original
-        else:
-            del model.get_first_stage_encoding

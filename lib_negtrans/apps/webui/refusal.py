@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from modules import sd_unet, shared
 
-from lib_negtrans import TITLE
-from lib_negtrans.models.a1111 import WebuiHost, is_forge
 from lib_negtrans.models.protocol import HostError
+
+from .host import host
+
+T = TypeVar("T")
 
 
 class TranslationRefused(Exception):
@@ -20,20 +23,22 @@ class TranslationRefused(Exception):
         self.detail = sentence
 
 
+def refused(call: Callable[[], T]) -> T:
+    """call(), with a HostError as a refusal."""
+    try:
+        return call()
+    except HostError as error:
+        raise TranslationRefused(str(error)) from error
+
+
 def refuse_host() -> None:
     """Refuse hosts whose sampling is another (HOST.md 3)."""
-    if is_forge():
-        raise TranslationRefused(
-            f"{TITLE} does not work on Forge yet: use AUTOMATIC1111's webui, or python -m lib_negtrans."
-        )
+    refused(host)
 
 
 def refuse_job(p: Any, inverts: bool) -> None:
     """Raise TranslationRefused for what this job's settings make impossible, by the name it has on the page."""
-    try:
-        WebuiHost(p.sd_model)
-    except HostError as error:
-        raise TranslationRefused(str(error)) from error
+    refused(lambda: host().refuse_model(p.sd_model))
     if p.refiner_checkpoint not in (None, "", "None", "none"):
         raise TranslationRefused(
             "The refiner would change the model during the translation: switch Refiner off for this script."

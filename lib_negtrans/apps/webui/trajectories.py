@@ -1,13 +1,12 @@
-"""The inversions of earlier pictures in the webui: what they depend on there, and when they are forgotten."""
+"""The inversions of earlier pictures in the webui: where they are kept, and when they are forgotten."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from modules import devices, script_callbacks, shared
+from modules import script_callbacks
 from torch import nn
 
 from lib_negtrans import memory
@@ -20,8 +19,6 @@ from .registration import register_once
 from .settings import option
 
 cache = TrajectoryCache()
-# settings of the host that change what the UNet computes
-_OPTIONS = ("cross_attention_optimization", "upcast_attn", "fp8_storage", "cache_fp16_weight", "sd_vae")
 
 
 def register() -> Callable[[], None]:
@@ -34,50 +31,12 @@ def _model_loaded(_model: Any) -> None:
     cache.clear()
 
 
-def model_state(p: Any) -> Hashable | None:
-    """What of the host an inversion depends on; None where something else takes part in it, or none is to be kept.
-
-    Weights are not in here: LoRAs get into them with the first call only. `Store` looks at them.
-    """
-    unet = p.sd_model.model.diffusion_model
-    # ControlNet keeps the former forward, which the inversion then calls unless the settings say otherwise
-    hooked = "forward" in vars(unet) and (
-        "_original_forward" not in vars(unet) or option("negtrans_controlnet_in_inversion")
-    )
-    if not option("negtrans_cache_mb"):
-        cache.clear()
-        return None
-    if hooked:
-        return None
-    info = p.sd_model.sd_checkpoint_info
-    return (
-        info.filename,
-        info.sha256,
-        id(unet),
-        str(devices.dtype_unet),
-        str(devices.device),
-        tuple((name, str(getattr(shared.opts, name, None))) for name in _OPTIONS),
-        _networks(),
-        tuple(sorted((str(net.name), float(net.multiplier)) for net in shared.loaded_hypernetworks)),
-        tuple(p.image_conditioning.shape[1:]),
-    )
-
-
-def _networks() -> Hashable:
-    """The LoRAs in force, each with its file's hash or time and its multipliers."""
-    lora = sys.modules.get("networks")
-    loaded = getattr(lora, "loaded_networks", None) or []
-    return tuple(
-        (
-            net.name,
-            getattr(net, "mtime", None),
-            getattr(getattr(net, "network_on_disk", None), "hash", None),
-            net.te_multiplier,
-            net.unet_multiplier,
-            str(net.dyn_dim),
-        )
-        for net in loaded
-    )
+def store(unet: nn.Module) -> Store | None:
+    """Where one UNet's inversions are kept; None, and all forgotten, where the settings give them no memory."""
+    if option("negtrans_cache_mb"):
+        return Store(unet)
+    cache.clear()
+    return None
 
 
 class Store:

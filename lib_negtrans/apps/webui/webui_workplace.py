@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 
-from modules import processing, sd_hijack, shared
+from modules import processing, shared
 from modules.call_queue import queue_lock
 from modules.paths_internal import data_path
 
 from lib_negtrans.jobs.training import TrainingManager, TrainingSnapshot
-from lib_negtrans.models.a1111 import current_host, loaded_host, plain_networks
-from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.models.protocol import HostError, ModelHost
+
+from .host import host
 
 _manager: TrainingManager | None = None
 
@@ -45,10 +46,8 @@ class WebuiWorkplace:
         with queue_lock:
             shared.state.begin(job=title)
             try:
-                host = current_host()
-                host.refuse_training()
-                with plain_networks():
-                    yield host
+                with host().training() as model:
+                    yield model
             finally:
                 shared.state.end()
                 # what `wrap_gradio_call` does after the host's own jobs: an interrupt must not reach the next one
@@ -63,15 +62,20 @@ class WebuiWorkplace:
     def publish(self, embedding: Path) -> list[str]:
         """Load it at once, and drop the prompts that the host has cached with the former vectors (HOST.md fact 2)."""
         forget_cached_prompts()
-        database = sd_hijack.model_hijack.embedding_db
-        database.load_textual_inversion_embeddings(force_reload=True)
-        name = embedding.stem
+        host().rescan_embeddings()
+        return [*host().training_notes(), self._found(embedding)]
+
+    @staticmethod
+    def _found(embedding: Path) -> str:
+        database, name = host().embeddings(), embedding.stem
+        if database is None:
+            return f"{name} is ready: write {name} into a negative prompt. The next picture loads it."
         if name in database.word_embeddings:
-            return [f"{name} is loaded: write {name} into a negative prompt, or click it in the Textual Inversion tab."]
+            return f"{name} is loaded: write {name} into a negative prompt, or click it in the Textual Inversion tab."
         if name in database.skipped_embeddings:
             width, wanted = database.skipped_embeddings[name].shape, database.expected_shape
-            return [f"{name} is not shown: it has width {width}, and the checkpoint loaded now needs {wanted}."]
-        return [f"The webui did not load {embedding}: its console says why."]
+            return f"{name} is not shown: it has width {width}, and the checkpoint loaded now needs {wanted}."
+        return f"The webui did not load {embedding}: its console says why."
 
     @property
     def templates_folder(self) -> Path | None:
@@ -80,8 +84,10 @@ class WebuiWorkplace:
         return Path(folder) if folder else None
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
-        host = loaded_host()
-        return None if host is None else host.tokenize
+        try:
+            return host().tokenizer()
+        except HostError:
+            return None
 
 
 def forget_cached_prompts() -> None:

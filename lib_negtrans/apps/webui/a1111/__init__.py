@@ -1,0 +1,1 @@
+"""What is AUTOMATIC1111's webui's alone."""

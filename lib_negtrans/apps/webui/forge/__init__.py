@@ -1,0 +1,1 @@
+"""What is Forge's alone."""

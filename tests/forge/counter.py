@@ -1,0 +1,21 @@
+"""A Forge extension of the tests: counts the rows that the UNet computes, and says so on GET /negtrans-test/rows."""
+
+from modules import script_callbacks
+
+_rows = {"count": 0}
+
+
+def _count(_module, args):
+    _rows["count"] += args[0].shape[0]
+
+
+def _model_loaded(model):
+    model.forge_objects.unet.model.diffusion_model.register_forward_pre_hook(_count)
+
+
+def _app_started(_demo, app):
+    app.get("/negtrans-test/rows")(lambda: _rows["count"])
+
+
+script_callbacks.on_model_loaded(_model_loaded)
+script_callbacks.on_app_started(_app_started)

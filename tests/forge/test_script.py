@@ -1,0 +1,60 @@
+"""The script on Forge: what A1111's tests ask of it, and what is Forge's alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib_negtrans.translation.params import TRANSLATION_PRESETS
+from tests.webui.client import arguments, difference
+from tests.webui.test_script_api import (  # noqa: F401
+    agreement,
+    standalone,
+    test_a_list_of_version_1_gives_the_same_bytes,
+    test_a_lora_acts_in_both_directions_and_is_gone_afterwards,
+    test_agrees_with_the_command_line_to_one_grey_level,
+    test_an_axis_of_the_grid_makes_a_translation,
+    test_batch_size_two_and_count_two,
+    test_outside_the_mask_nothing_changes,
+    test_plain_pictures_stay_the_same_to_the_byte,
+    test_refused_in_one_sentence,
+    test_seeds_matter_when_started_from_noise,
+    test_the_same_request_gives_the_same_bytes,
+    test_token_merging_is_off_for_the_job,
+)
+
+
+@pytest.mark.parametrize("preset", TRANSLATION_PRESETS)
+def test_every_preset_agrees_with_the_command_line(client, standalone, webui, preset):  # noqa: F811
+    own = TRANSLATION_PRESETS[preset][1]
+    host = {name: own.get(name, value) for name, value in {"cfg_scale": 7.5, "strength": 0.3}.items()}
+    # of everything: which values are the largest hangs on the last digit, and over 25 steps the command line differs
+    # from itself in float64 by 19 grey levels
+    agreement(client, standalone, webui, {"preset": preset, "prompt": "a photo", "topk_ratio": 1.0, **host})
+
+
+def test_multidiffusion_is_refused_in_one_sentence(client):
+    listed = client.server.get("/sdapi/v1/script-info").json()
+    script = next(s for s in listed if "multidiffusion" in s["name"] and s["is_img2img"])
+    values = [argument["value"] for argument in script["args"]]
+    values[0] = True
+    answer = client.ask(alwayson_scripts={script["name"]: {"args": values}})
+    assert answer.status_code == 422 and "MultiDiffusion" in answer.json()["detail"]
+    assert client.ask().status_code == 200
+
+
+def test_unequal_prompts_and_and(client):
+    """AND with weights, a long negative prompt, scale 1: each changes the picture, and is the same again."""
+    neg = arguments(embedding="neg-test")
+    cases = [{}, {"prompt": "a photo AND a shirt :0.5"}, {"negative_prompt": "ugly, " * 90}, {"cfg_scale": 1}]
+    pictures = [client.translate(neg, **case)["images"][0] for case in cases]
+    assert all(difference(pictures[0], other) > 1 for other in pictures[1:])
+    assert pictures == [client.translate(neg, **case)["images"][0] for case in cases]
+
+
+def test_weights_of_and_that_do_not_add_up_to_one_are_kept_at_scale_one(client):
+    """Forge leaves the unconditional out there, and would multiply the clean picture by the weights' sum."""
+    one, other = (
+        client.translate(arguments(), cfg_scale=1, prompt=f"a photo :{w} AND a shirt :{w}")["images"][0]
+        for w in (0.5, 0.6)
+    )
+    assert difference(one, other) < 40
