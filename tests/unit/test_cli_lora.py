@@ -26,7 +26,11 @@ def folder(tmp_path_factory):
     """photo.safetensors and style.safetensors for the demonstration model, neg-x.pt, and pictures in `in`."""
     folder = tmp_path_factory.mktemp("loras")
     host = standalone.load_model(default_model_path(), device="cpu")
-    write_lora(folder / "photo.safetensors", random_pairs(host, scale=0.5), {"ss_output_name": "other"})
+    write_lora(
+        folder / "photo.safetensors",
+        random_pairs(host, scale=0.5),
+        {"ss_output_name": "other", "sshs_model_hash": "0123456789abcdef"},
+    )
     write_lora(folder / "style.safetensors", random_pairs(host, seed=2, convolutions=False, text=False), {})
     vectors = torch.randn(2, 64, generator=torch.Generator().manual_seed(3))
     write_embedding(folder / "neg-x.pt", Embedding("neg-x", vectors))
