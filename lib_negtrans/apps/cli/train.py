@@ -188,7 +188,7 @@ def show_event(event: events.Event, report: Reporter, bar) -> None:
         # without a terminal there is no bar: a line now and then instead
         spoken = bar.disable and (event.step % 50 == 0 or event.step == event.steps)
         report.event(kind, str(event) if spoken else None, **fields)
-    elif isinstance(event, events.Caching | events.MakingClass):
+    elif isinstance(event, events.Caching):
         report.event(kind, str(event) if event.done == event.total else None, **fields)
     else:
         report.event(kind, str(event), **fields)
