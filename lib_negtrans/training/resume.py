@@ -16,7 +16,7 @@ from .weights import WEIGHTS
 FREE_PARAMS = frozenset(
     {
         "steps", "save_every", "keep", "preview_every", "gradient_checkpointing", "latent_cache", "patience", "result",
-        "licence", "sample_prompts", "file_precision",
+        "licence", "sample_prompts", "file_precision", "ema_on_cpu",
     }
 )  # fmt: skip
 

@@ -58,7 +58,8 @@ class Judging:
         events: list[Event] = [
             Validated(
                 step, found.own.loss, found.own.value, found.own.error, other_domain(self.trainable),
-                other and other.loss, other and other.value, other and other.error, found.gap, found.gap_error,
+                other.loss if other else None, other.value if other else None, other.error if other else None,
+                found.gap, found.gap_error,
                 self.found_best, norms, nearest, said.kind, said.text,
             )
         ]  # fmt: skip

@@ -102,7 +102,7 @@ def verdict(
     if other is not None:
         word = "better" if other.value > 0 else "worse"
         gains += f" and {other_domain(trainable)} {_percent(abs(other.value))} {word}"
-        if measurement.gap <= SURE * measurement.gap_error:
+        if (measurement.gap or 0.0) <= SURE * (measurement.gap_error or 0.0):
             look = "rendered" if kind == "renders" else "photographed"
             return Verdict(
                 CONTENT, f"Content only so far: {gains}. So they hold what both show, not the {look} look."
