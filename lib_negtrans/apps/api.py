@@ -190,7 +190,7 @@ class _Service:
 
     def prepare(self, body: PrepareBody):
         """Prepare a training folder from any tree of pictures; answers with its first state."""
-        source, target, runner = self._allowed(body.source), self._allowed(body.target), self.manager.preparation
+        source, target, runner = self._allowed(body.source), self._inside(body.target), self.manager.preparation
         if self.closed(target):
             raise HTTPException(403, f"{body.target} is one of the webui's own folders: give a new one.")
         if runner.snapshot().busy:
@@ -236,6 +236,13 @@ class _Service:
         }
 
     def _allowed(self, text: str) -> Path:
+        """The real path of what a caller names to be read, with nothing in it that leads out of the allowed folders."""
+        path = self._inside(text)
+        if path.is_dir() and (link := _link_outside(path, list(self.roots()))):
+            raise HTTPException(403, f"{link} is a link to outside the folders that the API may read: remove it.")
+        return path
+
+    def _inside(self, text: str) -> Path:
         """The real path of what a caller names, if it is below an allowed folder; relative ones start at the first."""
         roots = list(self.roots())
         if not text.strip() or "\0" in text or len(text) > MAXIMUM_PATH:
@@ -247,8 +254,6 @@ class _Service:
                 403,
                 f"{text} is outside the folders that the API may read: start the webui with --gradio-allowed-path.",
             )
-        if path.is_dir() and (link := _link_outside(path, roots)):
-            raise HTTPException(403, f"{link} is a link to outside the folders that the API may read: remove it.")
         return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 import pytest
 
@@ -22,7 +23,11 @@ def renders(webui):
     folder.mkdir(exist_ok=True)
     for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:2]:
         shutil.copy(path, folder)
-    return folder
+    yield folder
+    webui.post("/negtrans/v1/train/interrupt")
+    while webui.get("/negtrans/v1/train").json()["busy"]:
+        time.sleep(0.5)
+    shutil.rmtree(folder)  # other tests make their own
 
 
 def test_the_webuis_own_folders_are_no_targets(webui, renders):
