@@ -74,7 +74,7 @@ def webui(forge_installation, demo_model, tmp_path_factory):  # noqa: F811
     data = tmp_path_factory.mktemp("forge")
     make_forge_folder(data, forge_installation[0], demo_model)
     server = WebuiServer(data, *forge_installation, usual=FLAGS, ready=("Startup time",))
-    server.start(timeout=900)  # nothing is skipped there, and a loaded machine is slow
+    server.start()
     # it loads the checkpoint with the first picture, A1111 at its start
     assert server.post("/sdapi/v1/txt2img", {"width": 64, "height": 64, "steps": 1}).status_code == 200
     yield server
