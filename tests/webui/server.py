@@ -74,7 +74,7 @@ class WebuiServer:
     def log(self) -> str:
         return (self.data / "webui.log").read_text(encoding="utf-8", errors="replace")
 
-    def start(self, timeout: float = 300) -> None:
+    def start(self, timeout: float = 900) -> None:
         """Start and wait until page, API and checkpoint are there. Raises RuntimeError with the log's end."""
         command = ["nice", str(self.python), str(self.webui / "launch.py"), "--data-dir", str(self.data), *self.usual]
         # started elsewhere than in its own folder, the host does not serve its own scripts to the page
