@@ -115,7 +115,7 @@ class RunFiles:
             if not (self.out.exists() and self.trainable.is_saved(self.out, weights)):
                 self._write(self.out, good, self.params.result, overwrite)
             if "average" in good["parts"]:
-                self._write(self.run_folder / f"{self.out.stem}.last{self.out.suffix}", good, "unaveraged")
+                self._write(self.run_folder / "unaveraged" / self.out.name, good, "unaveraged")
         except (OSError, UserError) as error:
             raise TrainingError(
                 f"{error} The {good['step']} steps are kept in {checkpoint}: resume to write them."

@@ -146,6 +146,7 @@ def call(text: str) -> tuple[int, Reports]:
     parser = argparse.ArgumentParser()
     for flag in ("--model", "--device", "--dtype", "--feature-memory"):
         parser.add_argument(flag)
+    parser.set_defaults(lora=[])
     command.add_arguments(parser)
     reports = Reports()
     return command.run(parser.parse_args(text.split()), reports), reports

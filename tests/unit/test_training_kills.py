@@ -1,6 +1,6 @@
 """A training that is killed again and again, at moments nobody chose, ends as if nothing had happened.
 
-NEGTRANS_KILLS sets how often (default 5); `tools/kill_training.py` does it with whole command lines.
+NEGTRANS_KILLS sets how often (default 3); `tools/kill_training.py` does it with whole command lines.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("NEGTRANS_KILLS", "5"))
+KILLS = int(os.environ.get("NEGTRANS_KILLS", "3"))
 
 # every attempt is a child of a process that has the model in memory but has never computed with it
 ATTEMPTS = """
-import os, random, signal, sys, time
+import os, random, signal, sys, time, traceback
 from pathlib import Path
 import numpy as np
 from PIL import Image
@@ -65,7 +65,10 @@ def train(out):
         for _ in job.run():
             pass
         code = 0
+    except Exception:
+        traceback.print_exc()
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 def result(out):

@@ -128,4 +128,4 @@ def test_the_file_holds_the_average_and_the_last_weights_lie_beside_it(whole):
     average, last = payload["parts"]["average"]["vectors"], payload["vectors"]
     key = next(name for name in last if name.endswith("lora_up.weight"))
     assert torch.equal(load_file(whole.out)[key], average[key].half()) and not torch.equal(average[key], last[key])
-    assert torch.equal(load_file(whole.folder / "run" / f"{NAME}.last.safetensors")[key], last[key].half())
+    assert torch.equal(load_file(whole.folder / "run" / "unaveraged" / f"{NAME}.safetensors")[key], last[key].half())

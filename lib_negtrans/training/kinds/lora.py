@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -118,14 +119,14 @@ class Lora(PositiveKind[LoraParams]):
             name: LoraPair(weights[name + DOWN], weights[name + UP], None, self.scale * self.rank_of(module))
             for name, module in self.targets.items()
         }
-        with atomic_write(path, overwrite) as temporary:
-            file = temporary.with_suffix(".safetensors")  # readers go by the ending
-            try:
-                write_lora(file, pairs, self._metadata(step, facts), FILE_DTYPES[self.params.file_precision], True)
-                self._check_file(file, path, weights)
-                file.replace(temporary)
-            finally:
-                file.unlink(missing_ok=True)
+        with ExitStack() as stack:
+            temporary = stack.enter_context(atomic_write(path, overwrite))
+            # readers go by a file's ending, and what a kill leaves must end in .tmp
+            folder = stack.enter_context(TemporaryDirectory(".tmp", f".{path.name}.", path.parent))
+            file = Path(folder, path.name)
+            write_lora(file, pairs, self._metadata(step, facts), FILE_DTYPES[self.params.file_precision])
+            self._check_file(file, path, weights)
+            file.replace(temporary)
 
     def _check_file(self, file: Path, path: Path, weights: LoraWeights) -> None:
         with self.applied(None):
