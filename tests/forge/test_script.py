@@ -53,8 +53,5 @@ def test_unequal_prompts_and_and(client):
 
 def test_weights_of_and_that_do_not_add_up_to_one_are_kept_at_scale_one(client):
     """Forge leaves the unconditional out there, and would multiply the clean picture by the weights' sum."""
-    one, other = (
-        client.translate(arguments(), cfg_scale=1, prompt=f"a photo :{w} AND a shirt :{w}")["images"][0]
-        for w in (0.5, 0.6)
-    )
-    assert difference(one, other) < 40
+    joined = client.translate(arguments(), cfg_scale=1, prompt="a photo :0.6 AND a photo :0.6")["images"][0]
+    assert difference(joined, client.translate(arguments(), cfg_scale=1.2, prompt="a photo")["images"][0]) <= 1
