@@ -90,7 +90,8 @@ def _way_down(params: TranslationParams, embedding: str | None, weight: float) -
             "embedding.", values
         )  # fmt: skip
     away = "{embedding} and the negative prompt" if embedding and typed else "{embedding}"
-    name = f"{embedding}{'' if weight == 1 else f' (weight {weight:g})'}" if embedding else "the negative prompt"
+    weighted = embedding if weight == 1 else f"({embedding}:{weight:g})"  # as prompts have it
+    name = weighted if embedding else "the negative prompt"
     kept = guidance_of(params).variant.kept()
     template = f"Then {{used}} steps lead away from {away}, with CFG scale {{scale}}{', {kept}' if kept else ''}."
     return Sentence(template, values | {"embedding": name, "kept": kept})

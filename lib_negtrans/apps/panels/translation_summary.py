@@ -18,6 +18,9 @@ from lib_negtrans.translation.wording import Sentence, cannot_work, translation_
 ALL = "all"  # stands for every option where one is named to be reset
 DIFFERS = "These differ from the preset; a click puts one back:"
 PUT_ALL_BACK = "Put all back"
+# what the page's script says where the canvas has another shape than the render; it fills in the sizes
+CANVAS_STRETCHES = "The render is {render} pixels and the canvas {canvas}: it would be stretched."
+CANVAS_SET = "Set {size}"
 
 
 def preset_values(preset: str) -> dict[str, Any]:

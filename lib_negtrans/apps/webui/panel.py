@@ -12,6 +12,7 @@ from gradio.context import Context
 
 from lib_negtrans.apps.panels.components import QUIET, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
+from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES
 from lib_negtrans.options import Option
 from lib_negtrans.translation import arguments
 from lib_negtrans.translation.params import TranslationParams
@@ -19,9 +20,6 @@ from lib_negtrans.translation.params import TranslationParams
 from . import infotext_fields as infotext
 
 ELEM_PREFIX = "negtrans_img2img_"
-# what the page's script says where the canvas has another shape than the render; it fills in the sizes
-CANVAS_STRETCHES = "The render is {render} pixels and the canvas {canvas}: it would be stretched."
-CANVAS_SET = "Set {size}"
 
 
 @dataclass
