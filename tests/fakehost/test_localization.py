@@ -15,7 +15,7 @@ pytest.importorskip("gradio", reason="the panels need gradio: install requiremen
 from lib_negtrans.apps.page.page import build_page
 from lib_negtrans.apps.panels import training_view, translation_view
 from lib_negtrans.apps.panels.training_panel import TabOptions
-from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, DIFFERS, PUT_ALL_BACK
+from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, DIFFERS, PUT_ALL_BACK, STRENGTH
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.jobs.background import FINISHED
 from lib_negtrans.jobs.training import TrainingManager
@@ -90,7 +90,7 @@ def in_summaries() -> set[str]:
         {"mask": "alpha", "background": "keep"}, {"strength": 0.9}, {"strength": 0.0},
         *({"guidance": kind} for kind in GUIDANCE_KINDS),
     ]  # fmt: skip
-    texts = {DIFFERS, PUT_ALL_BACK, "changed", CANVAS_STRETCHES, CANVAS_SET, "the negative prompt"}
+    texts = {DIFFERS, PUT_ALL_BACK, "changed", CANVAS_STRETCHES, CANVAS_SET, STRENGTH, "the negative prompt"}
     for change, embedding, typed in itertools.product(changes, (None, "neg"), ("", "blurry")):
         params = TranslationParams(**{**change, "negative_prompt": typed})
         texts |= {sentence.template for sentence in translation_sentences(params, embedding)}

@@ -84,7 +84,7 @@ def test_layer_counts_are_those_of_the_method():
     ],
 )
 def test_the_line_says_what_will_happen(changes, words):
-    assert words in describe_translation(TranslationParams(**changes))
+    assert words in describe_translation(TranslationParams(**changes), "neg-render")
 
 
 def test_the_line_names_what_it_leads_away_from():

@@ -64,14 +64,14 @@ def build_translation_panel(
     host: Mapping[str, Any] | None = None,
     weight_range: tuple[float, float] = (0.0, 3.0),
     negative_prompt: Any | None = None,
-    mirrors: Callable[[], None] = lambda: None,
+    build_more: Callable[[], None] = lambda: None,
 ) -> TranslationPanel:
     """Build the panel in the current gradio context.
 
     names: the options with a control here; those of a group are in its accordion; those that do nothing, as the others
     stand, are hidden. host: sliders that are on the page already, by option name: a preset sets them and the summary
     reads them, as it reads negative_prompt. embeddings() gives the dropdown's choices, "None" first;
-    rescan_embeddings() the same after looking at the disk. mirrors() builds what stands above the open options.
+    rescan_embeddings() the same after looking at the disk. build_more() adds what stands above the open options.
     """
     options, defaults = TranslationParams.options(), TranslationParams()
     controls: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def build_translation_panel(
             elem_id=f"{elem_prefix}embedding_weight",
             info="A higher weight pushes away more strongly. 1 is the embedding as it was trained.",
         )  # fmt: skip
-    mirrors()
+    build_more()
     for name in names:
         if options[name].group is None:
             add_control(name)

@@ -21,6 +21,7 @@ PUT_ALL_BACK = "Put all back"
 # what the page's script says where the canvas has another shape than the render; it fills in the sizes
 CANVAS_STRETCHES = "The render is {render} pixels and the canvas {canvas}: it would be stretched."
 CANVAS_SET = "Set {size}"
+STRENGTH = "Strength of change"  # the webui's own slider once more, in the panel
 
 
 def preset_values(preset: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from gradio.context import Context
 
 from lib_negtrans.apps.panels.components import QUIET, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
-from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES
+from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, STRENGTH
 from lib_negtrans.options import Option
 from lib_negtrans.translation import arguments
 from lib_negtrans.translation.params import TranslationParams
@@ -72,7 +72,7 @@ def script_panel(
 def _mirror(strength: Any) -> None:
     """The host's denoising strength once more, where the panel's other options are."""
     described = TranslationParams.options()["strength"]
-    shown = Option("Strength of change", described.help, strength.minimum, strength.maximum, strength.step)
+    shown = Option(STRENGTH, described.help, strength.minimum, strength.maximum, strength.step)
     mirror = option_component(shown, strength.value, f"{ELEM_PREFIX}strength")
     mirror.do_not_save_to_config = True
     # in the browser alone, so that neither runs behind the other while one is moved
