@@ -145,9 +145,15 @@
 
     if (window.negtransTranslate) return;
     window.negtransTranslate = true;
-    const update = guarded(() => { sentences(); marks(); });
+    let waiting = false;
+    const update = guarded(() => { waiting = false; sentences(); marks(); });
+    // once before the next frame is drawn, however much changed: the page changes a lot while it is built
+    const later = () => {
+        if (!waiting) requestAnimationFrame(update);
+        waiting = true;
+    };
     document.addEventListener("click", guarded(click), true);
-    new MutationObserver(update).observe(document.documentElement, {childList: true, subtree: true, characterData: true});
+    new MutationObserver(later).observe(document.documentElement, {childList: true, subtree: true, characterData: true});
     setInterval(guarded(canvas), 300);
     update();
 })();

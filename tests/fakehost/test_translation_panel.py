@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -173,3 +174,27 @@ def test_every_preset_is_explained_in_the_panel():
     for name, (sentence, _values) in TRANSLATION_PRESETS.items():
         assert sentence.endswith(".") and html.escape(sentence) in preset_sentence(name)
     assert preset_sentence(None) == preset_sentence("gone") == "<p class='negtrans-preset'></p>"
+
+
+def test_use_in_img2img_leaves_the_page_ready(fake_host, monkeypatch):
+    """Script and embedding are chosen and the preset's values on the page's sliders; no text is typed."""
+    from lib_negtrans import TITLE
+    from lib_negtrans.apps.webui import train_tab
+
+    monkeypatch.setattr(train_tab, "manager", lambda: SimpleNamespace(snapshot=lambda: SimpleNamespace(name="neg-x")))
+    with gr.Blocks() as page:
+        sliders = {"steps": gr.Slider(1, 150, value=20), "strength": gr.Slider(0, 1, value=0.75, step=0.01)}
+        panel = build(fake_host, {**sliders, "negative_prompt": gr.Textbox()}).panel
+        choice, button = gr.Dropdown(choices=["None", TITLE]), gr.Button("Use in img2img")
+        script = SimpleNamespace(title=lambda: TITLE, panel=panel)
+        runner = SimpleNamespace(selectable_scripts=[script], inputs=[choice])
+        monkeypatch.setattr(fake_host.modules["modules.scripts"], "scripts_img2img", runner, raising=False)
+        train_tab.connect_use(button)
+    event, wired = next(
+        (function, dependency)
+        for function, dependency in zip(page.fns, page.dependencies, strict=True)
+        if button._id in dependency["targets"]
+    )
+    expected = [choice, panel.embedding, sliders["steps"], sliders["strength"]]
+    assert wired["outputs"] == [component._id for component in expected]
+    assert [update["value"] for update in event.fn("natural")] == [TITLE, "neg-x", 50, 0.5]
