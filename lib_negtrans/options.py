@@ -32,7 +32,7 @@ class Option:
     step: float | None = None
     choices: tuple[str, ...] | None = None
     infotext: str | None = None  # key in the PNG text, beginning with "NegTrans"
-    advanced: bool = False  # behind the panel's "More options"
+    group: str | None = None  # the panel's folded part that it is in
     applies: tuple[str, tuple[Any, ...]] | None = None  # (field, values) under which it does anything at all
 
 

@@ -12,6 +12,7 @@ from lib_negtrans.files import atomic_write, write_text_atomic
 
 from .files import Embedding, write_embedding
 
+KIND = "negative embedding"
 HASH_DIGITS = 10  # as the webui shows hashes
 
 
@@ -60,7 +61,7 @@ def write_files(path: Path, content: dict[str, Any], licence: str, preview: str 
 def card_content(embedding: Embedding) -> dict[str, Any]:
     """The webui's fields, and under "negtrans" everything that is known of the embedding."""
     known = {
-        "kind": "negative embedding",
+        "kind": KIND,
         "version": __version__,
         "vectors": len(embedding.vectors),
         "step": embedding.step,

@@ -195,7 +195,7 @@ def _files_of(picture: str) -> tuple[str, str]:
 
 
 def _look(source: Path, pictures: list[str], report: PrepareReport) -> Generator[PrepareProgress, None, list[str]]:
-    """The usable ones: readable, large enough, and of near-duplicates the largest."""
+    """The usable ones: readable, large enough, and of near-duplicates the largest; of several, the shortest name's."""
     looks: dict[str, _Look] = {}
     with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1), "negtrans-prepare") as readers:
         try:
@@ -209,7 +209,12 @@ def _look(source: Path, pictures: list[str], report: PrepareReport) -> Generator
         finally:
             readers.shutdown(wait=True, cancel_futures=True)
     seen, usable = Seen(report.params.duplicates), []
-    for name in sorted(looks, key=lambda name: (-looks[name].size[0] * looks[name].size[1], name)):
+
+    def original_first(name: str) -> tuple[int, int, str]:
+        # "copy of 007 (1).png" is longer than "007.png", in every language
+        return -looks[name].size[0] * looks[name].size[1], len(PurePosixPath(name).stem), name
+
+    for name in sorted(looks, key=original_first):
         if (like := seen.add(name, looks[name].print)) is None:
             usable.append(name)
         else:

@@ -28,7 +28,7 @@ def _with_guidance_options(params: type[_Class]) -> type[_Class]:
             for own, (variant, described) in GUIDANCE_OPTIONS.items():
                 annotations[own] = described.type
                 applies = ("guidance", (variant,))
-                setattr(params, own, option(described.default, **described.metadata, advanced=True, applies=applies))
+                setattr(params, own, option(described.default, **described.metadata, group="Guidance", applies=applies))
     params.__annotations__ = annotations
     return params
 
@@ -44,7 +44,7 @@ class TranslationParams(Params):
     )
     source_prompt: str = option(
         "", "Source prompt", "Describes the render while it is inverted. In most cases it should be empty.",
-        infotext="NegTrans source prompt",
+        infotext="NegTrans source prompt", group="Inversion",
     )  # fmt: skip
     strength: float = option(
         0.3, "Strength", "How far the render is taken towards noise. A higher value changes the picture more.",
@@ -64,85 +64,87 @@ class TranslationParams(Params):
         256, "TAC layers",
         "Self-attention layers with at least height x width / this number of tokens follow the render. A higher "
         "number means more layers.",
-        minimum=1, maximum=4096, step=1, infotext="NegTrans TAC layers",
+        minimum=1, maximum=4096, step=1, infotext="NegTrans TAC layers", group="Attention",
     )  # fmt: skip
     tac_ratio: float = option(
         0.9, "TAC ratio",
         "For which share of the steps, from the first on, attention control (TAC) holds the render's texture. 0 turns "
         "it off.",
-        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC ratio",
+        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC ratio", group="Attention",
     )  # fmt: skip
     fixed_point: int = option(
         1, "Fixed-point iterations",
         "Extra model calls that make the inversion exact, at most this many for each step on average. They are spent "
         "on the steps that need them. 0 is plain DDIM inversion.",
-        minimum=0, maximum=10, step=1, infotext="NegTrans fixed point", applies=("solver", ("ddim",)),
+        minimum=0, maximum=10, step=1, infotext="NegTrans fixed point", group="Inversion",
+        applies=("solver", ("ddim",)),
     )  # fmt: skip
     start: str = option(
         "inversion", "Start from",
         "inversion: start from the inverted render, which keeps the picture. noise: add random noise to the render, "
         "as img2img does.",
-        choices=("inversion", "noise"), infotext="NegTrans start",
+        choices=("inversion", "noise"), infotext="NegTrans start", group="Inversion",
     )  # fmt: skip
     guidance: str = option(
         "cfg", "Guidance",
         "Which part of the negative is subtracted. "
         + " ".join(f"{name}: {variant.subtracts}." for name, variant in VARIANTS.items()),
-        choices=tuple(VARIANTS), infotext="NegTrans guidance",
+        choices=tuple(VARIANTS), infotext="NegTrans guidance", group="Guidance",
     )  # fmt: skip
     cfg_rescale: float = option(
         0.0, "CFG rescale", "Guidance raises the contrast; this brings it back. 0 is off, 1 brings it back fully.",
-        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans CFG rescale", advanced=True,
+        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans CFG rescale", group="Guidance",
     )  # fmt: skip
     tac_halves: str = option(
         "cond", "TAC halves",
         "cond: attention control acts on the prompt's prediction only. both: it acts on the negative's prediction too.",
-        choices=("cond", "both"), infotext="NegTrans TAC halves", advanced=True,
+        choices=("cond", "both"), infotext="NegTrans TAC halves", group="Attention",
     )  # fmt: skip
     tac_blend: float = option(
         1.0, "TAC blend",
         "How much of the render's attention (queries and keys) is mixed in. 1 uses the render's only, 0 is off.",
-        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC blend", advanced=True,
+        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans TAC blend", group="Attention",
     )  # fmt: skip
     tac_depths: str = option(
         "", "TAC depths",
         "A TAC ratio for each resolution of the model, the highest first, such as 0.9 0.9 0.5. It replaces TAC layers "
         "and TAC ratio.",
-        infotext="NegTrans TAC depths", advanced=True,
+        infotext="NegTrans TAC depths", group="Attention",
     )  # fmt: skip
     features: str = option(
         "auto", "Source features",
         "How the render's attention is obtained. captured: stored during the inversion. recomputed: computed again at "
         "each step. auto chooses for you.",
-        choices=("auto", "captured", "recomputed"), infotext="NegTrans features", advanced=True,
+        choices=("auto", "captured", "recomputed"), infotext="NegTrans features", group="Attention",
     )  # fmt: skip
     solver: Solver = option(
         "ddim", "Solver",
         "ddim: inverts and samples with the same exact steps. difference: computes only how the result differs from "
         "the render, which needs fewer steps.",
-        choices=("ddim", "difference"), infotext="NegTrans solver", advanced=True,
+        choices=("ddim", "difference"), infotext="NegTrans solver", group="Inversion",
     )  # fmt: skip
     step_share: float = option(
         0.8, "Step share",
         "Which share of the steps is computed. 1 computes all of them, and 0.8 gives nearly the same picture. With "
         "the solver difference, use about 0.4.",
-        minimum=0.01, maximum=1.0, step=0.01, infotext="NegTrans step share", advanced=True,
+        minimum=0.01, maximum=1.0, step=0.01, infotext="NegTrans step share", group="Inversion",
     )  # fmt: skip
     order: Order = option(
         "ascending", "Inversion order",
         "ascending is correct. published repeats the order of the released FashionR2R code.",
-        choices=("ascending", "published"), infotext="NegTrans order", advanced=True,
+        choices=("ascending", "published"), infotext="NegTrans order", group="Inversion",
     )  # fmt: skip
     colour: str = option(
         "lowpass", "Colour",
         "Brings the render's colours back. lowpass: its colours and shading without fine detail. statistics: the mean "
         "and contrast of each colour channel. latent: the coarse part of the latent, at no extra cost. off: colours "
         "may drift.",
-        choices=("off", *COLOUR_WAYS), infotext="NegTrans colour",
+        choices=("off", *COLOUR_WAYS), infotext="NegTrans colour", group="Colour",
     )  # fmt: skip
     colour_strength: float = option(
         1.0, "Colour strength", "How much of the render's colour is brought back: 0 is nothing, 1 is all of it.",
-        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans colour strength", applies=("colour", COLOUR_WAYS),
+        minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans colour strength", group="Colour",
+        applies=("colour", COLOUR_WAYS),
     )  # fmt: skip
     mask: str = option(
         "none", "Mask",

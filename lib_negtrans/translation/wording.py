@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 from lib_negtrans.options import ParamError
 
 from .params import TranslationParams
@@ -17,56 +20,91 @@ def controlled_layers(flag: int) -> int:
     return sum(count for area, count in _LAYERS_BY_AREA.items() if area <= flag)
 
 
-def cannot_work(error: ParamError) -> str:
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence with places for values, such as {steps}, so that a page can say it in another language."""
+
+    template: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.template.format(**self.values)
+
+
+def cannot_work(error: ParamError) -> Sentence:
     """What is wrong, where a description would be."""
-    return f"This cannot work: {error}"
+    return Sentence("This cannot work: {reason}", {"reason": str(error)})
 
 
 def describe_translation(params: TranslationParams, embedding: str | None = None, weight: float = 1.0) -> str:
-    """One paragraph; what is wrong with the parameters, if anything is."""
+    """`translation_sentences` as one paragraph."""
+    return " ".join(map(str, translation_sentences(params, embedding, weight)))
+
+
+def translation_sentences(
+    params: TranslationParams, embedding: str | None = None, weight: float = 1.0
+) -> list[Sentence]:
+    """What a translation will do; what is wrong with the parameters, if anything is."""
     try:
         params.validate()
     except ParamError as error:
-        return cannot_work(error)
-    timesteps = params.timesteps
-    used, tac_steps = len(timesteps), params.tac_steps
+        return [cannot_work(error)]
+    used, tac_steps, layers = len(params.timesteps), params.tac_steps, _layers(params)
     rows_up = sum(inversion_rows(params))
-    extra = rows_up - used if params.solver == "ddim" and params.fixed_point else 0
-    sentences = []
-    if params.start == "inversion":
-        sentences.append(
-            f"The render is inverted in {used} of {params.steps} steps, up to noise level {timesteps[-1]} of 1000"
-            + (f", and {extra} more model calls make this exact" if extra else "")
-            + ". The seed has no effect."
-        )
-    else:
-        sentences.append(f"Noise from the seed is added to the render, up to level {timesteps[-1]} of 1000.")
-    away = "the negative prompt"
-    if embedding:
-        away = f"{embedding}{'' if weight == 1 else f' (weight {weight:g})'} and {away}"
-    kept = guidance_of(params).variant.kept()
-    sentences.append(
-        f"Then {used} steps lead away from {away}, with CFG scale {params.cfg_scale:g}{f', {kept}' if kept else ''}."
-    )
-    layers = _layers(params)
-    if tac_steps and layers:
-        hold = "hold" if params.tac_blend == 1 else f"hold {100 * params.tac_blend:g} % of"
-        sentences.append(
-            f"In the first {tac_steps} of them, {layers} of 16 attention layers {hold} the render's texture."
-        )
-    else:
-        sentences.append("Attention control is off, so the texture may change.")
     source_calls = tac_steps if params.features_from == "recomputed" and layers else 0
     calls = used * guided_rows(params) + rows_up + source_calls
-    sentences.append(f"This takes about {calls} model calls.")
+    sentences = [
+        _way_up(params, rows_up),
+        _way_down(params, embedding, weight),
+        _attention(params, tac_steps, layers),
+        Sentence("This takes about {calls} model calls.", {"calls": calls}),
+    ]
     if params.colour != "off" and params.colour_strength:
-        sentences.append("The render's colours are brought back.")
+        sentences.append(Sentence("The render's colours are brought back."))
     if params.mask != "none":
         kept = "stays as it is in the render" if params.background == "keep" else "may change freely"
-        sentences.append(f"Texture and colour are held on the garment only; the background {kept}.")
+        sentences.append(Sentence(f"Texture and colour are held on the garment only; the background {kept}."))
     if params.strength > _LARGE_STRENGTH:
-        sentences.append(f"Strength {params.strength:g} changes the picture a lot: the presets use 0.3 to 0.5.")
-    return " ".join(sentences)
+        large = "Strength {strength} changes the picture a lot: the presets use 0.3 to 0.5."
+        sentences.append(Sentence(large, {"strength": f"{params.strength:g}"}))
+    return sentences
+
+
+def _way_up(params: TranslationParams, rows_up: int) -> Sentence:
+    timesteps = params.timesteps
+    values = {"used": len(timesteps), "steps": params.steps, "level": timesteps[-1]}
+    if params.start != "inversion":
+        return Sentence("Noise from the seed is added to the render, up to level {level} of 1000.", values)
+    extra = rows_up - len(timesteps) if params.solver == "ddim" and params.fixed_point else 0
+    inverted = "The render is inverted in {used} of {steps} steps, up to noise level {level} of 1000"
+    exact = ", and {extra} more model calls make this exact" if extra else ""
+    return Sentence(f"{inverted}{exact}. The seed has no effect.", values | {"extra": extra})
+
+
+def _way_down(params: TranslationParams, embedding: str | None, weight: float) -> Sentence:
+    values = {"used": len(params.timesteps), "scale": f"{params.cfg_scale:g}"}
+    typed = bool(params.negative_prompt.strip())
+    if not embedding and not typed:
+        return Sentence(
+            "Then {used} steps follow, with CFG scale {scale}. There is nothing to lead away from: choose a negative "
+            "embedding.", values
+        )  # fmt: skip
+    away = "{embedding} and the negative prompt" if embedding and typed else "{embedding}"
+    weighted = embedding if weight == 1 else f"({embedding}:{weight:g})"  # as prompts have it
+    name = weighted if embedding else "the negative prompt"
+    kept = guidance_of(params).variant.kept()
+    template = f"Then {{used}} steps lead away from {away}, with CFG scale {{scale}}{', {kept}' if kept else ''}."
+    return Sentence(template, values | {"embedding": name, "kept": kept})
+
+
+def _attention(params: TranslationParams, tac_steps: int, layers: int) -> Sentence:
+    if not tac_steps or not layers:
+        return Sentence("Attention control is off, so the texture may change.")
+    hold = "hold" if params.tac_blend == 1 else "hold {share} % of"
+    return Sentence(
+        f"In the first {{steps}} of them, {{layers}} of 16 attention layers {hold} the render's texture.",
+        {"steps": tac_steps, "layers": layers, "share": f"{100 * params.tac_blend:g}"},
+    )
 
 
 def _layers(params: TranslationParams) -> int:

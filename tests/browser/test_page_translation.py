@@ -46,7 +46,7 @@ def test_it_is_there_and_fits_narrow_windows(page):
     assert page.title() == "Realistic Translation"
     tabs = page.locator("#negtrans_tabs button").all_inner_texts()
     assert [text.strip() for text in tabs[:2]] == ["Realistic Translation", "Train Negative Embedding"]
-    assert "Then 12 steps lead away from" in page.inner_text(f"{P}summary")
+    assert "Then 12 steps follow" in page.inner_text(f"{P}summary")
     for width in (1280, 800, 420):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width

@@ -20,6 +20,7 @@ class Processing:
         self.negative_prompts = ["blurry", ""]
         self.all_prompts = ["", ""]
         self.comments = []
+        self.init_images = ["a picture"]
         self.seen = []
         self.sd_model = SimpleNamespace(get_first_stage_encoding=None)
 
@@ -64,6 +65,14 @@ def test_everything_is_taken_off_again(job_module):
     assert {k: v for k, v in vars(p).items() if k not in ("comments", "seen")} == {
         k: v for k, v in before.items() if k not in ("comments", "seen")
     }
+
+
+@pytest.mark.parametrize("nothing", [[None], [], None])
+def test_no_picture_is_said_before_the_host_fails(job_module, nothing):
+    p = Processing()
+    p.init_images = nothing
+    with pytest.raises(job_module.TranslationRefused, match="There is no picture in img2img: drop a render"):
+        make(job_module, p).check()
 
 
 def test_a_method_that_another_extension_replaced_comes_back(job_module):

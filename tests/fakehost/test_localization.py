@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ pytest.importorskip("gradio", reason="the panels need gradio: install requiremen
 from lib_negtrans.apps.page.page import build_page
 from lib_negtrans.apps.panels import training_view, translation_view
 from lib_negtrans.apps.panels.training_panel import TabOptions
+from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, DIFFERS, PUT_ALL_BACK, STRENGTH
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.jobs.background import FINISHED
 from lib_negtrans.jobs.training import TrainingManager
@@ -24,6 +26,8 @@ from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.data.dataset import DatasetReport
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.plan import guidance_of
+from lib_negtrans.translation.wording import translation_sentences
 from tests.fakehost import host as stand_in
 
 FILE = Path(__file__).resolve().parents[2] / "localizations" / "ja_JP.json"
@@ -76,7 +80,23 @@ def in_html() -> set[str]:
     shown += re.sub(r"<span>.*?</span>", "", translation_view.result_html(translated, lambda *_: ""))
     shown = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", shown, flags=re.DOTALL)
     found = {text.strip() for text in re.findall(r">([^<>]+)<", shown)}
-    return texts | {text for text in found if re.search("[a-z]{2}", text) and "%" not in text}
+    return texts | in_summaries() | {text for text in found if re.search("[a-z]{2}", text) and "%" not in text}
+
+
+def in_summaries() -> set[str]:
+    """The templates of all that a summary can say, with values that are words, and its other texts."""
+    changes = [
+        {"fixed_point": 0}, {"start": "noise"}, {"tac_ratio": 0.0}, {"tac_blend": 0.5}, {"mask": "alpha"},
+        {"mask": "alpha", "background": "keep"}, {"strength": 0.9}, {"strength": 0.0},
+        *({"guidance": kind} for kind in GUIDANCE_KINDS),
+    ]  # fmt: skip
+    texts = {DIFFERS, PUT_ALL_BACK, "changed", CANVAS_STRETCHES, CANVAS_SET, STRENGTH, "the negative prompt"}
+    for change, embedding, typed in itertools.product(changes, (None, "neg"), ("", "blurry")):
+        params = TranslationParams(**{**change, "negative_prompt": typed})
+        texts |= {sentence.template for sentence in translation_sentences(params, embedding)}
+        kept = guidance_of(params).variant.kept()
+        texts |= {re.sub(r"[\d.]+", "#", kept)} - {""}
+    return texts
 
 
 def in_params() -> set[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,11 +85,61 @@ def test_layer_counts_are_those_of_the_method():
     ],
 )
 def test_the_line_says_what_will_happen(changes, words):
-    assert words in describe_translation(TranslationParams(**changes))
+    assert words in describe_translation(TranslationParams(**changes), "neg-render")
 
 
-def test_the_line_names_the_embedding():
-    assert "away from neg-render (weight 1.5) and" in describe_translation(TranslationParams(), "neg-render", 1.5)
+def test_the_line_names_what_it_leads_away_from():
+    def said(embedding=None, weight=1.0, negative_prompt=""):
+        return describe_translation(TranslationParams(negative_prompt=negative_prompt), embedding, weight)
+
+    assert "away from (neg-render:1.5) and the negative prompt, with" in said("neg-render", 1.5, "blurry")
+    assert "away from neg-render, with CFG" in said("neg-render")
+    assert "away from the negative prompt, with CFG" in said(negative_prompt="blurry")
+    assert "nothing to lead away from: choose a negative embedding" in said()
+
+
+def test_chips_are_what_differs_from_the_preset_and_put_it_back(fake_host):
+    from lib_negtrans.apps.panels.translation_panel import reset_updates
+    from lib_negtrans.apps.panels.translation_summary import summary_html
+
+    # the sliders of a fresh page of the webui
+    values = TranslationParams().to_dict() | {"steps": 20, "cfg_scale": 7.0, "strength": 0.75, "topk_ratio": 0.9}
+    shown = summary_html("default", "neg-render", 1.0, values)
+    assert re.findall("data-negtrans-reset='(.*?)'", shown) == ["strength", "steps", "cfg_scale", "all"]
+    assert "<span>Steps</span><span>20</span>\u2192<span>50</span>" in shown and "data-changed=''" in shown
+    names = ["strength", "guidance", "steps"]
+    one = reset_updates(names, "steps#1", "texture")
+    assert one[2]["value"] == 50 and [u.get("value") for u in one[:2]] == [None, None] and one[3] == ""
+    assert [u["value"] for u in reset_updates(names, "all#2", "texture")[:3]] == [0.3, "topk", 50]
+    values |= {"guidance": "topk", "strength": 0.0}
+    shown = summary_html("default", "None", 1.0, values)
+    assert "This cannot work" in shown and "data-changed='guidance'" in shown
+    assert "negtrans-chips" not in summary_html("default", None, 1.0, TranslationParams().to_dict())
+
+
+def test_the_panel_is_calm(fake_host):
+    """Preset, embedding, weight, mask and background are open, the summary under them, the others in closed groups."""
+    with gr.Blocks() as page:
+        build(fake_host)
+    config = page.get_config_file()
+    by_id = {c["id"]: c["props"] | {"type": c["type"]} for c in config["components"]}
+
+    def walk(node, group=None):
+        props = by_id.get(node["id"], {})
+        if props.get("type") == "accordion":
+            assert props["open"] is False
+            group = props["label"]
+        yield (props.get("elem_id") or "").removeprefix("negtrans_img2img_"), group
+        for child in node.get("children", ()):
+            yield from walk(child, group)
+
+    places = dict(walk(config["layout"]))
+    order = list(places)
+    open_options = [name for name in arguments.PANEL_OPTIONS if places[name] is None]
+    assert open_options == ["mask", "background"]
+    assert {places[name] for name in arguments.PANEL_OPTIONS} == {None, "Inversion", "Attention", "Guidance", "Colour"}
+    assert order.index("background") < order.index("summary") < order.index("source_prompt")
+    assert "apply_preset" not in places
 
 
 def test_what_does_nothing_is_hidden_until_its_guidance_is_chosen(fake_host):
@@ -122,3 +174,27 @@ def test_every_preset_is_explained_in_the_panel():
     for name, (sentence, _values) in TRANSLATION_PRESETS.items():
         assert sentence.endswith(".") and html.escape(sentence) in preset_sentence(name)
     assert preset_sentence(None) == preset_sentence("gone") == "<p class='negtrans-preset'></p>"
+
+
+def test_use_in_img2img_leaves_the_page_ready(fake_host, monkeypatch):
+    """Script and embedding are chosen and the preset's values on the page's sliders; no text is typed."""
+    from lib_negtrans import TITLE
+    from lib_negtrans.apps.webui import train_tab
+
+    monkeypatch.setattr(train_tab, "manager", lambda: SimpleNamespace(snapshot=lambda: SimpleNamespace(name="neg-x")))
+    with gr.Blocks() as page:
+        sliders = {"steps": gr.Slider(1, 150, value=20), "strength": gr.Slider(0, 1, value=0.75, step=0.01)}
+        panel = build(fake_host, {**sliders, "negative_prompt": gr.Textbox()}).panel
+        choice, button = gr.Dropdown(choices=["None", TITLE]), gr.Button("Use in img2img")
+        script = SimpleNamespace(title=lambda: TITLE, panel=panel)
+        runner = SimpleNamespace(selectable_scripts=[script], inputs=[choice])
+        monkeypatch.setattr(fake_host.modules["modules.scripts"], "scripts_img2img", runner, raising=False)
+        train_tab.connect_use(button)
+    event, wired = next(
+        (function, dependency)
+        for function, dependency in zip(page.fns, page.dependencies, strict=True)
+        if button._id in dependency["targets"]
+    )
+    expected = [choice, panel.embedding, sliders["steps"], sliders["strength"]]
+    assert wired["outputs"] == [component._id for component in expected]
+    assert [update["value"] for update in event.fn("natural")] == [TITLE, "neg-x", 50, 0.5]

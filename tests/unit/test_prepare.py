@@ -100,6 +100,12 @@ def test_a_messy_tree(messy, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_of_two_the_original_is_kept_and_not_its_copy(tmp_path):
+    for name in ("007.png", "copy of 007 (1).png", "Kopie.png"):
+        noise(tmp_path / "in" / name, seed=40)
+    assert [p.source for p in run(tmp_path / "in", tmp_path / "out").prepared] == ["007.png"]
+
+
 def test_the_same_call_gives_the_same_bytes(messy, tmp_path):
     one, other = (run(messy, tmp_path / name, total=5, seed=3) for name in "ab")
     assert [p.source for p in one.prepared] == [p.source for p in other.prepared] and one.spare == 5

@@ -217,6 +217,8 @@ def test_report_names_everything(mixed_folder):
         "1 picture is partly transp",
     ):
         assert part in text
+    other = check_folder(mixed_folder, 64)
+    assert "1 picture is not square and trained in its own shape: " in "\n".join(s for _, s in other.sentences())
     plain = report.to_dict()
     assert (plain["images"], plain["alpha"], len(plain["skipped"])) == (6, 1, 4)
 

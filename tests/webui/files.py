@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib_negtrans.embeddings.files import Embedding, write_embedding
+from lib_negtrans.embeddings.card import save
+from lib_negtrans.embeddings.files import Embedding
 
 BLOCKS = {
     "down_blocks_0_attentions_0": "input_blocks.1.1",
@@ -22,7 +23,7 @@ def make_embedding(folder: Path, model: Path, name: str = "neg-test") -> Path:
     table = load_file(model)["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"].float()
     generator = torch.Generator().manual_seed(0)
     path = folder / f"{name}.pt"
-    write_embedding(path, Embedding(name, torch.randn(2, table.shape[1], generator=generator) * table.std()))
+    save(path, Embedding(name, torch.randn(2, table.shape[1], generator=generator) * table.std()))
     return path
 
 

@@ -81,10 +81,11 @@ def fill_number(page, element, value):
     page.press(f"{element} input[type=number]", "Tab")
 
 
-def open_more(page):
-    if not page.is_visible(f"{PANEL}tac_blend"):
-        page.click(f"{PANEL}more > .label-wrap")
-    page.wait_for_selector(f"{PANEL}tac_blend")
+def open_groups(page):
+    for group, option in (("inversion", "solver"), ("attention", "tac_blend"), ("guidance", "cfg_rescale")):
+        if not page.is_visible(f"{PANEL}{option}"):
+            page.click(f"{PANEL}group_{group} > .label-wrap")
+        page.wait_for_selector(f"{PANEL}{option}")
 
 
 def generate(page) -> str:
@@ -108,7 +109,7 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     render().save(source)
     choose(page, SCRIPTS, "Realistic Translation")
     page.wait_for_selector(f"{PANEL}preset")
-    page.click(f"{PANEL}apply_preset")
+    page.click(f"{PANEL}summary button:has-text('Put all back')")
     page.wait_for_function("() => document.querySelector('#img2img_steps input[type=number]').value == 50")
     assert number(page, "#img2img_denoising_strength") == 0.3
 
@@ -118,9 +119,9 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
         fill_number(page, f"#img2img_{side}", SIZE)
     fill_number(page, "#img2img_steps", 20)
     choose(page, f"{PANEL}embedding", "neg-test")
-    fill_number(page, f"{PANEL}tac_ratio", 0.5)
     assert "inversion corrected" in page.inner_text(f"{PANEL}preset_sentence")
-    open_more(page)
+    open_groups(page)
+    fill_number(page, f"{PANEL}tac_ratio", 0.5)
     assert not page.is_visible(f"{PANEL}topk_ratio")
     page.click(f'{PANEL}guidance label:has-text("topk")')
     page.wait_for_selector(f"{PANEL}topk_ratio")
@@ -148,7 +149,7 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     assert page.input_value(f"{SCRIPTS} input") == "Realistic Translation"
     assert page.is_visible(f"{PANEL}summary")
     assert number(page, f"{PANEL}tac_ratio") == 0.5
-    open_more(page)
+    open_groups(page)
     assert page.is_checked(f'{PANEL}guidance label:has-text("topk") input')
     page.wait_for_selector(f"{PANEL}topk_ratio")
     assert (number(page, f"{PANEL}topk_ratio"), number(page, f"{PANEL}tac_blend")) == (0.25, 0.75)

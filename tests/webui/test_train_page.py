@@ -219,9 +219,8 @@ def test_the_card_is_there_without_a_restart(page):
     card = f'#img2img_textual_inversion_cards .card[data-name="{NAME}"]'
     page.wait_for_selector(card)
     assert f"{NAME}.preview.png" in page.get_attribute(f"{card} img", "src")
-    # the host inserts into the prompt that was clicked last
     page.fill("#img2img_neg_prompt textarea", "blurry")
-    page.click("#img2img_neg_prompt textarea")
+    page.click("#img2img_prompt textarea")  # the host inserts into the prompt that was clicked last, or the first
     page.click(card)
     page.wait_for_function(f"() => document.querySelector('#img2img_neg_prompt textarea').value === 'blurry {NAME}'")
     page.fill("#img2img_neg_prompt textarea", "blurry")
@@ -235,5 +234,14 @@ def test_use_in_img2img(page):
     page.wait_for_function(
         "() => document.querySelector('#tab_img2img #script_list input').value === 'Realistic Translation'"
     )
-    assert page.input_value("#img2img_neg_prompt textarea") == f"blurry, {NAME}"
+    page.wait_for_function(
+        f"() => document.querySelector('#negtrans_img2img_embedding input').value === '{NAME}'"
+        " && document.querySelector('#img2img_steps input[type=number]').value == 50"
+    )
+    for element, value in (("img2img_cfg_scale", 7.5), ("img2img_denoising_strength", 0.3)):
+        assert float(page.input_value(f"#{element} input[type=number]")) == value
+    assert page.input_value("#img2img_neg_prompt textarea") == "blurry"  # the name is in the panel
+    summary = page.locator("#negtrans_img2img_summary")
+    summary.filter(has_text=f"away from {NAME} and the negative prompt").wait_for()
+    assert summary.locator("button").count() == 0
     assert page.failures == []

@@ -42,6 +42,7 @@
 
     fetch("/negtrans/scripts/ja_JP.json").then((answer) => (answer.ok ? answer.json() : {})).then((words) => {
         document.documentElement.lang = "ja";
+        window.localization = words; // as the webui has it, for the panel's sentences
         new MutationObserver((changes) => {
             for (const change of changes) {
                 if (change.type === "characterData") translate(change.target, words);

@@ -47,10 +47,12 @@ TABS, TRANSLATE_TAB = "negtrans_tabs", "negtrans_translate"
 ROOT = Path(__file__).resolve().parents[3]
 # the webui takes the files at the root by itself; an installed package has none of them
 STYLES = (ROOT / "style.css", Path(__file__).with_name("page.css"))
-FILES = (SCRIPT_FILE, Path(__file__).with_name("page.js"), ROOT / "localizations" / "ja_JP.json")
+FILES = (
+    SCRIPT_FILE, SCRIPT_FILE.with_name("negtrans_translate.js"), Path(__file__).with_name("page.js"),
+    ROOT / "localizations" / "ja_JP.json",
+)  # fmt: skip
 # these have a place of their own on the page; the others are the shared panel's
 OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
-BEHIND = ("source_prompt", "start", "fixed_point")
 
 
 def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: TranslationRunner) -> gr.Blocks:
@@ -136,7 +138,8 @@ class _TranslationTab:
             seed = component("seed")
         # a choice of one is none
         names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
-        self.panel = build_translation_panel(names, self.choices, self.choices, PREFIX, sliders, advanced=BEHIND)
+        negative = texts["negative_prompt"]
+        self.panel = build_translation_panel(names, self.choices, self.choices, PREFIX, sliders, (0.0, 3.0), negative)
         self.controls = {**texts, "seed": seed, **sliders, **self.panel.controls}
 
     def _build_outputs(self) -> None:

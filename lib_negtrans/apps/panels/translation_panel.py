@@ -7,32 +7,37 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
-from lib_negtrans.options import ParamError
+from lib_negtrans.embeddings import NO_EMBEDDING
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
-from lib_negtrans.translation.wording import cannot_work, describe_translation
 
 from .components import QUIET, option_component
+from .translation_summary import ALL, preset_values, summary_html
 
 REFRESH_SYMBOL = "\U0001f504"
 
 
 @dataclass
 class TranslationPanel:
-    """The components. controls: option name -> component; host: sliders elsewhere on the page, by the same names."""
+    """The components. controls: option name -> component; host: sliders elsewhere on the page, by the same names.
+
+    reset: a hidden text in which the page's script writes the option that is to be as the preset has it.
+    negative_prompt: the page's own, which the summary reads.
+    """
 
     preset: Any
     embedding: Any
     embedding_weight: Any
+    reset: Any
     summary: Any
-    controls: dict[str, Any]
-    host: dict[str, Any]
+    controls: dict[str, Any] = field(default_factory=dict)
+    host: dict[str, Any] = field(default_factory=dict)
+    negative_prompt: Any | None = None
 
     @property
     def everything(self) -> dict[str, Any]:
@@ -42,16 +47,13 @@ class TranslationPanel:
     @property
     def summarised(self) -> list[Any]:
         """The components that the summary is about."""
-        return [self.embedding, self.embedding_weight, *self.everything.values()]
+        typed = [] if self.negative_prompt is None else [self.negative_prompt]
+        return [self.preset, self.embedding, self.embedding_weight, *self.everything.values(), *typed]
 
-    def summary_html(self, embedding: str | None, weight: float | None, *values: Any) -> str:
-        """What a translation with these values of `summarised` will do."""
-        try:
-            params = TranslationParams.from_given(dict(zip(self.everything, values, strict=True)))
-            text = describe_translation(params, chosen_embedding(embedding), float(weight or 0.0))
-        except ParamError as error:
-            text = cannot_work(error)
-        return f"<p class='negtrans-summary'>{html.escape(text)}</p>"
+    def summary_html(self, preset: str | None, embedding: str | None, weight: float | None, *values: Any) -> str:
+        """What a translation with these values of `summarised` will do, and how they differ from the preset."""
+        names = [*self.everything, "negative_prompt"][: len(values)]
+        return summary_html(preset, embedding, weight, dict(zip(names, values, strict=True)))
 
 
 def build_translation_panel(
@@ -61,30 +63,28 @@ def build_translation_panel(
     elem_prefix: str = "negtrans_",
     host: Mapping[str, Any] | None = None,
     weight_range: tuple[float, float] = (0.0, 3.0),
-    advanced: Sequence[str] = (),
+    negative_prompt: Any | None = None,
+    build_more: Callable[[], None] = lambda: None,
 ) -> TranslationPanel:
     """Build the panel in the current gradio context.
 
-    names: the options with a control here; those that the parameters call advanced, and those in `advanced`, are in an
-    accordion; those that do nothing, as the others stand, are hidden. host: sliders that are on the page
-    already, by option name: a preset sets them and the summary reads them. embeddings() gives the dropdown's choices,
-    "None" first; rescan_embeddings() the same after looking at the disk.
+    names: the options with a control here; those of a group are in its accordion; those that do nothing, as the others
+    stand, are hidden. host: sliders that are on the page already, by option name: a preset sets them and the summary
+    reads them, as it reads negative_prompt. embeddings() gives the dropdown's choices, "None" first;
+    rescan_embeddings() the same after looking at the disk. build_more() adds what stands above the open options.
     """
     options, defaults = TranslationParams.options(), TranslationParams()
-    behind = [name for name in names if options[name].advanced or name in advanced]
+    controls: dict[str, Any] = {}
 
-    def control(name: str) -> Any:
+    def add_control(name: str) -> None:
         component = option_component(options[name], getattr(defaults, name), f"{elem_prefix}{name}")
         component.visible = defaults.applies(name)
-        return component
+        controls[name] = component
 
-    controls: dict[str, Any] = {}
-    with gr.Row(elem_id=f"{elem_prefix}preset_row"):
-        preset = gr.Dropdown(
-            label="Preset", choices=list(TRANSLATION_PRESETS), value="default", elem_id=f"{elem_prefix}preset",
-            info="Sets the options below, and also steps, CFG scale and strength above.",
-        )  # fmt: skip
-        apply_preset = gr.Button("Apply preset", elem_id=f"{elem_prefix}apply_preset", scale=0, min_width=120)
+    preset = gr.Dropdown(
+        label="Preset", choices=list(TRANSLATION_PRESETS), value="default", elem_id=f"{elem_prefix}preset",
+        info="Sets all options, and also steps, CFG scale and strength.",
+    )  # fmt: skip
     sentence = gr.HTML(preset_sentence("default"), elem_id=f"{elem_prefix}preset_sentence")
     # also when a picture's text sets it
     preset.change(fn=preset_sentence, inputs=[preset], outputs=[sentence], **QUIET)
@@ -103,26 +103,40 @@ def build_translation_panel(
             elem_id=f"{elem_prefix}embedding_weight",
             info="A higher weight pushes away more strongly. 1 is the embedding as it was trained.",
         )  # fmt: skip
+    build_more()
     for name in names:
-        if name not in behind:
-            controls[name] = control(name)
-    if behind:
-        with gr.Accordion("More options", open=False, elem_id=f"{elem_prefix}more"):
-            for name in behind:
-                controls[name] = control(name)
-    panel = TranslationPanel(
-        preset, embedding, weight, gr.HTML(elem_id=f"{elem_prefix}summary"), {name: controls[name] for name in names},
-        dict(host or {}),
-    )  # fmt: skip
-    panel.summary.value = panel.summary_html(*(component.value for component in panel.summarised))
-    _connect(panel, {refresh: rescan_embeddings, relist: embeddings}, apply_preset)
+        if options[name].group is None:
+            add_control(name)
+    reset = gr.Textbox(
+        label="Reset", value="", elem_id=f"{elem_prefix}reset", elem_classes=["negtrans_hidden"], container=False
+    )
+    reset.do_not_save_to_config = True  # the webui's, which keeps what it calls defaults
+    summary = gr.HTML(elem_id=f"{elem_prefix}summary")
+    for group in dict.fromkeys(options[name].group for name in names):
+        if group is not None:
+            with gr.Accordion(group, open=False, elem_id=f"{elem_prefix}group_{group.lower()}"):
+                for name in names:
+                    if options[name].group == group:
+                        add_control(name)
+    controls = {name: controls[name] for name in names}
+    panel = TranslationPanel(preset, embedding, weight, reset, summary, controls, dict(host or {}), negative_prompt)
+    summary.value = panel.summary_html(*(component.value for component in panel.summarised))
+    _connect(panel, {refresh: rescan_embeddings, relist: embeddings})
     return panel
 
 
 def preset_updates(panel_names: Sequence[str], preset: str) -> list[Any]:
     """A gradio update for each option that a preset sets; options that it leaves out go to their defaults."""
-    defaults, values = TranslationParams(), TRANSLATION_PRESETS[preset][1]
-    return [gr.update(value=values.get(name, getattr(defaults, name))) for name in panel_names]
+    values = preset_values(preset)
+    return [gr.update(value=values[name]) for name in panel_names]
+
+
+def reset_updates(panel_names: Sequence[str], asked: str, preset: str) -> list[Any]:
+    """The updates of a click on a chip, whose option's name (or ALL) is before the "#"; the last empties the text."""
+    wanted = (asked or "").partition("#")[0]
+    updates = preset_updates(panel_names, preset if preset in TRANSLATION_PRESETS else "default")
+    chosen = [u if wanted in (ALL, name) else gr.update() for name, u in zip(panel_names, updates, strict=True)]
+    return [*chosen, ""]
 
 
 def preset_sentence(preset: str | None) -> str:
@@ -138,12 +152,11 @@ def relisted(listed: Callable[[], list[str]], current: str | None) -> Any:
     return gr.update(choices=choices) if current in choices else gr.update(choices=choices, value=NO_EMBEDDING)
 
 
-def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]]], apply_preset: Any) -> None:
-    everything = panel.everything
+def _connect(panel: TranslationPanel, lists: Mapping[Any, Callable[[], list[str]]]) -> None:
+    names, components = list(panel.everything), list(panel.everything.values())
     # "input" is a user's doing only: a pasted preset must not overwrite the other pasted values
-    for event in (panel.preset.input, apply_preset.click):
-        event(partial(preset_updates, list(everything)), [panel.preset], list(everything.values()), **QUIET)
-
+    panel.preset.input(partial(preset_updates, names), [panel.preset], components, **QUIET)
+    panel.reset.input(partial(reset_updates, names), [panel.reset, panel.preset], [*components, panel.reset], **QUIET)
     for button, listed in lists.items():
         button.click(partial(relisted, listed), [panel.embedding], [panel.embedding], **QUIET)
     _show_what_applies(panel.controls)

@@ -54,6 +54,8 @@ class TranslationJob:
     def check(self) -> tuple[PanelValues, TranslationParams]:
         """The panel's values and the parameters with the host's sliders. Raises TranslationRefused."""
         refuse_host()  # before the arguments are read: on another host they may be missing
+        if not any(self.p.init_images or ()):
+            raise TranslationRefused("There is no picture in img2img: drop a render there, then press Generate.")
         try:
             values = self._values()
             steps, strength = _grid(self.p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from lib_negtrans.apps.panels.translation_panel import build_translation_panel
+from lib_negtrans.apps.panels.components import QUIET, option_component
+from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
+from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, STRENGTH
+from lib_negtrans.options import Option
 from lib_negtrans.translation import arguments
+from lib_negtrans.translation.params import TranslationParams
 
 from . import infotext_fields as infotext
 
@@ -19,8 +24,12 @@ ELEM_PREFIX = "negtrans_img2img_"
 
 @dataclass
 class ScriptPanel:
-    """What `Script.ui` gives the host: inputs in the order of `arguments.NAMES`, and the paste fields."""
+    """What `Script.ui` gives the host: inputs in the order of `arguments.NAMES`, and the paste fields.
 
+    panel: None where the host asks for the inputs alone, on another page than its own.
+    """
+
+    panel: TranslationPanel | None
     inputs: list[Any]
     infotext_fields: list[tuple[Any, Callable[[dict[str, str]], Any]]]
     paste_field_names: list[str]
@@ -37,9 +46,17 @@ def script_panel(
     version.do_not_save_to_config = True  # an old ui-config.json must not hide a newer version
     blocks = getattr(Context.root_block, "blocks", {})
     on_this_page = {name: c for name, c in host_controls.items() if blocks.get(c._id) is c}
+    negative_prompt = on_this_page.pop("negative_prompt", None)
+
+    def above_the_options() -> None:
+        if "strength" in on_this_page:
+            _mirror(on_this_page["strength"])
+        gr.HTML(_canvas_html(), elem_id=f"{ELEM_PREFIX}canvas")
+
     panel = build_translation_panel(
-        arguments.PANEL_OPTIONS, embeddings, rescan_embeddings, ELEM_PREFIX, on_this_page, arguments.WEIGHT_RANGE
-    )
+        arguments.PANEL_OPTIONS, embeddings, rescan_embeddings, ELEM_PREFIX, on_this_page, arguments.WEIGHT_RANGE,
+        negative_prompt, above_the_options,
+    )  # fmt: skip
     components = {
         "version": version,
         "preset": panel.preset,
@@ -48,7 +65,25 @@ def script_panel(
         **panel.controls,
     }
     fields = [(components[name], _reader(name, embeddings)) for name in arguments.NAMES if name != "version"]
-    return ScriptPanel([components[name] for name in arguments.NAMES], fields, infotext.field_names())
+    inputs = [components[name] for name in arguments.NAMES]
+    return ScriptPanel(panel if on_this_page else None, inputs, fields, infotext.field_names())
+
+
+def _mirror(strength: Any) -> None:
+    """The host's denoising strength once more, where the panel's other options are."""
+    described = TranslationParams.options()["strength"]
+    shown = Option(STRENGTH, described.help, strength.minimum, strength.maximum, strength.step)
+    mirror = option_component(shown, strength.value, f"{ELEM_PREFIX}strength")
+    mirror.do_not_save_to_config = True
+    # in the browser alone, so that neither runs behind the other while one is moved
+    mirror.input(None, [mirror], [strength], _js="(value) => value", **QUIET)
+    strength.change(None, [strength], [mirror], _js="(value) => value", **QUIET)
+
+
+def _canvas_html() -> str:
+    """Empty; the templates are for the page's script."""
+    stretches, set_size = (html.escape(text, quote=True) for text in (CANVAS_STRETCHES, CANVAS_SET))
+    return f"<div class='negtrans-canvas' data-stretches='{stretches}' data-set='{set_size}'></div>"
 
 
 def _reader(name: str, embeddings: Callable[[], list[str]]) -> Callable[[dict[str, str]], Any]:

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 STEPS = (
     "lib_negtrans.apps.webui.settings",
     "lib_negtrans.apps.webui.train_tab",
+    "lib_negtrans.apps.webui.cards",
     "lib_negtrans.apps.webui.api_mount",
     "lib_negtrans.apps.webui.xyz",
     "lib_negtrans.apps.webui.trajectories",

@@ -13,11 +13,12 @@ from lib_negtrans import TITLE
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation import arguments
 
-# the host's sliders that the panel reads for its summary, and that a preset sets
+# what the panel reads for its summary; a preset sets the sliders
 HOST_CONTROLS = {
     "img2img_steps": "steps",
     "img2img_cfg_scale": "cfg_scale",
     "img2img_denoising_strength": "strength",
+    "img2img_neg_prompt": "negative_prompt",
 }
 
 
@@ -26,6 +27,7 @@ class RealisticTranslation(scripts.Script):
 
     def __init__(self) -> None:
         self._host_controls: dict[str, Any] = {}
+        self.panel: Any | None = None  # the TranslationPanel of the webui's own page
         for elem_id, name in HOST_CONTROLS.items():
             self.on_after_component(lambda event, name=name: self._remember(name, event.component), elem_id=elem_id)
 
@@ -49,6 +51,7 @@ class RealisticTranslation(scripts.Script):
         except Exception:
             errors.report("negtrans: the panel could not be built", exc_info=True)
             return []
+        self.panel = panel.panel or self.panel
         self.infotext_fields = panel.infotext_fields
         self.paste_field_names = panel.paste_field_names
         return panel.inputs

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from modules import infotext_utils, script_callbacks, scripts, shared
+from modules import script_callbacks, scripts, shared
 
 from lib_negtrans import TITLE as SCRIPT_TITLE
 from lib_negtrans.apps.panels.components import QUIET, TAB_ID
 from lib_negtrans.apps.panels.training_panel import TITLE, TabOptions, build_train_tab
-from lib_negtrans.embeddings.files import stands_in
+from lib_negtrans.apps.panels.translation_panel import preset_updates
+from lib_negtrans.embeddings import NO_EMBEDDING
 
+from . import embedding_list
 from .registration import register_once
 from .webui_workplace import manager
 
@@ -30,29 +32,17 @@ def add_tab() -> list[tuple[Any, str, str]]:
 
 
 def connect_use(button: Any) -> None:
-    """ "Use in img2img": the negative prompt gets the trigger word, the script is chosen, the page changes the tab."""
-    negative, choice = _negative_prompt(), _script_choice()
-    if negative is None or choice is None:
+    """ "Use in img2img": script and embedding are chosen, the preset's sliders set, and the page changes the tab."""
+    runner = scripts.scripts_img2img
+    script = next((s for s in getattr(runner, "selectable_scripts", ()) if s.title() == SCRIPT_TITLE), None)
+    panel = getattr(script, "panel", None)
+    if panel is None:
         return
 
-    def fill(text: str) -> list[Any]:
+    def fill(preset: str) -> list[Any]:
         name = manager().snapshot().name
-        if name and not stands_in(name, text or ""):
-            text = ", ".join(filter(None, [(text or "").rstrip(", "), name]))
-        return [text, gr.update(value=SCRIPT_TITLE)]
+        chosen = gr.update(choices=[*dict.fromkeys([*embedding_list.choices(), name or NO_EMBEDDING])], value=name)
+        return [gr.update(value=SCRIPT_TITLE), chosen, *preset_updates(list(panel.host), preset)]
 
-    button.click(fill, [negative], [negative, choice], _js="negtransShowImg2img", **QUIET)
-
-
-def _negative_prompt() -> Any | None:
-    """img2img's negative prompt, from the list that pasting an infotext uses."""
-    fields = infotext_utils.paste_fields.get("img2img", {}).get("fields") or []
-    return next((field[0] for field in fields if field[1] == "Negative prompt"), None)
-
-
-def _script_choice() -> Any | None:
-    """img2img's Script dropdown, if our script is in it."""
-    runner = scripts.scripts_img2img
-    if SCRIPT_TITLE not in getattr(runner, "titles", []) or not runner.inputs:
-        return None
-    return runner.inputs[0]
+    outputs = [runner.inputs[0], panel.embedding, *panel.host.values()]
+    button.click(fill, [panel.preset], outputs, _js="negtransShowImg2img", **QUIET)

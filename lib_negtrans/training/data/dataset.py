@@ -93,7 +93,8 @@ class DatasetReport:
             found.append(("info", f"{_pictures(other)} not square and cropped to the centre, such as {other[0].path}."))
         elif other:
             sizes = ", ".join(f"{w}x{h} ({count})" for (w, h), count in self.buckets.items())
-            found.append(("info", f"{_pictures(other)} not square and trained in their own shape: {sizes}."))
+            shape = "its" if len(other) == 1 else "their"
+            found.append(("info", f"{_pictures(other)} not square and trained in {shape} own shape: {sizes}."))
         clear = [e for e in self.entries if e.has_alpha]
         if clear:
             found.append(("info", f"{_pictures(clear)} partly transparent and put on the background colour."))

@@ -1,0 +1,159 @@
+// The translation panel: its summary in the page's language, chips that put an option back, marks on the folded groups
+// that hold changed ones, and in the webui a sentence where the canvas would stretch the render. The same file serves
+// the webui and the standalone page.
+(function () {
+    "use strict";
+
+    const root = () => (typeof gradioApp === "function" ? gradioApp() : document);
+    const words = (text) => (window.localization && window.localization[text]) || undefined;
+
+    function filled(template, values) {
+        return template.replace(/\{(\w+)\}/g, (place, name) => (name in values ? said(String(values[name])) : place));
+    }
+
+    // a value that is words is in the dictionary as it stands, or with "#" for its numbers
+    function said(text) {
+        const numbers = text.match(/\d+(\.\d+)?/g) || [];
+        const masked = words(text.replace(/\d+(\.\d+)?/g, "#"));
+        return words(text) || (masked && masked.replace(/#/g, () => numbers.shift())) || text;
+    }
+
+    function sentences() {
+        for (const span of root().querySelectorAll("[data-negtrans-template]")) {
+            const template = words(span.dataset.negtransTemplate);
+            if (!template) continue;
+            const text = filled(template, JSON.parse(span.dataset.values));
+            if (span.textContent !== text) span.textContent = text;
+        }
+    }
+
+    function marks() {
+        for (const summary of root().querySelectorAll(".negtrans-summary[data-changed]")) {
+            const holder = summary.closest("[id$='_summary']");
+            if (!holder) continue;
+            const changed = summary.dataset.changed.split(" ");
+            const prefix = holder.id.slice(0, -"summary".length) + "group_";
+            for (const group of root().querySelectorAll(`[id^='${prefix}']`)) {
+                const label = group.querySelector(".label-wrap");
+                if (!label) continue;
+                const mark = label.querySelector(".negtrans-mark");
+                if (!changed.includes(group.id.slice(prefix.length))) {
+                    if (mark) mark.remove();
+                } else if (!mark) {
+                    const made = document.createElement("span");
+                    made.className = "negtrans-mark";
+                    made.textContent = words("changed") || "changed";
+                    label.firstElementChild.after(made);
+                }
+            }
+        }
+    }
+
+    function type(field, value) {
+        field.value = value;
+        field.dispatchEvent(new Event("input", {bubbles: true}));
+    }
+
+    let clicks = 0;
+
+    function click(event) {
+        const chip = event.target.closest && event.target.closest("[data-negtrans-reset]");
+        if (chip) {
+            const holder = chip.closest("[id$='_summary']");
+            const field = root().querySelector(`#${holder.id.slice(0, -"summary".length)}reset textarea`);
+            clicks += 1; // the same option twice is two changes
+            if (field) type(field, `${chip.dataset.negtransReset}#${clicks}`);
+        }
+        const size = event.target.closest && event.target.closest("[data-negtrans-size]");
+        if (size) {
+            const sides = size.dataset.negtransSize.split("x");
+            ["width", "height"].forEach((side, i) => {
+                const field = root().querySelector(`#img2img_${side} input[type=number]`);
+                if (field) type(field, sides[i]);
+            });
+        }
+    }
+
+    const shown = (element) => Boolean(element) && element.offsetParent !== null;
+
+    function renderShown() {
+        const images = [...root().querySelectorAll("#mode_img2img img")];
+        return images.find((image) => shown(image) && image.naturalWidth > 16 && image.closest("[id*='img']"));
+    }
+
+    // as large as it is, as far as the sliders go, in the eighths of pixels that the model's latents need
+    function sizeFor(width, height) {
+        const scale = Math.min(1, 2048 / Math.max(width, height));
+        return [width, height].map((side) => Math.max(64, Math.round((side * scale) / 8) * 8));
+    }
+
+    function canvas() {
+        const note = root().querySelector("#negtrans_img2img_canvas .negtrans-canvas");
+        if (!note) return;
+        const fields = ["width", "height"].map((side) => root().querySelector(`#img2img_${side} input[type=number]`));
+        const image = renderShown();
+        const mode = [...root().querySelectorAll("#resize_mode input")].findIndex((choice) => choice.checked);
+        const stretching = mode <= 0 || mode === 3; // "Just resize", and the same with the latent
+        let key = "";
+        // where the canvas cannot be seen, the render is resized by a factor, or its tab is not open
+        if (image && stretching && fields.every(shown)) {
+            const [width, height] = fields.map((field) => Number(field.value));
+            const wanted = sizeFor(image.naturalWidth, image.naturalHeight);
+            const apart = Math.abs(Math.log((width / height) / (image.naturalWidth / image.naturalHeight)));
+            const steps = Math.abs(Math.log((width / height) / (wanted[0] / wanted[1])));
+            if (width && height && Math.min(apart, steps) > 0.03) {
+                key = `${image.naturalWidth}x${image.naturalHeight} ${width}x${height} ${wanted.join("x")}`;
+            }
+        }
+        if ((note.dataset.key || "") === key) return;
+        note.dataset.key = key;
+        note.replaceChildren();
+        if (!key) return;
+        const [render, own, size] = key.split(" ");
+        const sentence = document.createElement("span");
+        const button = document.createElement("button");
+        const text = (template, values) => filled(words(template) || template, values);
+        sentence.textContent = text(note.dataset.stretches, {render, canvas: own});
+        button.type = "button";
+        button.dataset.negtransSize = size;
+        button.textContent = text(note.dataset.set, {size});
+        note.append(sentence, button);
+    }
+
+    // a card of our own negative embeddings: the webui adds its name to the prompt that this says
+    window.negtransNegative = function (name) {
+        if (typeof activePromptTextarea !== "object") return name;
+        for (const tab of ["txt2img", "img2img"]) {
+            const negative = root().querySelector(`#${tab}_neg_prompt textarea`);
+            const former = activePromptTextarea[tab];
+            if (!negative) continue;
+            activePromptTextarea[tab] = negative;
+            setTimeout(() => (activePromptTextarea[tab] = former), 0);
+        }
+        return name;
+    };
+
+    function guarded(work) {
+        return (...given) => {
+            try {
+                work(...given);
+            } catch (error) {
+                console.error("negtrans:", error); // the page itself must go on
+            }
+        };
+    }
+
+    if (window.negtransTranslate) return;
+    window.negtransTranslate = true;
+    let waiting = false;
+    const update = guarded(() => { waiting = false; sentences(); marks(); });
+    // once before the next frame is drawn, however much changed: the page changes a lot while it is built
+    const later = () => {
+        if (!waiting) requestAnimationFrame(update);
+        waiting = true;
+    };
+    document.addEventListener("click", guarded(click), true);
+    new MutationObserver(later).observe(document.documentElement, {childList: true, subtree: true, characterData: true});
+    setInterval(guarded(canvas), 300);
+    update();
+})();
