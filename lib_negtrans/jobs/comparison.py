@@ -12,7 +12,6 @@ from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import save_png
 from lib_negtrans.training.checkpoint import runs_below
 from lib_negtrans.training.common_params import CommonParams
-from lib_negtrans.training.data.dataset import training_files
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.judging.comparison import GRID_FILE, Candidate, candidates, chosen, compare, grid, pick
 from lib_negtrans.training.request import read_request
@@ -89,7 +88,8 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         """The render that the run's previews show, and its parameters."""
         try:
             request = read_request(self.workplace.runs_folder / run)
-            picture = request.preview_image or training_files(request.images, request.params.pattern)[0]
+            if (picture := request.render()) is None:
+                raise IndexError(run)
         except ParamError as error:  # of a run that another version made
             raise ComparisonRefused(str(error)) from error
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:

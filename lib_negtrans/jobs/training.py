@@ -25,10 +25,11 @@ from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training.checkpoint import checkpoints, runs_below
 from lib_negtrans.training.data.captions import load_captions, named_template
-from lib_negtrans.training.data.dataset import listed_files, training_files
+from lib_negtrans.training.data.dataset import listed_files
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.events import Event, Finished
 from lib_negtrans.training.judging.preview import Previews
+from lib_negtrans.training.kinds import KINDS
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import OTHER_FOLDERS, REQUEST_FILE, TrainingRequest, read_request
 from lib_negtrans.training.run import Training
@@ -69,15 +70,16 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
         except EmbeddingError as error:
             raise TrainingRefused(str(error)) from error
 
-    def check_name(self, name: str, overwrite: bool = False, resume: bool = False) -> str:
-        """Gives the name back if an embedding can be written under it. Raises TrainingRefused, TrainingBusy."""
+    def check_name(self, name: str, overwrite: bool = False, resume: bool = False, kind: str = "negative") -> str:
+        """Gives the name back if a result can be written under it. Raises TrainingRefused, TrainingBusy."""
         self._refuse_twice(name)
+        triggers = kind == "negative"
         try:
-            validate_name(name, self.workplace.tokenizer())
+            validate_name(name, self.workplace.tokenizer() if triggers else None)
         except EmbeddingError as error:
             raise TrainingRefused(str(error)) from error
-        out = self.out(name)
-        for other in embedding_files(self.workplace.embeddings_folder):
+        out = self.out(name, kind)
+        for other in embedding_files(self.workplace.embeddings_folder) if triggers else ():
             if other != out and other.stem.lower() == name.lower():
                 raise TrainingRefused(f"{other} has the same trigger word: choose another name, or move that file.")
         if overwrite or resume:
@@ -88,9 +90,9 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
             raise TrainingRefused(f"There is a run of {name} with {earlier[0][0]} steps: resume it, or tick Overwrite.")
         return name
 
-    def out(self, name: str) -> Path:
-        """The file that the finished embedding goes to."""
-        return self.workplace.embeddings_folder / f"{name}.pt"
+    def out(self, name: str, kind: str = "negative") -> Path:
+        """The file that the finished result goes to."""
+        return self.workplace.results_folder(kind) / f"{name}{KINDS[kind].suffix}"
 
     def start(self, request: TrainingRequest) -> TrainingSnapshot:
         """Start a training, or put it into the queue while another is under way.
@@ -163,7 +165,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
 
     def _check(self, request: TrainingRequest) -> TrainingRequest:
         """What can be told without the model and without reading every picture; the request with its template found."""
-        self.check_name(request.name, request.overwrite, request.resume)
+        self.check_name(request.name, request.overwrite, request.resume, request.kind)
         try:
             request.params.validate()
             _ = request.params.rates
@@ -211,10 +213,9 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
 
     def _train(self, host: ModelHost, request: TrainingRequest) -> None:
         folder = self.run_folder(request.name)
-        source = request.preview_image or training_files(request.images, request.params.pattern)[0]
-        preview = Previews(host, source, request.params, folder / "previews")
-        job = Training(request, host, folder, self.out(request.name), preview=preview)
-        self._note(phase=READING, preview_source=str(source))
+        source, preview = request.render(), Previews.of(host, request, folder / "previews")
+        job = Training(request, host, folder, self.out(request.name, request.kind), preview=preview)
+        self._note(phase=READING, preview_source=str(source) if source else None)
         last: Event | None = None
         for event in job.run():
             last = event

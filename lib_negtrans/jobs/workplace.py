@@ -19,6 +19,10 @@ class Workplace(Protocol):
     embeddings_folder: Path  # the finished NAME.pt goes here
     runs_folder: Path  # runs_folder/NAME holds checkpoints, loss.csv, previews
 
+    def results_folder(self, kind: str) -> Path:
+        """Where the finished file of a training goes; kind: a name in `training.kinds.KINDS`."""
+        ...
+
     def turn(self, title: str) -> AbstractContextManager[ModelHost]:
         """Waits until no other job uses the model, then gives it. Entered and left in the manager's thread."""
 
@@ -26,8 +30,8 @@ class Workplace(Protocol):
         """Called after every event, in that thread; True asks the training to stop (a host's own interrupt button)."""
         return False
 
-    def publish(self, embedding: Path) -> list[str]:
-        """Make a finished embedding known, during the turn; returns sentences for the user: why it is not shown."""
+    def publish(self, result: Path) -> list[str]:
+        """Make a finished file known, during the turn; returns sentences for the user: why it is not shown."""
         return []
 
     def tokenizer(self) -> Callable[[str], Sized] | None:
@@ -45,6 +49,11 @@ class LocalWorkplace(Workplace):
     def __init__(self, host: ModelHost, embeddings_folder: Path, runs_folder: Path):
         self.host, self.embeddings_folder, self.runs_folder = host, Path(embeddings_folder), Path(runs_folder)
         self.lock = threading.Lock()  # translations on the same model take it too
+
+    def results_folder(self, kind: str) -> Path:
+        """Embeddings in their folder; LoRAs and checkpoints in folders of their own beside it."""
+        beside = {"lora": "loras", "full": "checkpoints"}
+        return self.embeddings_folder.parent / beside[kind] if kind in beside else self.embeddings_folder
 
     @contextmanager
     def turn(self, title: str) -> Iterator[ModelHost]:

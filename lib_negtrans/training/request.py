@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_negtrans.files import write_text_atomic
+from lib_negtrans.training.data.dataset import training_files
 from lib_negtrans.training.data.sets import Folders
 
 from .common_params import CommonParams
@@ -21,7 +22,7 @@ PATHS = ("images", "preview_image", "class_images", *OTHER_FOLDERS)
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What a user asks for. preview_image: the render that previews translate; None is the first training picture.
+    """What a user asks for. preview_image: see `render`.
 
     kind: what is trained, a name in `kinds.KINDS`. images: the folder that is learnt from, renders or photos by the
     kind; photos or renders: one with pictures of the other kind; validation, and validation_photos or
@@ -48,6 +49,13 @@ class TrainingRequest:
         if KINDS[self.kind].domain == "renders":
             return Folders(self.images, self.photos, self.validation, self.validation_photos)
         return Folders(self.renders, self.images, self.validation_renders, self.validation, self.class_images)
+
+    def render(self) -> Path | None:
+        """What previews translate: the chosen render, else the first one that is trained or validated on, if any."""
+        folder = self.folders.renders
+        if self.preview_image is not None or folder is None:
+            return self.preview_image
+        return next(iter(training_files(folder, self.params.pattern if folder == self.images else "")), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; paths are absolute, for who goes on with it from another folder."""

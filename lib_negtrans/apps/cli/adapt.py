@@ -115,8 +115,7 @@ def _stage(
         return EXIT_DONE
     resume = bool(checkpoints(folder)) and not overwrite
     request = dataclasses.replace(request, resume=resume, overwrite=overwrite)
-    render = next(iter(listed_files(request.folders.renders or request.images)))
-    code = train(request, host, folder, file, report, Previews(host, render, request.params, folder), workers)
+    code = train(request, host, folder, file, report, Previews.of(host, request, folder), workers)
     if code == EXIT_DONE and workers.main:
         write_text_atomic(plan, wanted)
     return code

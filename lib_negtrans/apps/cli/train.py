@@ -163,20 +163,16 @@ def _request(args: argparse.Namespace, report: Reporter) -> tuple[TrainingReques
 
 def _preview(args: argparse.Namespace, report: Reporter, host: ModelHost, request: TrainingRequest, folder: Path):
     """A preview maker, or none where the render that was not asked for by name cannot be read, or there is nothing."""
-    renders = request.folders.renders
-    pattern = request.params.pattern if renders == request.images else ""
-    found = training_files(renders, pattern) if renders is not None else []
-    render = request.preview_image or next(iter(found), None)
-    if render is None:
-        return Previews(host, None, request.params, folder) if getattr(request.params, "sample_prompts", "") else None
+    render = request.render()
     try:
-        load_picture(render)
+        if render is not None:
+            load_picture(render)
     except ImageError as error:
         if args.preview:
             raise ImageError(f"--preview {render}: {error}") from error
-        report.event("notice", f"No previews: {render.name} {error}", level="warning")
+        report.event("notice", f"No previews: {render and render.name} {error}", level="warning")
         return None
-    return Previews(host, render, request.params, folder)
+    return Previews.of(host, request, folder)
 
 
 def show_event(event: events.Event, report: Reporter, bar) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 
-from modules import processing, shared
+from modules import processing, sd_models, shared
 from modules.call_queue import queue_lock
 from modules.paths_internal import data_path
 
@@ -39,6 +39,12 @@ class WebuiWorkplace:
     def runs_folder(self) -> Path:
         """Beside the host's own training logs."""
         return Path(data_path) / "textual_inversion" / "negtrans"
+
+    def results_folder(self, kind: str) -> Path:
+        """Where the webui looks for such files."""
+        if kind == "lora":
+            return Path(shared.cmd_opts.lora_dir)
+        return Path(sd_models.model_path) if kind == "full" else self.embeddings_folder
 
     @contextmanager
     def turn(self, title: str) -> Iterator[ModelHost]:

@@ -13,6 +13,7 @@ from lib_negtrans.pictures.images import flatten_alpha, load_picture, save_png, 
 from lib_negtrans.pictures.sheet import contact_sheet
 from lib_negtrans.pictures.sizes import resized
 from lib_negtrans.training.common_params import CommonParams
+from lib_negtrans.training.request import TrainingRequest
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import translate
 from lib_negtrans.translation.sampling import sample_picture
@@ -42,6 +43,12 @@ class Previews:
         # at least two of the steps must lie below the strength
         self.params = TranslationParams(strength=strength, steps=max(STEPS, math.ceil(2 / strength)))
         self._rgb: Tensor | None = None
+
+    @classmethod
+    def of(cls, host: ModelHost, request: TrainingRequest, folder: Path) -> Previews | None:
+        """What a request asks for; None where there is neither a render nor a prompt."""
+        render = request.render()
+        return cls(host, render, request.params, folder) if render or request.params.sample_prompts else None
 
     @property
     def rgb(self) -> Tensor:
