@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.files import file_and_weight
 from lib_negtrans.models import standalone
-from lib_negtrans.models.protocol import UsedLora
+from lib_negtrans.models.protocol import ModelHost, UsedLora
 from lib_negtrans.models.standalone import ModelChoice, StandaloneHost
 
 from .files import SHOWN_KEYS, LoraError, LoraFile, read_lora
@@ -55,7 +55,7 @@ def load_model(
 
 
 @torch.no_grad()
-def merge(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> None:
+def merge(host: ModelHost, loras: Sequence[tuple[LoraFile, float]]) -> None:
     """Adds LoRAs (file, weight) to the host's weights for good; the embeddings that they bring are known to prompts.
 
     In float32 (float64 with such weights), all files together, then rounded once to what the weights are. The host's
@@ -70,7 +70,7 @@ def merge(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> None
 
 
 @contextlib.contextmanager
-def merged(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> Iterator[None]:
+def merged(host: ModelHost, loras: Sequence[tuple[LoraFile, float]]) -> Iterator[None]:
     """`merge` for a while: then the weights are what they were, to the bit, also after an error.
 
     Copies of the changed weights are kept on the CPU meanwhile.
@@ -89,7 +89,7 @@ def merged(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> Ite
         host.loras, host.embeddings = used, embeddings
 
 
-def _merged(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _merged(host: ModelHost, loras: Sequence[tuple[LoraFile, float]]) -> Iterator[tuple[Tensor, Tensor]]:
     """(weight, its new value) for every weight that changes, one at a time. Raises LoraError before the first."""
     modules = lora_modules(host)
     for file, _weight in loras:
@@ -127,7 +127,7 @@ def _sized(kernel: Sequence[int]) -> Sequence[int]:
     return () if tuple(kernel) == (1, 1) else kernel
 
 
-def _embeddings(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> dict[str, Tensor]:
+def _embeddings(host: ModelHost, loras: Sequence[tuple[LoraFile, float]]) -> dict[str, Tensor]:
     found = {}
     for file, _weight in loras:
         for name, vectors in file.embeddings.items():
