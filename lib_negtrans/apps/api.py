@@ -21,6 +21,7 @@ from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import check_folder
 from lib_negtrans.training.kinds import KINDS
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
+from lib_negtrans.training.positive_params import FullParams, LoraParams
 from lib_negtrans.training.request import OTHER_FOLDERS
 from lib_negtrans.translation.arguments import NAMES
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
@@ -48,9 +49,7 @@ class TrainBody(Body):
     images: str = Field(..., description="folder with the renders; for lora and full with the photos")
     params: Values = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
     preset: str = Field("standard", description="what `params` start from; only for the kind negative")
-    photos: str | None = Field(
-        None, description="negative: folder with photos, to validate against and for contrastive"
-    )
+    photos: str | None = Field(None, description="negative: folder with photos, for validation and contrastive")
     renders: str | None = Field(None, description="lora, full: folder with renders, for validation, prior and previews")
     validation: str | None = Field(None, description="folder to measure on; default some of `images` are held out")
     validation_photos: str | None = Field(None, description="negative: folder with photos to measure on")
@@ -142,10 +141,9 @@ class _Service:
         """Every parameter of both jobs with its default, range and help; the presets; the names in `script_args`."""
         return {
             "preparation": _describe(PrepareParams),
-            **{
-                "training" + ("" if kind == "negative" else f"_{kind}"): _describe(KINDS[kind].options)
-                for kind in KINDS
-            },
+            "training": _describe(TrainingParams),
+            "training_lora": _describe(LoraParams),
+            "training_full": _describe(FullParams),
             "training_presets": _described_presets(TRAINING_PRESETS),
             "translation": _describe(TranslationParams),
             "translation_presets": _described_presets(TRANSLATION_PRESETS),
