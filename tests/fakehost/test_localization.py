@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-gr = pytest.importorskip("gradio", reason="the panels need gradio: install requirements.lock")
+pytest.importorskip("gradio", reason="the panels need gradio: install requirements.lock")
+
+import gradio as gr
 
 from lib_negtrans.apps.page.page import build_page
 from lib_negtrans.apps.panels import training_view, translation_view
