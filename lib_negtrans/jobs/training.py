@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from lib_negtrans.embeddings.files import EmbeddingError, validate_name
 from lib_negtrans.embeddings.folder import embedding_files
 from lib_negtrans.files import file_and_weight
-from lib_negtrans.lora.apply import Loras, merged
+from lib_negtrans.lora.merge import Loras, merged
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, load_picture
