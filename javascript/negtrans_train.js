@@ -40,7 +40,7 @@
     // the host's cards, and its list of checkpoints, are made when the page is loaded: a new file needs their buttons
     function refreshCards(kind) {
         for (const tab of ["txt2img", "img2img"]) press(`#${tab}_${LISTS[kind]}_extra_refresh_internal`);
-        if (kind === "full") press("#refresh_sd_model_checkpoint");
+        if (kind === "full") press("#refresh_sd_model_checkpoint, #forge_refresh_checkpoint");
     }
 
     let panelSeen = false;

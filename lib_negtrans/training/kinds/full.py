@@ -66,6 +66,8 @@ class FullModel(PositiveKind[FullParams]):
             raise TrainingError(
                 "A full finetune writes its result from the checkpoint's file: choose a .safetensors or .ckpt file."
             )
+        if out.exists() and out.samefile(host.path):
+            raise TrainingError(f"{out.name} is the checkpoint that is trained: choose another name for the result.")
 
     def groups(self) -> list[tuple[list[Tensor], float]]:
         unet = [tensor for name, tensor in self.weights.items() if name.startswith(UNET)]
