@@ -36,6 +36,7 @@ JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 UNTRANSLATED = {"neg-render", "None", "auto", "cond", "both", *TRANSLATION_PRESETS, *GUIDANCE_KINDS, "\U0001f504"}
 UNTRANSLATED |= {
     "lora",
+    "negative",
     "full",
     "photo-look",
     "photo-look:1",
