@@ -1,11 +1,12 @@
-// The tab "Train Negative Embedding": asks for the training's state while the tab can be seen, once a second while a
-// training runs. The same file serves the webui and the standalone page. Nothing here may break the page: every entry
+// The tabs that train: asks for the training's state while one of them can be seen, once a second while a training
+// runs. The same file serves the webui and the standalone page. Nothing here may break the page: every entry
 // point catches its errors and shows them in the tab.
 (function () {
     "use strict";
 
     const BUSY_MS = 1000;
     const IDLE_MS = 4000;
+    const TABS = ["negtrans_train", "negtrans_finetune"];
 
     function root() {
         if (typeof gradioApp === "function") return gradioApp();
@@ -15,24 +16,31 @@
 
     function showError(error) {
         console.error("negtrans:", error);
-        const place = root().querySelector("#negtrans_train_message");
-        if (!place) return;
-        const line = document.createElement("p");
-        line.className = "negtrans-error";
-        line.textContent = "This page's script failed (" + error + "): reload the page.";
-        place.replaceChildren(line);
+        for (const tab of TABS) {
+            const place = root().querySelector(`#${tab}_message`);
+            if (!place) continue;
+            const line = document.createElement("p");
+            line.className = "negtrans-error";
+            line.textContent = "This page's script failed (" + error + "): reload the page.";
+            place.replaceChildren(line);
+        }
     }
 
     let asked = 0;
     let wasBusy = false;
-    let picked = "";
+    const picked = {};
 
-    // the host's Textual Inversion cards are made when the page is loaded: a new embedding needs its refresh button
-    function refreshCards() {
-        for (const tab of ["txt2img", "img2img"]) {
-            const button = root().querySelector(`#${tab}_textual_inversion_extra_refresh_internal`);
-            if (button) button.click();
-        }
+    function press(selector) {
+        const button = root().querySelector(selector);
+        if (button) button.click();
+    }
+
+    const LISTS = {negative: "textual_inversion", lora: "lora", full: "checkpoints"};
+
+    // the host's cards, and its list of checkpoints, are made when the page is loaded: a new file needs their buttons
+    function refreshCards(kind) {
+        for (const tab of ["txt2img", "img2img"]) press(`#${tab}_${LISTS[kind]}_extra_refresh_internal`);
+        if (kind === "full") press("#refresh_sd_model_checkpoint, #forge_refresh_checkpoint");
     }
 
     let panelSeen = false;
@@ -51,28 +59,63 @@
     function poll() {
         try {
             listEmbeddings();
-            const status = root().querySelector("#negtrans_train_status");
-            const button = root().querySelector("#negtrans_train_poll");
-            // offsetParent is null while another tab is chosen
-            if (!status || !button || status.offsetParent === null || document.hidden) return;
-            const panel = status.querySelector("[data-busy]");
-            const busy = Boolean(panel) && panel.dataset.busy === "1";
-            if (wasBusy && !busy && panel && panel.dataset.phase === "finished") refreshCards();
-            wasBusy = busy;
-            const choice = root().querySelector("#negtrans_train_compare_message [data-picked]");
-            if (choice && choice.dataset.picked !== picked) {
-                picked = choice.dataset.picked;
-                refreshCards();
-            }
-            const now = Date.now();
-            const preparing = root().querySelector("[data-prepare='working'], [data-compare='working']");
-            if (now - asked < (busy || preparing || !panel ? BUSY_MS : IDLE_MS)) return;
-            asked = now;
-            button.click();
+            TABS.forEach(pollTab);
         } catch (error) {
             showError(error);
         }
     }
+
+    function pollTab(tab) {
+        const status = root().querySelector(`#${tab}_status`);
+        const button = root().querySelector(`#${tab}_poll`);
+        // offsetParent is null while another tab is chosen
+        if (!status || !button || status.offsetParent === null || document.hidden) return;
+        const panel = status.querySelector("[data-busy]");
+        const busy = Boolean(panel) && panel.dataset.busy === "1";
+        if (wasBusy && !busy && panel && panel.dataset.phase === "finished") refreshCards(panel.dataset.kind);
+        wasBusy = busy;
+        const choice = root().querySelector(`#${tab}_compare_message [data-picked]`);
+        if (choice && choice.dataset.picked !== picked[tab]) {
+            picked[tab] = choice.dataset.picked;
+            refreshCards(choice.dataset.kind);
+        }
+        const now = Date.now();
+        const preparing = root().querySelector("[data-prepare='working'], [data-compare='working']");
+        if (now - asked < (busy || preparing || !panel ? BUSY_MS : IDLE_MS)) return;
+        asked = now;
+        button.click();
+    }
+
+    // what the tab of photos has trained: a checkpoint is chosen as by its card
+    function chooseCheckpoint() {
+        const panel = root().querySelector("#negtrans_finetune_status [data-kind='full']");
+        if (panel && typeof selectCheckpoint === "function") selectCheckpoint(panel.dataset.name);
+        return Boolean(panel);
+    }
+
+    window.negtransUseTrained = function (...values) {
+        try {
+            if (!chooseCheckpoint() && typeof switch_to_img2img === "function") switch_to_img2img();
+        } catch (error) {
+            showError(error);
+        }
+        return values;
+    };
+
+    // "Then train the negative on it": the server fills the other tab
+    window.negtransShowTrain = function (...values) {
+        try {
+            chooseCheckpoint();
+            const tabs = root().querySelectorAll("#tabs > .tab-nav > button, #tabs [role=tab]");
+            const content = root().querySelector("#tab_negtrans_train");
+            const panes = [...root().querySelectorAll("#tabs > .tabitem")];
+            const at = panes.indexOf(content);
+            if (at >= 0 && tabs[at]) tabs[at].click();
+        } catch (error) {
+            showError(error);
+        }
+        return values;
+    };
 
     // the button "Use in img2img": the server fills prompt and script, this changes the tab
     window.negtransShowImg2img = function (...values) {

@@ -19,7 +19,9 @@ from lib_negtrans.options import Params
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.data.captions import CHOICES, named_template
 from lib_negtrans.training.data.dataset import check_folder
+from lib_negtrans.training.kinds import KINDS
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
+from lib_negtrans.training.positive_params import FullParams, LoraParams
 from lib_negtrans.training.request import OTHER_FOLDERS
 from lib_negtrans.translation.arguments import NAMES
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
@@ -42,13 +44,18 @@ class Body(BaseModel):
 class TrainBody(Body):
     """POST /train."""
 
-    name: str = Field(..., description="name and trigger word: a-z, 0-9, - and _")
-    images: str = Field(..., description="folder with the renders")
+    name: str = Field(..., description="file name, of an embedding also its trigger word: a-z, 0-9, - and _")
+    kind: str = Field("negative", description="what is trained: negative (an embedding), lora or full")
+    images: str = Field(..., description="folder with the renders; for lora and full with the photos")
     params: Values = Field(default_factory=dict, description="see GET /schema; what is left out keeps its default")
-    preset: str = Field("standard", description="what `params` start from")
-    photos: str | None = Field(None, description="folder with photos, to validate against and for contrastive")
-    validation: str | None = Field(None, description="folder with renders to measure on; default some are held out")
-    validation_photos: str | None = Field(None, description="folder with photos to measure on")
+    preset: str = Field("standard", description="what `params` start from; only for the kind negative")
+    photos: str | None = Field(None, description="negative: folder with photos, for validation and contrastive")
+    renders: str | None = Field(None, description="lora, full: folder with renders, for validation, prior and previews")
+    validation: str | None = Field(None, description="folder to measure on; default some of `images` are held out")
+    validation_photos: str | None = Field(None, description="negative: folder with photos to measure on")
+    validation_renders: str | None = Field(None, description="lora, full: folder with renders to measure on")
+    class_images: str | None = Field(None, description="folder with class pictures; default one in the run's folder")
+    loras: list[StrictStr] = Field(default_factory=list, description="negative: LoRAs to train on, NAME or NAME:WEIGHT")
     preview_image: str | None = Field(None, description="render that previews translate; default the first one")
     overwrite: bool = Field(False, description="an embedding and a run of this name may be replaced")
 
@@ -56,7 +63,7 @@ class TrainBody(Body):
 class ResumeBody(Body):
     """POST /train/resume."""
 
-    name: str
+    name: str = Field(..., description="of a run of any kind")
     params: Values = Field(default_factory=dict, description="what to change, such as steps")
     overwrite: bool = Field(False, description="an embedding of this name may be replaced")
 
@@ -135,6 +142,8 @@ class _Service:
         return {
             "preparation": _describe(PrepareParams),
             "training": _describe(TrainingParams),
+            "training_lora": _describe(LoraParams),
+            "training_full": _describe(FullParams),
             "training_presets": _described_presets(TRAINING_PRESETS),
             "translation": _describe(TranslationParams),
             "translation_presets": _described_presets(TRANSLATION_PRESETS),
@@ -145,17 +154,38 @@ class _Service:
         """Start a training; answers with its first state. While another is under way it waits: see `queue` there."""
         if body.preset not in TRAINING_PRESETS:
             raise HTTPException(422, f"There is no preset {body.preset!r}: there are {', '.join(TRAINING_PRESETS)}.")
+        if body.kind not in KINDS:
+            raise HTTPException(422, f"There is no kind {body.kind!r} of training: there are {', '.join(KINDS)}.")
         preview = self._allowed(body.preview_image) if body.preview_image else None
         images = self._allowed(body.images)
         others: dict[str, Any] = {
             kind: self._allowed(path) for kind in OTHER_FOLDERS if (path := getattr(body, kind, None))
         }
-        params = TrainingParams.from_dict(TRAINING_PRESETS[body.preset][1] | body.params)
-        named = named_template(params.template, self.manager.workplace.templates_folder)
-        if params.template not in CHOICES and named == params.template:  # a file that is not the program's own
-            params.template = str(self._allowed(named))
-        request = TrainingRequest(body.name, images, params, preview, overwrite=body.overwrite, **others)
+        if body.class_images:
+            others["class_images"] = self._allowed(body.class_images)
+            if self.closed(others["class_images"]):  # pictures may be written to it
+                raise HTTPException(403, f"{body.class_images} is one of the webui's own folders: give a new one.")
+        params = KINDS[body.kind].options.from_dict(self._preset(body) | body.params)
+        if isinstance(params, TrainingParams):
+            named = named_template(params.template, self.manager.workplace.templates_folder)
+            if params.template not in CHOICES and named == params.template:  # a file that is not the program's own
+                params.template = str(self._allowed(named))
+        request = TrainingRequest(
+            body.name, images, params, preview, overwrite=body.overwrite, kind=body.kind,
+            loras=self.manager.named_loras(body.loras), **others,
+        )  # fmt: skip
         return self.manager.start(request).to_dict()
+
+    @staticmethod
+    def _preset(body: TrainBody) -> dict[str, Any]:
+        """What the parameters start from. Raises HTTPException for what does not belong to the kind."""
+        negative = body.kind == "negative"
+        foreign = (
+            ("renders", "validation_renders", "class_images") if negative else ("photos", "validation_photos", "loras")
+        )
+        if given := next((name for name in foreign if getattr(body, name)), None):
+            raise HTTPException(422, f"{given} is not for the kind {body.kind}: leave it out.")
+        return TRAINING_PRESETS[body.preset][1] if body.kind == "negative" else {}
 
     def state(self):
         """How the training under way, or else the last one, stands."""
@@ -179,7 +209,7 @@ class _Service:
 
     def runs(self):
         """The runs that can be resumed."""
-        return [{"name": name, "step": step, "steps": steps} for name, step, steps in self.manager.resumable()]
+        return [run._asdict() for run in self.manager.resumable()]
 
     def check_dataset(self, body: DatasetBody):
         """What is in a folder: sizes, captions, unreadable pictures, duplicates, transparency."""

@@ -44,9 +44,9 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         super().__init__(ComparisonSnapshot())
         self.workplace = workplace
 
-    def runs(self) -> list[str]:
-        """The names of the runs that have checkpoints, the last written first."""
-        return [folder.name for folder, _ in runs_below(self.workplace.runs_folder)]
+    def runs(self, kinds: Sequence[str] = ("negative",)) -> list[str]:
+        """The names of the runs of these kinds that have checkpoints, the last written first."""
+        return [folder.name for folder, _ in runs_below(self.workplace.runs_folder) if _kind(folder) in kinds]
 
     def offered(self, run: str) -> list[str]:
         """What can be compared of a run: "step 50", .., "best". Raises ComparisonRefused."""
@@ -109,3 +109,11 @@ class ComparisonRunner(BackgroundJob[ComparisonSnapshot]):
         target = self.workplace.runs_folder / run / GRID_FILE
         save_png(target, grid(pictures, run))
         return self._end(FINISHED, grid=str(target))
+
+
+def _kind(run_folder: Path) -> str:
+    """Of what a run trains; of one whose request cannot be read the first there was."""
+    try:
+        return read_request(run_folder).kind
+    except (OSError, ValueError, KeyError, TypeError):
+        return "negative"

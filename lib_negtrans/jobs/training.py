@@ -16,10 +16,12 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lib_negtrans.embeddings.files import EmbeddingError, validate_name
 from lib_negtrans.embeddings.folder import embedding_files
+from lib_negtrans.files import file_and_weight
+from lib_negtrans.lora.merge import Loras, merged
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, load_picture
@@ -40,6 +42,8 @@ from .preparation import PrepareRunner
 from .training_snapshot import READING, TrainingSnapshot
 from .workplace import Workplace
 
+CLASS_FOLDER = "class"  # of a run folder, for class pictures that have no folder of their own
+
 
 class TrainingRefused(Exception):
     """A request that cannot be started as it is; the message is one sentence that says what to do."""
@@ -47,6 +51,15 @@ class TrainingRefused(Exception):
 
 class TrainingBusy(TrainingRefused):
     """A training of this name is under way or waits."""
+
+
+class SavedRun(NamedTuple):
+    """A run that can be gone on with."""
+
+    name: str
+    step: int
+    steps: int
+    kind: str
 
 
 class TrainingManager(BackgroundJob[TrainingSnapshot]):
@@ -74,14 +87,18 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
         """Gives the name back if a result can be written under it. Raises TrainingRefused, TrainingBusy."""
         self._refuse_twice(name)
         triggers = kind == "negative"
+        if kind not in KINDS:
+            raise TrainingRefused(f"There is no kind {kind!r} of training: there are {', '.join(KINDS)}.")
         try:
             validate_name(name, self.workplace.tokenizer() if triggers else None)
         except EmbeddingError as error:
             raise TrainingRefused(str(error)) from error
         out = self.out(name, kind)
-        for other in embedding_files(self.workplace.embeddings_folder) if triggers else ():
+        found = embedding_files(out.parent) if triggers else out.parent.rglob(f"*{out.suffix}")
+        for other in found:
             if other != out and other.stem.lower() == name.lower():
-                raise TrainingRefused(f"{other} has the same trigger word: choose another name, or move that file.")
+                same = "trigger word" if triggers else "name"
+                raise TrainingRefused(f"{other} has the same {same}: choose another name, or move that file.")
         if overwrite or resume:
             return name
         if out.exists():
@@ -108,7 +125,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
 
     def _waiting(self, request: TrainingRequest) -> TrainingSnapshot:
         return TrainingSnapshot(
-            self._state.number + 1, WAITING, name=request.name, steps=request.params.steps,
+            self._state.number + 1, WAITING, name=request.name, kind=request.kind, steps=request.params.steps,
             run_folder=str(self.run_folder(request.name)), started=time.time(), request=request.to_dict(),
             preview_source=str(request.preview_image) if request.preview_image else None,
         )  # fmt: skip
@@ -123,9 +140,10 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
             folder = self.run_folder(name)
             if not (saved := checkpoints(folder)):
                 raise TrainingRefused(f"There is no interrupted run of {name}: start it.")
-            if unknown := sorted(changes.keys() - TrainingParams.options().keys()):
-                raise ParamError(f"unknown parameter {unknown[0]!r}.")
             try:
+                known = KINDS[read_request(folder).kind].options.options()
+                if unknown := sorted(changes.keys() - known.keys()):
+                    raise ParamError(f"unknown parameter {unknown[0]!r}.")
                 request = read_request(folder, changes, resume=True, overwrite=overwrite)
             except ParamError:
                 raise
@@ -137,17 +155,34 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
                 raise TrainingRefused(f"{name} has {done} steps already, not {steps}: ask for more steps.")
             return self.start(request)
 
-    def resumable(self) -> list[tuple[str, int, int]]:
-        """(name, step, steps) of the runs that can be gone on with, the last written first."""
+    def resumable(self, kinds: Sequence[str] = tuple(KINDS)) -> list[SavedRun]:
+        """The runs of these kinds that can be gone on with, the last written first."""
         found = []
         for folder, step in runs_below(self.workplace.runs_folder):
             try:
-                steps = read_request(folder).params.steps
+                request = read_request(folder)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # of another version or damaged: it cannot be gone on with here
-            if step < steps:
-                found.append((folder.name, step, steps))
+            if step < request.params.steps and request.kind in kinds:
+                found.append(SavedRun(folder.name, step, request.params.steps, request.kind))
         return found
+
+    def loras(self) -> list[str]:
+        """The names of the LoRA files that a training can be asked to have in the model."""
+        return sorted(path.stem for path in self._lora_files())
+
+    def _lora_files(self) -> list[Path]:
+        return list(self.workplace.results_folder("lora").rglob("*.safetensors"))
+
+    def named_loras(self, names: Sequence[str]) -> tuple[str, ...]:
+        """NAME or NAME:WEIGHT of files in the folder of LoRAs -> FILE:WEIGHT. Raises TrainingRefused."""
+        files, found = {path.stem: path for path in self._lora_files()}, []
+        for text in filter(None, map(str.strip, names)):
+            path, weight = file_and_weight(text)
+            if path.name not in files:
+                raise TrainingRefused(f"There is no LoRA {text} in {self.workplace.results_folder('lora')}.")
+            found.append(f"{files[path.name]}:{weight!r}")
+        return tuple(found)
 
     def cancel(self, name: str | None = None) -> list[str]:
         """Take a waiting training out of the queue, or without a name all of them; gives the names that were in it."""
@@ -174,6 +209,8 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
                 load_captions(template)
                 params = dataclasses.replace(request.params, template=template)
                 request = dataclasses.replace(request, params=params)
+            elif getattr(request.params, "prior", "") == "class" and request.class_images is None:
+                request = dataclasses.replace(request, class_images=self.run_folder(request.name) / CLASS_FOLDER)
             listed_files(request.images, request.params.pattern)
         except (ParamError, TrainingError) as error:
             raise TrainingRefused(str(error)) from error
@@ -192,7 +229,8 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
         self._begin_next()
 
     def _work(self, request: TrainingRequest) -> None:
-        with self.workplace.turn(f"negtrans-train-{request.name}") as host:
+        title, loras = f"negtrans-train-{request.name}", Loras.named(request.loras)
+        with self.workplace.turn(title) as host, merged(host, loras.read()):
             if self._stop.is_set():
                 self._end(STOPPED, said=["Stopped before it began; nothing was written."])
             else:
@@ -226,7 +264,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
             if self._stop.is_set():
                 job.request_stop()
         if isinstance(last, Finished):
-            said = [*last.complaints, *self.workplace.publish(last.result)]
+            said = [*last.complaints, *self.workplace.publish(last.result, request.kind)]
             self._end(FINISHED, said=said, published=True)
         else:
             self._end(STOPPED)

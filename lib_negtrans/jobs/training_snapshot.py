@@ -10,6 +10,7 @@ from lib_negtrans.training.events import (
     Event,
     Finished,
     Judged,
+    MakingClass,
     Preview,
     Saved,
     Started,
@@ -32,12 +33,14 @@ class TrainingSnapshot(JobSnapshot):
     """How a training stands. Times in seconds."""
 
     name: str = ""
+    kind: str = "negative"
     step: int = 0
     steps: int = 0
     start_step: int = 0
     images: int = 0
     read: int = 0  # pictures read and encoded so far, of `to_read`
     to_read: int = 0
+    making: bool = False  # class pictures are made, `read` of `to_read`
     loss: float | None = None
     loss_average: float | None = None
     learning_rate: float | None = None
@@ -47,6 +50,7 @@ class TrainingSnapshot(JobSnapshot):
     rate: float | None = None
     eta: float | None = None
     curve: list[tuple[int, float, float]] = field(default_factory=list)  # (step, loss, average)
+    prior_curve: list[tuple[int, float]] = field(default_factory=list)  # (step, loss of prior preservation)
     validations: list[tuple[int, float, float | None]] = field(default_factory=list)  # step, gain, other gain
     verdict: str | None = None  # one of those in verdict.py
     verdict_text: str | None = None
@@ -54,7 +58,8 @@ class TrainingSnapshot(JobSnapshot):
     log: list[str] = field(default_factory=list)
     previews: list[tuple[int, str]] = field(default_factory=list)  # (step, path)
     preview_source: str | None = None
-    embedding: str | None = None  # the written file
+    result: str | None = None  # the written file
+    embedding: str | None = None  # the same, if it is a negative embedding
     published: bool = False  # it is the finished one, and the host has been told
     checkpoint: str | None = None
     run_folder: str | None = None
@@ -75,17 +80,17 @@ class TrainingSnapshot(JobSnapshot):
 
     def noted(self, event: Event) -> TrainingSnapshot:
         """With what the job reports."""
-        if isinstance(event, Caching):
-            return replace(self, read=event.done, to_read=event.total)
+        if isinstance(event, Caching | MakingClass):
+            return replace(self, read=event.done, to_read=event.total, making=isinstance(event, MakingClass))
         changes: dict[str, Any] = {}
         if isinstance(event, Started):
             changes = {"phase": TRAINING, "steps": event.steps, "images": event.images}
             changes |= {"step": event.start_step, "start_step": event.start_step}
         elif isinstance(event, StepDone):
-            curve = [*self.curve, (event.step, event.loss, event.loss_average)]
-            if len(curve) > MAXIMUM_POINTS:
-                del curve[-2::-2]
-            changes = {name: getattr(event, name) for name in STEP_NUMBERS} | {"curve": curve}
+            changes = {name: getattr(event, name) for name in STEP_NUMBERS}
+            changes["curve"] = _thinned([*self.curve, (event.step, event.loss, event.loss_average)])
+            if event.prior_loss is not None:
+                changes["prior_curve"] = _thinned([*self.prior_curve, (event.step, event.prior_loss)])
         elif isinstance(event, Validated | Judged):
             changes = {"verdict": event.verdict, "verdict_text": event.text}
             if isinstance(event, Validated):
@@ -96,10 +101,18 @@ class TrainingSnapshot(JobSnapshot):
         elif isinstance(event, Preview) and event.result:
             changes = {"previews": [*self.previews, (event.step, str(event.result))]}
         elif isinstance(event, Stopped | Finished):
-            changes = {"step": event.step, "embedding": str(event.result) if event.result else None}
+            result = str(event.result) if event.result else None
+            changes = {"step": event.step, "result": result, "embedding": result if self.kind == "negative" else None}
             changes["checkpoint"] = str(event.checkpoint) if event.checkpoint else self.checkpoint
         first = self.start_step + 1
         # of the steps of a long training most are not worth a line
         if not isinstance(event, StepDone) or event.step == first or event.step % max(1, event.steps // 50) == 0:
             changes["log"] = [*self.log, str(event)][-MAXIMUM_LINES:]
         return replace(self, **changes)
+
+
+def _thinned(curve: list[Any]) -> list[Any]:
+    """At most MAXIMUM_POINTS of them, the last one always."""
+    if len(curve) > MAXIMUM_POINTS:
+        del curve[-2::-2]
+    return curve

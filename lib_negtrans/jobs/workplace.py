@@ -30,7 +30,7 @@ class Workplace(Protocol):
         """Called after every event, in that thread; True asks the training to stop (a host's own interrupt button)."""
         return False
 
-    def publish(self, result: Path) -> list[str]:
+    def publish(self, result: Path, kind: str = "negative") -> list[str]:
         """Make a finished file known, during the turn; returns sentences for the user: why it is not shown."""
         return []
 

@@ -1,42 +1,19 @@
-"""LoRAs in a host of our own: merged into its weights, for good or for as long as a `with` lasts."""
+"""A model of our own with LoRAs merged into its weights."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from lib_negtrans.files import file_and_weight
 from lib_negtrans.models import standalone
-from lib_negtrans.models.protocol import UsedLora
 from lib_negtrans.models.standalone import ModelChoice, StandaloneHost
 
-from .files import SHOWN_KEYS, LoraError, LoraFile, read_lora
-from .names import lora_modules
+from .merge import Loras, merge, merged
 
-
-@dataclass(frozen=True)
-class Loras:
-    """LoRA files with their weights, as `ModelChoice.adapt`: put into a model when it is loaded; picklable."""
-
-    files: tuple[tuple[Path, float], ...]
-
-    @classmethod
-    def named(cls, texts: Sequence[str | Path]) -> Loras:
-        """Those of `FILE` or `FILE:WEIGHT`."""
-        named = (file_and_weight(str(text)) for text in texts)
-        return cls(tuple((path.expanduser(), weight) for path, weight in named))
-
-    def read(self) -> list[tuple[LoraFile, float]]:
-        """Raises LoraError."""
-        return [(read_lora(path), weight) for path, weight in self.files]
-
-    def __call__(self, host: StandaloneHost) -> None:
-        merge(host, self.read())
+__all__ = ["Loras", "load_model", "merge", "merged"]
 
 
 def load_model(
@@ -52,90 +29,3 @@ def load_model(
     """
     choice = model if isinstance(model, ModelChoice) else ModelChoice(model, device, dtype, clip_skip)
     return standalone.load_model(replace(choice, adapt=Loras.named(loras)) if loras else choice)
-
-
-@torch.no_grad()
-def merge(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> None:
-    """Adds LoRAs (file, weight) to the host's weights for good; the embeddings that they bring are known to prompts.
-
-    In float32 (float64 with such weights), all files together, then rounded once to what the weights are. The host's
-    `loras` and with them its `model_hash` name them. Raises LoraError, with the weights as they were, for a LoRA with
-    modules that this model has not or has in other sizes.
-    """
-    embeddings = _embeddings(host, loras)
-    for parameter, value in _merged(host, loras):
-        parameter.copy_(value)
-    host.loras += tuple(UsedLora(file.name, file.sha256, file.webui_hash, weight) for file, weight in loras)
-    host.embeddings = {**host.embeddings, **embeddings}
-
-
-@contextlib.contextmanager
-def merged(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> Iterator[None]:
-    """`merge` for a while: then the weights are what they were, to the bit, also after an error.
-
-    Copies of the changed weights are kept on the CPU meanwhile.
-    """
-    touched = {name for file, _weight in loras for name in file.pairs}
-    weights = [module.weight for name, module in lora_modules(host).items() if name in touched]
-    former = [(weight, weight.detach().to("cpu", copy=True)) for weight in weights]
-    used, embeddings = host.loras, host.embeddings
-    try:
-        merge(host, loras)
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, original in former:
-                weight.copy_(original)
-        host.loras, host.embeddings = used, embeddings
-
-
-def _merged(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """(weight, its new value) for every weight that changes, one at a time. Raises LoraError before the first."""
-    modules = lora_modules(host)
-    for file, _weight in loras:
-        _refuse_misfit(file, modules)
-    for name, module in modules.items():
-        if parts := [(file.pairs[name], weight) for file, weight in loras if name in file.pairs]:
-            old = module.weight
-            dtype = torch.float64 if old.dtype == torch.float64 else torch.float32
-            new = old.to(dtype, copy=True)
-            for pair, weight in parts:
-                new += weight * pair.delta(old.device, dtype).reshape(old.shape)
-            yield old, new
-
-
-def _refuse_misfit(file: LoraFile, modules: dict[str, nn.Linear | nn.Conv2d]) -> None:
-    missing = [name for name in file.pairs if name not in modules]
-    if missing:
-        raise LoraError(
-            f"{file.path} does not fit this model, which lacks {len(missing)} of its {len(file.pairs)} modules, "
-            f"such as {', '.join(missing[:SHOWN_KEYS])}: use a LoRA made for Stable Diffusion 1.x."
-        )
-    for name, pair in file.pairs.items():
-        shape = modules[name].weight.shape
-        kernel = pair.down.shape[2:] if pair.mid is None else pair.mid.shape[2:]
-        ours, theirs = (*shape[:2], *_sized(shape[2:])), (pair.up.shape[0], pair.down.shape[1], *_sized(kernel))
-        if ours != theirs:
-            raise LoraError(
-                f"{file.path} was made for a model of other sizes: {name} is {tuple(theirs)} in it and {tuple(ours)} "
-                "in this model."
-            )
-
-
-def _sized(kernel: Sequence[int]) -> Sequence[int]:
-    """A kernel's size; none for 1x1, which is a Linear to some trainers."""
-    return () if tuple(kernel) == (1, 1) else kernel
-
-
-def _embeddings(host: StandaloneHost, loras: Sequence[tuple[LoraFile, float]]) -> dict[str, Tensor]:
-    found = {}
-    for file, _weight in loras:
-        for name, vectors in file.embeddings.items():
-            vectors = vectors[None] if vectors.ndim == 1 else vectors
-            if vectors.ndim != 2 or vectors.shape[1] != host.embedding_width:
-                raise LoraError(
-                    f"{file.path} brings the embedding {name} of width {vectors.shape[-1]}, but the model's is "
-                    f"{host.embedding_width}: it was made for another kind of model."
-                )
-            found[name] = vectors.float().to(host.device)
-    return found

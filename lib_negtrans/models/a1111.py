@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.files import sha256_of
 
-from .protocol import HostError, UsedLora
+from .protocol import HostError, UsedLora, hash_with_loras
 
 _PREDICTION_TYPES = {"eps": "epsilon", "v": "v_prediction"}
 _SPLICE_ATTEMPTS = 3
@@ -57,7 +57,7 @@ class WebuiHost:
     """
 
     name = "webui"
-    # those of a prompt come and go with each picture
+    # what `lora.apply` has put into the weights; those of a prompt come and go with each picture
     loras: tuple[UsedLora, ...] = ()
     embeddings: Mapping[str, Tensor] = MappingProxyType({})
 
@@ -88,7 +88,7 @@ class WebuiHost:
 
     @property
     def model_hash(self) -> str:
-        return self.checkpoint_hash
+        return hash_with_loras(self.checkpoint_hash, self.loras)
 
     @property
     def device(self) -> torch.device:
@@ -194,7 +194,7 @@ class WebuiHost:
         if not prompts:
             raise ValueError("encode_prompts needs at least one prompt.")
         self._refuse_another_checkpoint()
-        embeddings = dict(embeddings or {})
+        embeddings = {**self.embeddings, **(embeddings or {})}
         for name, vectors in embeddings.items():
             if vectors.ndim != 2 or vectors.shape[1] != self.embedding_width or not 1 <= len(vectors) <= 75:
                 shape = tuple(vectors.shape)
@@ -352,7 +352,8 @@ def registered(embeddings: Mapping[str, Tensor]) -> Iterator[Any]:
 def plain_networks() -> Iterator[None]:
     """LoRAs and hypernetworks of the last picture out of the model (HOST.md fact 8); back in their lists afterwards.
 
-    The host's LoRA extension rewrites each layer's weights at its next forward, so emptying its list is enough.
+    The host's LoRA extension would rewrite a layer's weights at its next forward only, into whatever tensor is in
+    their place by then: so it does it here.
     """
     lists = [shared.loaded_hypernetworks]
     lora = sys.modules.get("networks")
@@ -366,6 +367,11 @@ def plain_networks() -> Iterator[None]:
     extra_networks.activate(job, {})
     for networks in lists:
         networks.clear()  # "Add network to prompt" in the settings would have put one back
+    if hasattr(lora, "network_apply_weights") and sd_models.model_data.sd_model is not None:
+        with torch.no_grad():
+            for module in sd_models.model_data.sd_model.modules():
+                if getattr(module, "network_current_names", ()):
+                    lora.network_apply_weights(module)
     try:
         yield
     finally:

@@ -26,7 +26,8 @@ class TrainingRequest:
 
     kind: what is trained, a name in `kinds.KINDS`. images: the folder that is learnt from, renders or photos by the
     kind; photos or renders: one with pictures of the other kind; validation, and validation_photos or
-    validation_renders: folders with pictures to validate on. class_images: see `PositiveParams.prior`.
+    validation_renders: folders with pictures to validate on. class_images: see `PositiveParams.prior`. loras: files,
+    each FILE or FILE:WEIGHT, which are in the model meanwhile.
     """
 
     name: str
@@ -42,6 +43,7 @@ class TrainingRequest:
     renders: Path | None = None
     validation_renders: Path | None = None
     class_images: Path | None = None
+    loras: tuple[str, ...] = ()
 
     @property
     def folders(self) -> Folders:
@@ -64,6 +66,7 @@ class TrainingRequest:
             "kind": self.kind,
             "name": self.name,
             "params": self.params.to_dict(),
+            "loras": list(self.loras),
             **{name: None if path is None else str(Path(path).absolute()) for name, path in paths.items()},
         }
 
@@ -74,7 +77,7 @@ class TrainingRequest:
         kind = values.get("kind", "negative")
         return cls(
             name=values["name"], params=KINDS[kind].options.from_stored(values["params"]), resume=resume,
-            overwrite=overwrite, kind=kind, **paths,
+            overwrite=overwrite, kind=kind, loras=tuple(values.get("loras", ())), **paths,
         )  # fmt: skip
 
 

@@ -86,4 +86,4 @@ def test_a_reloaded_page_finds_the_running_training(page, site, renders):
     page.click(f"{T}interrupt")
     page.wait_for_selector(f"{T}status [data-phase=stopped]")
     assert site.manager.snapshot().embedding
-    assert [name for name, _, _ in site.manager.resumable()] == ["neg-long"]
+    assert [run.name for run in site.manager.resumable()] == ["neg-long"]

@@ -90,7 +90,7 @@ def test_two_at_once_interrupt_and_resume(server, manager, data):
     assert server.call("POST", "/train/interrupt")[1]["stopping"]
     step = manager.wait(60).step
     assert server.call("POST", "/train/interrupt")[0] == 409
-    assert server.call("GET", "/train/runs")[1] == [{"name": "neg-a", "step": step, "steps": 500}]
+    assert server.call("GET", "/train/runs")[1] == [{"name": "neg-a", "step": step, "steps": 500, "kind": "negative"}]
     status, state = server.call("POST", "/train/resume", {"name": "neg-a", "params": {"steps": step + 1}})
     assert status == 200 and state["busy"]
     assert manager.wait(60).step == step + 1

@@ -12,9 +12,12 @@ import pytest
 
 pytest.importorskip("gradio", reason="the panels need gradio: install requirements.lock")
 
+import gradio as gr
+
 from lib_negtrans.apps.page.page import build_page
 from lib_negtrans.apps.panels import training_view, translation_view
-from lib_negtrans.apps.panels.training_panel import TabOptions
+from lib_negtrans.apps.panels.tab_kinds import GROUPS, PHOTOS_TAB
+from lib_negtrans.apps.panels.training_panel import TabOptions, build_train_tab
 from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, DIFFERS, PUT_ALL_BACK, STRENGTH
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.jobs.background import FINISHED
@@ -25,6 +28,7 @@ from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.data.dataset import DatasetReport
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
+from lib_negtrans.training.positive_params import FullParams, LoraParams
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.translation.plan import guidance_of
 from lib_negtrans.translation.wording import translation_sentences
@@ -34,7 +38,20 @@ FILE = Path(__file__).resolve().parents[2] / "localizations" / "ja_JP.json"
 JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff]")
 # names that are the same in every language: of files, of methods, of choices that are typed elsewhere
 UNTRANSLATED = {"neg-render", "None", "auto", "cond", "both", *TRANSLATION_PRESETS, *GUIDANCE_KINDS, "\U0001f504"}
-UNTRANSLATED |= {"adamw", "adamw8bit", "prodigy", "fp32", "fp16", "bf16"}
+UNTRANSLATED |= {
+    "lora",
+    "negative",
+    "full",
+    "photo-look",
+    "photo-look:1",
+    "adafactor",
+    "adamw",
+    "adamw8bit",
+    "prodigy",
+    "fp32",
+    "fp16",
+    "bf16",
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +66,10 @@ def on_the_page(shared_tiny_host, tmp_path_factory) -> set[str]:
     workplace = LocalWorkplace(shared_tiny_host, folder / "embeddings", folder / "runs")
     runner = TranslationRunner(workplace)
     config = build_page(workplace, TrainingManager(workplace), runner).get_config_file()
-    texts: set[str] = set()
-    for component in config["components"]:
+    with gr.Blocks() as webui_only:
+        build_train_tab(TrainingManager(workplace), tab=PHOTOS_TAB)
+    texts: set[str] = set(GROUPS)
+    for component in [*config["components"], *webui_only.get_config_file()["components"]]:
         props = component["props"]
         texts |= {props[key] for key in ("label", "info", "placeholder") if isinstance(props.get(key), str)}
         if component["type"] == "button":
@@ -67,12 +86,13 @@ def in_html() -> set[str]:
     texts |= {*training_view.VERDICTS.values()}
     state = TrainingSnapshot(
         phase=TRAINING, stopping=True, queue=["1"], curve=[(1, 1.0, 1.0), (2, 1.0, 1.0)],
-        validations=[(1, 0.1, None), (2, 0.1, None)],
+        validations=[(1, 0.1, None), (2, 0.1, None)], prior_curve=[(1, 1.0), (2, 1.0)],
     )  # fmt: skip
     for field in ("loss", "loss_average", "vector_norm", "change", "grad_norm", "learning_rate", "rate"):
         state = dataclasses.replace(state, **{field: 1.0})
     done = dataclasses.replace(state, stopping=False, step=5, steps=5)
-    shown = training_view.status_html(state) + training_view.status_html(done)
+    lora = dataclasses.replace(state, kind="lora")
+    shown = "".join(map(training_view.status_html, (state, done, lora)))
     shown += training_view.dataset_html(DatasetReport(Path(), 64), 64)
     translated = TranslationSnapshot(phase=FINISHED, source="a", result="b")
     for snapshot in (translated, TranslationSnapshot()):
@@ -101,7 +121,7 @@ def in_summaries() -> set[str]:
 
 def in_params() -> set[str]:
     options = [*TranslationParams.options().values(), *TrainingParams.options().values()]
-    options += PrepareParams.options().values()
+    options += [*PrepareParams.options().values(), *LoraParams.options().values(), *FullParams.options().values()]
     presets = [*TRANSLATION_PRESETS.values(), *TRAINING_PRESETS.values()]
     return {o.label for o in options} | {o.help for o in options} | {sentence for sentence, _ in presets}
 
@@ -120,7 +140,9 @@ def in_settings(fake_host, monkeypatch) -> set[str]:
 
 
 def test_every_text_has_its_entry_and_every_entry_its_text(words, on_the_page, in_html, in_settings):
-    needed = on_the_page | in_html | in_params() | in_settings | {TabOptions().use_label, "Rendered to real"}
+    needed = on_the_page | in_html | in_params() | in_settings | {
+        TabOptions().use_label, "Rendered to real", "Use it", PHOTOS_TAB.title,
+    }  # fmt: skip
     assert sorted(needed - UNTRANSLATED - set(words)) == []
     assert sorted(set(words) - needed) == []
 

@@ -15,6 +15,7 @@ gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the p
 from lib_negtrans.apps.panels import training_panel as train_tab  # noqa: E402
 from lib_negtrans.apps.panels.curves import gain_curve, loss_curve  # noqa: E402
 from lib_negtrans.apps.panels.markup import duration  # noqa: E402
+from lib_negtrans.apps.panels.tab_kinds import GROUPS, PHOTOS_TAB, RENDERS_TAB  # noqa: E402
 from lib_negtrans.apps.panels.training_panel import TabOptions, build_train_tab  # noqa: E402
 from lib_negtrans.apps.panels.training_view import status_html, verdict_html  # noqa: E402
 from lib_negtrans.jobs.background import FINISHED  # noqa: E402
@@ -22,7 +23,9 @@ from lib_negtrans.jobs.training import TrainingManager, TrainingSnapshot  # noqa
 from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
 from lib_negtrans.training.judging.verdict import DIVERGING, LEARNING  # noqa: E402
+from lib_negtrans.training.kinds import KINDS  # noqa: E402
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams  # noqa: E402
+from lib_negtrans.training.positive_params import FullParams, LoraParams  # noqa: E402
 
 SMALL = {"steps": 3, "size": 64, "vectors": 2, "accumulation": 1, "preview_every": 2}
 
@@ -57,7 +60,19 @@ def values(panel, **changes):
 
 def start(panel, folder, name, files=None, preview=None, overwrite=False, photos="", **changes):
     return panel.start_training(
-        None, str(folder), files, photos, "", "", name, preview, overwrite, *values(panel, **changes)
+        None,
+        str(folder),
+        files,
+        photos,
+        "",
+        "",
+        "",
+        name,
+        preview,
+        overwrite,
+        "negative",
+        "",
+        *values(panel, **changes),
     )
 
 
@@ -72,6 +87,62 @@ def test_every_component_has_an_id_and_every_option_a_component(manager):
     labels = {b.elem_id: b.label for b in shown}
     for name, option in TrainingParams.options().items():
         assert labels[f"negtrans_train_{name}"] == option.label
+
+
+def test_every_option_of_every_kind_is_in_one_group_and_on_its_tab(manager):
+    grouped = [name for names in GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    for tab in (RENDERS_TAB, PHOTOS_TAB):
+        with gr.Blocks():
+            panel = build_train_tab(manager, tab=tab)
+        assert panel.fields.keys() == tab.options.keys()
+        for kind in tab.kinds:
+            assert tab.options.keys() >= KINDS[kind].options.options().keys()
+        assert {*grouped, *tab.basic} >= tab.options.keys()
+
+
+@pytest.fixture
+def photos_panel(manager):
+    with gr.Blocks():
+        return build_train_tab(manager, TabOptions(connect_next=lambda button: None), PHOTOS_TAB)
+
+
+def start_photos(panel, folder, name, kind, **changes):
+    given = FullParams().to_dict() | LoraParams().to_dict() | {"steps": 2, "size": 64} | changes
+    fields = [given[name] for name in panel.fields]
+    return panel.start_training(None, str(folder), None, str(folder), "", "", "", name, None, False, kind, "", *fields)
+
+
+def test_the_tab_of_photos_trains_a_lora_and_offers_the_negative_on_it(photos_panel, manager, renders):
+    text, *_ = start_photos(photos_panel, renders, "photo-look", "lora", prior="base", validate_every=1, rank=2)
+    assert "photo-look has started" in text
+    state = manager.wait(120)
+    assert state.phase == FINISHED and state.result.endswith("photo-look.safetensors"), state.error
+    status, previews, use, following, _ = photos_panel.show(None)
+    assert "data-kind='lora'" in status and status.count("<polyline") == 5 and "loss of the prior" in status
+    assert following["visible"] is True and use["visible"] is False and len(previews) == 2
+    assert manager.loras() == ["photo-look"]
+    with gr.Blocks():
+        negative = build_train_tab(manager, TabOptions(connect_next=lambda button: None))
+    assert negative.show(None)[3]["visible"] is False  # it is the other tab's
+
+
+def test_the_kind_shows_its_own_options_with_its_own_values(photos_panel):
+    def updates(kind):
+        return dict(zip(photos_panel.fields, photos_panel.apply_kind(kind), strict=True))
+
+    full, lora = updates("full"), updates("lora")
+    assert not full["rank"]["visible"] and full["ema_on_cpu"]["visible"] and full["lr"]["value"] == "1e-6"
+    assert lora["rank"]["visible"] and not lora["ema_on_cpu"]["visible"] and lora["lr"]["value"] == "1e-4"
+    assert "value" not in full["steps"]  # what both have stays as it was typed
+
+
+def test_what_the_tab_of_photos_refuses(photos_panel, manager, renders):
+    assert "only a-z" in start_photos(photos_panel, renders, "../up", "lora")[0]
+    assert "There is no folder" in start_photos(photos_panel, renders / "none", "a", "lora")[0]
+    assert "Rank must lie between" in start_photos(photos_panel, renders, "a", "lora", rank=0)[0]
+    start_photos(photos_panel, renders, "photo-full", "full")
+    assert "choose a .safetensors or .ckpt file" in manager.wait(60).error
 
 
 def test_two_pages_share_the_manager_and_nothing_else(manager):
@@ -125,12 +196,12 @@ def test_train_watch_and_finish(panel, manager, renders):
     assert "No training waits" in panel.cancel_waiting(None, "neg-b")[0]
     assert "neg-render is being trained" in start(panel, renders, "neg-render")[0]
     assert manager.wait(120).phase == FINISHED
-    status, previews, use, seen = panel.show(None)
+    status, previews, use, following, seen = panel.show(None)
     assert "data-phase='finished'" in status and "data-busy='0'" in status and "<svg" in status
     assert [caption for _, caption in previews] == ["the render", "step 3", "step 2"]
-    assert use["visible"] is False  # nothing was wired to it
+    assert use["visible"] is following["visible"] is False  # nothing was wired to them
     # nothing new: nothing is sent again
-    status, previews, use, seen = panel.show(seen)
+    status, previews, *_ = panel.show(seen)
     assert "value" not in status and "value" not in previews
     # a page that is opened now finds it too
     with gr.Blocks():

@@ -168,8 +168,8 @@ def test_the_page_offers_a_bundles_embedding_and_takes_settings_back(folder, tmp
 
     from lib_negtrans.apps.page.page import _TranslationTab, build_page
     from lib_negtrans.jobs.training import TrainingManager
-    from lib_negtrans.jobs.workplace import LocalWorkplace
     from lib_negtrans.jobs.translation import TranslationRunner
+    from lib_negtrans.jobs.workplace import LocalWorkplace
     from lib_negtrans.translation.infotext import format_infotext
     from lib_negtrans.translation.params import TranslationParams
 

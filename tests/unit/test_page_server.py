@@ -157,6 +157,6 @@ def test_the_end_of_the_page_saves_the_training_under_way(monkeypatch, shared_ti
     monkeypatch.setattr(page_server, "serve", serve_until_the_training_runs)
     folders = ["--embeddings", str(tmp_path / "embeddings"), "--runs", str(tmp_path / "runs")]
     assert main(["app", "--no-browser", "--port", "0", *folders]) == 0
-    assert [name for name, _, _ in made[0].resumable()] == ["neg-red"]
+    assert [run.name for run in made[0].resumable()] == ["neg-red"]
     said = capsys.readouterr().out
     assert "The page is at http://127.0.0.1:" in said and "Run it again with resume" in said

@@ -13,6 +13,8 @@ from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.events import Finished, StepDone
 from lib_negtrans.training.kinds import KINDS
 from lib_negtrans.training.positive_params import FullParams
+from lib_negtrans.training.request import TrainingRequest
+from lib_negtrans.training.run import Training
 from tests.tiny_model import ldm_state, tiny_host, tiny_networks
 from tests.unit.test_training_lora import NAME, Run, make_photos, model_state, of, small
 
@@ -94,6 +96,22 @@ def test_a_model_without_a_file_and_one_with_loras_are_refused(tmp_path, photos,
             Run(tmp_path, host, photos, "full").job(full())
     finally:
         host.loras = ()
+
+
+def test_the_result_never_takes_the_place_of_its_base(base, host, photos, tmp_path):
+    request = TrainingRequest(base.stem, photos, full(), kind="full", overwrite=True)
+    with pytest.raises(TrainingError, match="choose another name for the result"):
+        Training(request, host, tmp_path / "run", base)
+
+
+def test_the_yaml_of_the_base_goes_with_the_result(tmp_path, host, photos):
+    run, config = Run(tmp_path, host, photos, "full"), host.path.with_suffix(".yaml")
+    config.write_text("model: a", encoding="utf-8")
+    try:
+        run.finish(full(steps=1))
+    finally:
+        config.unlink()
+    assert run.out.with_suffix(".yaml").read_text(encoding="utf-8") == "model: a"
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

@@ -124,7 +124,7 @@ def test_interrupted_run_is_found_and_gone_on_with(manager, renders, tmp_path):
 
     # as after a restart of the program
     again = TrainingManager(manager.workplace)
-    assert again.resumable() == [("neg-render", stopped.step, 400)]
+    assert again.resumable() == [("neg-render", stopped.step, 400, "negative")]
     with pytest.raises(TrainingRefused, match="resume it"):
         again.start(TrainingRequest("neg-render", renders, PARAMS))
     again.resume("neg-render", steps=stopped.step + 2)

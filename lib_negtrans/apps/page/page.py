@@ -16,8 +16,8 @@ from lib_negtrans import TITLE
 from lib_negtrans.apps.panels.components import QUIET, TAB_ID, option_component
 from lib_negtrans.apps.panels.dataset_panel import dropped_path
 from lib_negtrans.apps.panels.markup import message_html
+from lib_negtrans.apps.panels.tab_kinds import RENDERS_TAB
 from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TabOptions, build_train_tab
-from lib_negtrans.apps.panels.training_panel import TITLE as TRAIN_TITLE
 from lib_negtrans.apps.panels.translation_panel import build_translation_panel, relisted
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
@@ -74,7 +74,7 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
         with gr.Tabs(elem_id=TABS) as tabs:
             with gr.Tab(TITLE, id=TRANSLATE_TAB, elem_id=TRANSLATE_TAB) as tab:
                 page.build()
-            with gr.Tab(TRAIN_TITLE, id=TAB_ID, elem_id=TAB_ID):
+            with gr.Tab(RENDERS_TAB.title, id=TAB_ID, elem_id=TAB_ID):
                 options = TabOptions(
                     connect_use=lambda button: page.connect_use(button, manager, tabs),
                     use_label=f"Use in {TITLE}",

@@ -12,45 +12,46 @@ import gradio as gr
 from lib_negtrans.jobs.background import FINISHED
 from lib_negtrans.jobs.comparison import ComparisonRefused, ComparisonRunner, ComparisonSnapshot
 
-from .components import QUIET, elem_id
+from .components import QUIET, elem_ids
 from .markup import message_html
+from .tab_kinds import TrainTab
 
 
 class ComparePanel:
     """Builds the components and handles their events."""
 
-    def __init__(self, runner: ComparisonRunner):
-        self.runner = runner
+    def __init__(self, runner: ComparisonRunner, tab: TrainTab):
+        self.runner, self.tab, self.ids = runner, tab, elem_ids(tab.tab)
 
     def build(self) -> None:
         """The accordion."""
-        with gr.Accordion("Compare checkpoints", open=False, elem_id=elem_id("compare")):
+        with gr.Accordion("Compare checkpoints", open=False, elem_id=self.ids("compare")):
             with gr.Row():
-                self.run = gr.Dropdown([], label="Run", elem_id=elem_id("compare_run"))
-                self.refresh = gr.Button("List the runs", elem_id=elem_id("compare_refresh"))
+                self.run = gr.Dropdown([], label="Run", elem_id=self.ids("compare_run"))
+                self.refresh = gr.Button("List the runs", elem_id=self.ids("compare_refresh"))
             self.steps = gr.CheckboxGroup(
-                [], label="Checkpoints to compare (if none is ticked: all)", elem_id=elem_id("compare_steps")
+                [], label="Checkpoints to compare (if none is ticked: all)", elem_id=self.ids("compare_steps")
             )
             self.render = gr.Image(
                 label="Render to compare on (if none: the one of the previews)", type="filepath", height=160,
-                elem_id=elem_id("compare_render"),
+                elem_id=self.ids("compare_render"),
             )  # fmt: skip
             with gr.Row():
-                self.start = gr.Button("Compare", elem_id=elem_id("compare_start"))
-                self.stop = gr.Button("Stop comparing", elem_id=elem_id("compare_stop"))
-            self.status = gr.HTML(comparison_html(self.runner.snapshot()), elem_id=elem_id("compare_status"))
+                self.start = gr.Button("Compare", elem_id=self.ids("compare_start"))
+                self.stop = gr.Button("Stop comparing", elem_id=self.ids("compare_stop"))
+            self.status = gr.HTML(comparison_html(self.runner.snapshot()), elem_id=self.ids("compare_status"))
             self.grid = gr.Image(
                 label="Side by side", type="filepath", visible=False, interactive=False,
-                elem_id=elem_id("compare_grid"),
+                elem_id=self.ids("compare_grid"),
             )  # fmt: skip
             with gr.Row():
-                self.choice = gr.Dropdown([], label="The best one", elem_id=elem_id("compare_choice"))
-                self.name = gr.Textbox(label="Name for it", placeholder="neg-render", elem_id=elem_id("compare_name"))
+                self.choice = gr.Dropdown([], label="The best one", elem_id=self.ids("compare_choice"))
+                self.name = gr.Textbox(label="Name for it", placeholder="neg-render", elem_id=self.ids("compare_name"))
             self.overwrite = gr.Checkbox(
-                label="Overwrite an embedding of this name", value=False, elem_id=elem_id("compare_overwrite")
+                label="Overwrite an embedding of this name", value=False, elem_id=self.ids("compare_overwrite")
             )
-            self.write = gr.Button("Write it as an embedding", elem_id=elem_id("compare_write"))
-            self.message = gr.HTML("", elem_id=elem_id("compare_message"))
+            self.write = gr.Button("Write it as an embedding", elem_id=self.ids("compare_write"))
+            self.message = gr.HTML("", elem_id=self.ids("compare_message"))
             self.seen = gr.State(None)
 
     def connect(self, poll: Any) -> None:
@@ -76,7 +77,7 @@ class ComparePanel:
 
     def list_runs(self, current: str | None) -> list[Any]:
         """The runs that there are now, and what the chosen one offers."""
-        runs = self.runner.runs()
+        runs = self.runner.runs(self.tab.kinds)
         chosen = current if current in runs else (runs[0] if runs else None)
         return [gr.update(choices=runs, value=chosen), *self.list_steps(chosen)]
 
@@ -111,7 +112,8 @@ class ComparePanel:
         except ComparisonRefused as error:
             return message_html(str(error), good=False)
         # the page's script has the host make its cards again for each new value
-        return f"<div data-picked='{time.time_ns()}'>{''.join(message_html(line) for line in lines)}</div>"
+        said = "".join(message_html(line) for line in lines)
+        return f"<div data-kind='negative' data-picked='{time.time_ns()}'>{said}</div>"
 
 
 def comparison_html(state: ComparisonSnapshot) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -10,14 +10,14 @@ import gradio as gr
 
 from lib_negtrans.options import Option, Params
 
-TAB_ID = "negtrans_train"
+TAB_ID, PHOTOS_TAB_ID = "negtrans_train", "negtrans_finetune"
 # by a plain request: one that waits in gradio's queue when the webui reloads its page keeps the server from closing
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
-def elem_id(name: str) -> str:
-    """The ids of the training tab's components begin with negtrans_train_."""
-    return f"{TAB_ID}_{name}"
+def elem_ids(tab: str) -> Callable[[str], str]:
+    """Name -> element id, for the components of a tab: that of renders is TAB_ID, so negtrans_train_folder."""
+    return f"{tab}_{{}}".format
 
 
 def option_component(
@@ -44,14 +44,16 @@ def option_component(
 _training_component = partial(option_component, choice=gr.Dropdown, widest_slider=100)
 
 
-def option_rows(params: Params, names: Iterable[str], prefix: str = "", columns: int = 2) -> dict[str, Any]:
-    """Rows of components for these options of the training tab, with the values of `params`: name -> component."""
+def option_rows(
+    params: Params, names: Iterable[str], ids: Callable[[str], str], prefix: str = "", columns: int = 2
+) -> dict[str, Any]:
+    """Rows of components for these options of a training tab, with the values of `params`: name -> component."""
     left, described, components = list(names), params.options(), {}
     while left:
         row, left = left[:columns], left[columns:]
         with gr.Row():
             for name in row:
-                components[name] = _training_component(described[name], getattr(params, name), elem_id(prefix + name))
+                components[name] = _training_component(described[name], getattr(params, name), ids(prefix + name))
     return components
 
 

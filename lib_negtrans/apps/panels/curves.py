@@ -46,14 +46,17 @@ class _Chart:
         )
 
 
-def loss_curve(points: Sequence[tuple[int, float, float]]) -> str:
+def loss_curve(points: Sequence[tuple[int, float, float]], prior: Sequence[tuple[int, float]] = ()) -> str:
     """(step, loss, smoothed loss) of at least two steps: the losses faint, the smoothed curve strong.
+
+    prior: (step, loss of prior preservation) for the same steps, smoothed here, as a curve of its own.
 
     All of the smoothed loss is shown, and of the single steps all but the outermost tenth.
     """
     steps, losses, averages = zip(*points, strict=True)
     ordered, cut = sorted(losses), len(losses) // 10
-    low, high = min(*averages, ordered[cut]), max(*averages, ordered[-1 - cut])
+    kept = _smoothed([value for _, value in prior]) if len(prior) == len(points) else []
+    low, high = min(*averages, ordered[cut], *kept), max(*averages, ordered[-1 - cut], *kept)
     margin = 0.05 * (high - low) or max(abs(high), 1e-6) * 0.05
     chart = _Chart(steps, low - margin, high + margin)
     marks = (chart.low, (chart.low + chart.high) / 2, chart.high)
@@ -61,30 +64,45 @@ def loss_curve(points: Sequence[tuple[int, float, float]]) -> str:
         chart.level(value, "stroke-opacity='.15'")
     chart.line(losses, "stroke='currentColor' stroke-opacity='.25' stroke-width='1'")
     chart.line(averages, f"stroke='{RENDERS}' stroke-width='2'")
+    if kept:
+        chart.line(kept, f"stroke='{PHOTOS}' stroke-width='2'")
+        for name, colour, down in (("all", RENDERS, 10), ("prior", PHOTOS, 24)):
+            chart.text(WIDTH - RIGHT - 60, TOP + down, name, f"style='fill:{colour}'")
     return chart.svg("Loss over steps", {value: f"{value:.3g}" for value in marks})
 
 
-def gain_curve(points: Sequence[tuple[int, float, float | None]]) -> str:
-    """(step, gain on renders, gain on photos or None) of at least two validations; gains are shares.
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """The exponential average over about 50 of them, as that of the loss."""
+    found: list[float] = []
+    for value in values:
+        share = max(1 / 50, 1 / (len(found) + 1))
+        found.append(value if not found else (1 - share) * found[-1] + share * value)
+    return found
 
-    The area between the two curves is the gap: what has been learnt about the rendered look.
+
+def gain_curve(points: Sequence[tuple[int, float, float | None]], learnt: str = "renders") -> str:
+    """(step, gain on the learnt kind, gain on the other or None) of at least two validations; gains are shares.
+
+    learnt: "renders" or "photos". The area between the two curves is the gap: what has been learnt about the look.
     """
-    renders = [100 * gain for _, gain, _ in points]
-    photos = [100 * gain for *_, gain in points if gain is not None]
-    curves = [("renders", renders, RENDERS, 10)]
-    if len(photos) == len(points):
-        curves.insert(0, ("photos", photos, PHOTOS, 24))
+    names = ("renders", "photos") if learnt == "renders" else ("photos", "renders")
+    colours = {"renders": RENDERS, "photos": PHOTOS}
+    own = [100 * gain for _, gain, _ in points]
+    other = [100 * gain for *_, gain in points if gain is not None]
+    curves = [(names[0], own, colours[names[0]], 10)]
+    if len(other) == len(points):
+        curves.insert(0, (names[1], other, colours[names[1]], 24))
     values = [0.0, *(value for _, curve, *_ in curves for value in curve)]
     low, high = min(values), max(values)
     margin = 0.08 * (high - low) or 0.1
     chart = _Chart([step for step, *_ in points], low - margin, high + margin)
     chart.level(0, "stroke-opacity='.4' stroke-dasharray='4 3'")
     if len(curves) == 2:
-        area = " ".join(chart.path(renders) + chart.path(photos)[::-1])
-        chart.parts.append(f"<polygon points='{area}' fill='{RENDERS}' fill-opacity='.15'/>")
+        area = " ".join(chart.path(own) + chart.path(other)[::-1])
+        chart.parts.append(f"<polygon points='{area}' fill='{colours[names[0]]}' fill-opacity='.15'/>")
     for name, curve, colour, down in curves:
         chart.line(curve, f"stroke='{colour}' stroke-width='2'")
         chart.text(LEFT + 4, TOP + down, name, f"style='fill:{colour}'")
     marks = (low, (low + high) / 2, high)
-    label = "Gain of the vectors on pictures held out"
+    label = "Gain on pictures held out"
     return chart.svg(label, {value: f"{value:.2g} %" for value in marks}, " negtrans-gains")

@@ -20,8 +20,9 @@ from lib_negtrans.training.data.dataset import DatasetReport, automatic_size, re
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.params import TrainingParams
 
-from .components import elem_id, typed_path
+from .components import elem_ids, typed_path
 from .markup import message_html
+from .tab_kinds import TrainTab
 from .training_view import dataset_html
 
 MAXIMUM_THUMBNAILS = 24
@@ -31,43 +32,41 @@ THUMBNAIL = 160
 class DatasetPanel:
     """Builds the components and handles their events. typed_folders: users may name folders of the machine."""
 
-    def __init__(self, typed_folders: bool):
-        self.typed_folders = typed_folders
+    def __init__(self, typed_folders: bool, tab: TrainTab):
+        self.typed_folders, self.tab, self.ids = typed_folders, tab, elem_ids(tab.tab)
 
     def build(self) -> None:
         """Folders, dropped files, and the check of what they hold."""
+        texts, ids, typed = self.tab.folders, self.ids, self.typed_folders
+        # the ids of the other kind's folders are named after it
+        other = self.tab.other
         self.folder = gr.Textbox(
-            label="Folder with renders", placeholder="/path/to/renders", elem_id=elem_id("folder"),
-            visible=self.typed_folders,
+            label=texts.learnt, placeholder="/path/to/pictures", elem_id=ids("folder"), visible=typed
+        )
+        self.other = gr.Textbox(label=texts.other, info=texts.other_hint, elem_id=ids(other), visible=typed)
+        with gr.Row(visible=typed):
+            self.validation = gr.Textbox(label=texts.measured, info=texts.measured_hint, elem_id=ids("validation"))
+            self.other_validation = gr.Textbox(
+                label=texts.other_measured, info=texts.other_measured_hint, elem_id=ids(f"validation_{other}")
+            )
+        self.class_images = gr.Textbox(
+            label="Folder with class pictures, if there is one", elem_id=ids("class_images"),
+            info="For prior preservation. When it is empty, the prior class makes them in the folder of the run.",
+            visible=typed and other == "renders",
         )  # fmt: skip
-        self.photos = gr.Textbox(
-            label="Folder with photos, if there is one", placeholder="/path/to/photos", elem_id=elem_id("photos"),
-            info="Real photos of similar garments. Validation and the objective contrastive use them.",
-            visible=self.typed_folders,
-        )  # fmt: skip
-        with gr.Row(visible=self.typed_folders):
-            self.validation = gr.Textbox(
-                label="Folder with renders to measure on", elem_id=elem_id("validation"),
-                info="For validation; when it is empty, some of the renders are held out.",
-            )  # fmt: skip
-            self.validation_photos = gr.Textbox(
-                label="Folder with photos to measure on", elem_id=elem_id("validation_photos"),
-                info="For validation; when it is empty, the photos above are used.",
-            )  # fmt: skip
         with gr.Row():
             self.files = gr.File(
                 label="Or drop pictures here, and their .txt captions", file_count="multiple", height=180,
-                elem_id=elem_id("files"),
+                elem_id=ids("files"),
             )  # fmt: skip
             self.preview_image = gr.Image(
-                label="Render for the previews (if none: the first one)", type="filepath", height=180,
-                elem_id=elem_id("preview_image"),
-            )  # fmt: skip
-        self.check = gr.Button("Check dataset", elem_id=elem_id("check"))
-        self.report = gr.HTML("", elem_id=elem_id("report"))
+                label=texts.preview, type="filepath", height=180, elem_id=ids("preview_image")
+            )
+        self.check = gr.Button("Check dataset", elem_id=self.ids("check"))
+        self.report = gr.HTML("", elem_id=self.ids("report"))
         self.thumbnails = gr.Gallery(
             label="The pictures as the training uses them", columns=6, height="auto", visible=False,
-            elem_id=elem_id("thumbnails"),
+            elem_id=self.ids("thumbnails"),
         )  # fmt: skip
 
     def connect(self, size: Any, pattern: Any, aspect: Any) -> None:

@@ -14,37 +14,37 @@ from lib_negtrans.options import ParamError
 from lib_negtrans.preparation.build import PrepareError
 from lib_negtrans.preparation.params import PrepareParams
 
-from .components import QUIET, elem_id, option_rows, typed_path
+from .components import QUIET, elem_ids, option_rows, typed_path
 from .markup import message_html
 
 
 class PreparePanel:
     """Builds the components and handles their events."""
 
-    def __init__(self, runner: PrepareRunner):
-        self.runner = runner
+    def __init__(self, runner: PrepareRunner, tab: str):
+        self.runner, self.ids = runner, elem_ids(tab)
 
     def build(self, visible: bool = True) -> None:
         """The accordion; not visible where users may not name folders of the machine."""
-        with gr.Accordion("Prepare a folder", open=False, visible=visible, elem_id=elem_id("prepare")):
+        with gr.Accordion("Prepare a folder", open=False, visible=visible, elem_id=self.ids("prepare")):
             self.source = gr.Textbox(
                 label="Folder with pictures of any kind", placeholder="/path/to/pictures",
                 info="Sub-folders are included. Nothing in this folder is changed.",
-                elem_id=elem_id("prepare_source"),
+                elem_id=self.ids("prepare_source"),
             )  # fmt: skip
             self.target = gr.Textbox(
                 label="New folder for the result", placeholder="/path/to/renders",
-                elem_id=elem_id("prepare_target"),
+                elem_id=self.ids("prepare_target"),
             )  # fmt: skip
-            self.fields = option_rows(PrepareParams(), PrepareParams.options(), "prepare_")
+            self.fields = option_rows(PrepareParams(), PrepareParams.options(), self.ids, "prepare_")
             self.overwrite = gr.Checkbox(
-                label="Replace an earlier result in that folder", value=False, elem_id=elem_id("prepare_overwrite")
+                label="Replace an earlier result in that folder", value=False, elem_id=self.ids("prepare_overwrite")
             )
             with gr.Row():
-                self.start = gr.Button("Prepare", elem_id=elem_id("prepare_start"))
-                self.stop = gr.Button("Stop preparing", elem_id=elem_id("prepare_stop"))
-                self.use = gr.Button("Train on it", elem_id=elem_id("prepare_use"), visible=False)
-            self.report = gr.HTML(prepare_html(self.runner.snapshot()), elem_id=elem_id("prepare_report"))
+                self.start = gr.Button("Prepare", elem_id=self.ids("prepare_start"))
+                self.stop = gr.Button("Stop preparing", elem_id=self.ids("prepare_stop"))
+                self.use = gr.Button("Train on it", elem_id=self.ids("prepare_use"), visible=False)
+            self.report = gr.HTML(prepare_html(self.runner.snapshot()), elem_id=self.ids("prepare_report"))
             self.seen = gr.State(None)
 
     def connect(self, poll: Any, folder: Any, size: Any) -> None:

@@ -1,4 +1,4 @@
-"""The panel "Train Negative Embedding", the same in the webui and on the standalone page.
+"""The panels "Train Negative Embedding" and "Finetune on Photos", the same in the webui and on the standalone page.
 
 `build_train_tab` fills the gradio Blocks that is open. It imports no host: it gets a manager and `TabOptions`.
 The panel holds no state of its own. javascript/negtrans_train.js presses a hidden button while the panel is in sight,
@@ -8,7 +8,7 @@ and whatever the manager says is shown: a reloaded page finds the training under
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,21 @@ import gradio as gr
 from lib_negtrans.jobs.background import FINISHED
 from lib_negtrans.jobs.training import TrainingManager, TrainingRefused, TrainingRequest
 from lib_negtrans.jobs.training_snapshot import TrainingSnapshot
-from lib_negtrans.options import ParamError
+from lib_negtrans.options import ParamError, Params
 from lib_negtrans.training.data.captions import CHOICES, named_template
+from lib_negtrans.training.kinds import KINDS
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 
 from .compare_panel import ComparePanel
-from .components import QUIET, elem_id, option_rows
+from .components import QUIET, elem_ids, option_rows
 from .dataset_panel import DatasetPanel, keep_render
 from .markup import message_html
 from .prepare_panel import PreparePanel
+from .tab_kinds import GROUPS, RENDERS_TAB, TrainTab
 from .training_view import status_html
 
-TITLE = "Train Negative Embedding"
 SCRIPT_FILE = Path(__file__).resolve().parents[3] / "javascript" / "negtrans_train.js"
 STYLE = Path(__file__).with_name("training.css").read_text(encoding="utf-8")
-# shown above the accordion, in this order; all others go into it
-BASIC_OPTIONS = ("steps", "size", "vectors", "init_text")
 # what any preset sets, in order
 PRESET_OPTIONS = list(dict.fromkeys(name for _, values in TRAINING_PRESETS.values() for name in values))
 
@@ -43,17 +42,21 @@ class TabOptions:
     """What differs between the programs that show the panel.
 
     typed_folders: False where users may not name folders of the machine; they drop pictures. connect_use: wires the
-    button "Use in img2img" to the program's own components; without it there is no such button.
+    button "Use in img2img" to the program's own components; connect_next: the button "Then train the negative on it";
+    without them there are no such buttons.
     """
 
     typed_folders: bool = True
     connect_use: Callable[[gr.Button], None] | None = None
     use_label: str = "Use in img2img"
+    connect_next: Callable[[gr.Button], None] | None = None
 
 
-def build_train_tab(manager: TrainingManager, options: TabOptions | None = None) -> TrainingPanel:
+def build_train_tab(
+    manager: TrainingManager, options: TabOptions | None = None, tab: TrainTab = RENDERS_TAB
+) -> TrainingPanel:
     """Fill the open Blocks. Call it again for another page: every call makes new components and keeps nothing."""
-    panel = TrainingPanel(manager, options or TabOptions())
+    panel = TrainingPanel(manager, options or TabOptions(), tab)
     panel.build()
     return panel
 
@@ -61,15 +64,15 @@ def build_train_tab(manager: TrainingManager, options: TabOptions | None = None)
 class TrainingPanel:
     """The components of one page and what their events do."""
 
-    def __init__(self, manager: TrainingManager, options: TabOptions):
-        self.manager, self.options = manager, options
-        self.preparation = PreparePanel(manager.preparation)
-        self.dataset = DatasetPanel(options.typed_folders)
-        self.comparison = ComparePanel(manager.comparison)
+    def __init__(self, manager: TrainingManager, options: TabOptions, tab: TrainTab = RENDERS_TAB):
+        self.manager, self.options, self.tab, self.ids = manager, options, tab, elem_ids(tab.tab)
+        self.preparation = PreparePanel(manager.preparation, tab.tab)
+        self.dataset = DatasetPanel(options.typed_folders, tab)
+        self.comparison = ComparePanel(manager.comparison, tab)
 
     def build(self) -> None:
-        gr.HTML(f"<style>{STYLE}</style>", elem_id=elem_id("style"))
-        with gr.Row(elem_id=elem_id("panel")):
+        gr.HTML(f"<style>{STYLE}</style>", elem_id=self.ids("style"))
+        with gr.Row(elem_id=self.ids("panel")):
             with gr.Column(scale=5, min_width=360):
                 self.preparation.build(visible=self.options.typed_folders)
                 self.dataset.build()
@@ -81,56 +84,84 @@ class TrainingPanel:
 
     def _build_settings(self) -> None:
         self.name = gr.Textbox(
-            label="Name", placeholder="neg-render", elem_id=elem_id("name"),
-            info="The file name, and the trigger word in prompts. Use only a-z, 0-9, - and _.",
+            label="Name", placeholder=self.tab.name_example, elem_id=self.ids("name"), info=self.tab.name_hint
+        )
+        self.name_hint = gr.HTML("", elem_id=self.ids("name_hint"))
+        first = self.tab.kinds[0]
+        self.kind = gr.Radio(
+            list(self.tab.kinds), value=first, label="Kind", elem_id=self.ids("kind"), visible=len(self.tab.kinds) > 1,
+            info="lora: a small file that is used beside the checkpoint. full: a new checkpoint, which needs more "
+            "memory and time.",
         )  # fmt: skip
-        self.name_hint = gr.HTML("", elem_id=elem_id("name_hint"))
         self.preset = gr.Radio(
-            list(TRAINING_PRESETS), value="standard", label="Preset", elem_id=elem_id("preset"),
+            list(TRAINING_PRESETS), value="standard", label="Preset", elem_id=self.ids("preset"),
             info=" ".join(f"{name}: {text}" for name, (text, _) in TRAINING_PRESETS.items()),
+            visible=first == "negative",
         )  # fmt: skip
-        params = TrainingParams.from_dict(TRAINING_PRESETS["standard"][1])
-        self.fields = option_rows(params, BASIC_OPTIONS, columns=len(BASIC_OPTIONS))
-        with gr.Accordion("All options", open=False, elem_id=elem_id("options")):
-            self.fields |= option_rows(params, [name for name in params.options() if name not in BASIC_OPTIONS])
+        self.loras = gr.Textbox(
+            label="LoRAs to train on", elem_id=self.ids("loras"), placeholder="photo-look:1",
+            visible=first == "negative",
+            info="Names of files in the Lora folder, each with its weight, separated by commas. They are in the model "
+            "during the training.",
+        )  # fmt: skip
+        values = TRAINING_PRESETS["standard"][1] if first == "negative" else {}
+        params = KINDS[first].options.from_dict(values)
+        self.fields: dict[str, Any] = {}
+        self._build_options(self.tab.basic, params, len(self.tab.basic) // 2)
+        for label, names in self.tab.groups().items():
+            with gr.Accordion(label, open=False, elem_id=self.ids(f"group_{list(GROUPS).index(label)}")):
+                self._build_options(names, params, 2)
+
+    def _build_options(self, names: Sequence[str], params: Params, columns: int) -> None:
+        """Components for these; those of another kind than the one chosen at first are not seen."""
+        own = [name for name in names if self.tab.applies(name, self.tab.kinds[0])]
+        self.fields |= option_rows(params, own, self.ids, columns=columns)
+        for kind in self.tab.kinds[1:]:
+            others = [name for name in names if name not in self.fields and self.tab.applies(name, kind)]
+            made = option_rows(KINDS[kind].options(), others, self.ids, columns=columns)
+            for component in made.values():
+                component.visible = False
+            self.fields |= made
 
     def _build_buttons(self) -> None:
-        self.overwrite = gr.Checkbox(
-            label="Overwrite an embedding or run of this name", value=False, elem_id=elem_id("overwrite")
-        )
+        self.overwrite = gr.Checkbox(label=self.tab.overwrite, value=False, elem_id=self.ids("overwrite"))
         with gr.Row():
-            self.start = gr.Button("Start", variant="primary", elem_id=elem_id("start"))
-            self.interrupt = gr.Button("Interrupt (saves)", elem_id=elem_id("interrupt"))
-            self.resume = gr.Button("Resume", elem_id=elem_id("resume"))
-            self.cancel = gr.Button("Cancel waiting", elem_id=elem_id("cancel"))
-        self.message = gr.HTML("", elem_id=elem_id("message"))
+            self.start = gr.Button("Start", variant="primary", elem_id=self.ids("start"))
+            self.interrupt = gr.Button("Interrupt (saves)", elem_id=self.ids("interrupt"))
+            self.resume = gr.Button("Resume", elem_id=self.ids("resume"))
+            self.cancel = gr.Button("Cancel waiting", elem_id=self.ids("cancel"))
+        self.message = gr.HTML("", elem_id=self.ids("message"))
 
     def _build_result(self) -> None:
-        self.status = gr.HTML(status_html(self.manager.snapshot()), elem_id=elem_id("status"))
+        self.status = gr.HTML(status_html(self.manager.snapshot()), elem_id=self.ids("status"))
         self.previews = gr.Gallery(
-            label="Previews: the render translated with the vectors so far", columns=3, height="auto",
-            object_fit="contain", elem_id=elem_id("previews"),
-        )  # fmt: skip
-        self.use = gr.Button(self.options.use_label, visible=False, elem_id=elem_id("use"), variant="primary")
-        self.comparison.build()
-        self.poll = gr.Button("Refresh", elem_id=elem_id("poll"), elem_classes=["negtrans_hidden"])
+            label=self.tab.previews, columns=3, height="auto", object_fit="contain", elem_id=self.ids("previews")
+        )
+        self.use = gr.Button(self.options.use_label, visible=False, elem_id=self.ids("use"), variant="primary")
+        self.next = gr.Button("Then train the negative on it", visible=False, elem_id=self.ids("next"))
+        if self.tab is RENDERS_TAB:
+            self.comparison.build()
+        self.poll = gr.Button("Refresh", elem_id=self.ids("poll"), elem_classes=["negtrans_hidden"])
         self.seen = gr.State(None)  # what this page shows already: (status as HTML, job number, number of previews)
 
     def _connect(self) -> None:
-        view = [self.status, self.previews, self.use, self.seen]
+        view = [self.status, self.previews, self.use, self.next, self.seen]
         self.poll.click(self.show, [self.seen], view, **QUIET)
         for event in (self.name.change, self.overwrite.change):
-            event(self.check_name, [self.name, self.overwrite], [self.name_hint], **QUIET)
-        self.preset.change(self.apply_preset, [self.preset], [self.fields[n] for n in PRESET_OPTIONS], **QUIET)
+            event(self.check_name, [self.name, self.overwrite, self.kind], [self.name_hint], **QUIET)
+        self.kind.change(self.apply_kind, [self.kind], list(self.fields.values()), **QUIET)
+        if self.tab is RENDERS_TAB:
+            self.preset.change(self.apply_preset, [self.preset], [self.fields[n] for n in PRESET_OPTIONS], **QUIET)
         size, pattern, aspect = (self.fields[name] for name in ("size", "pattern", "aspect"))
         self.dataset.connect(size, pattern, aspect)
         self.preparation.connect(self.poll, self.dataset.folder, size)
-        self.comparison.connect(self.poll)
+        if self.tab is RENDERS_TAB:
+            self.comparison.connect(self.poll)
         self.cancel.click(self.cancel_waiting, [self.seen, self.name], [self.message, *view], **QUIET)
         data = self.dataset
         inputs = [
-            self.seen, data.folder, data.files, data.photos, data.validation, data.validation_photos, self.name,
-            data.preview_image, self.overwrite, *self.fields.values(),
+            self.seen, data.folder, data.files, data.other, data.validation, data.other_validation, data.class_images,
+            self.name, data.preview_image, self.overwrite, self.kind, self.loras, *self.fields.values(),
         ]  # fmt: skip
         self.start.click(self.start_training, inputs, [self.message, *view], **QUIET)
         self.interrupt.click(self.interrupt_training, [self.seen], [self.message, *view], **QUIET)
@@ -138,6 +169,8 @@ class TrainingPanel:
         self.resume.click(self.resume_training, inputs, [self.message, self.name, *view], **QUIET)
         if self.options.connect_use is not None:
             self.options.connect_use(self.use)
+        if self.options.connect_next is not None:
+            self.options.connect_next(self.next)
 
     # what the events do
 
@@ -147,24 +180,37 @@ class TrainingPanel:
         status, number, count = seen or (None, None, None)
         text = status_html(state)
         previews = len(state.previews)
+        ready = state.phase == FINISHED and state.published and state.kind in self.tab.kinds
         return [
             gr.update() if text == status else text,
             gr.update() if (state.number, previews) == (number, count) else gallery(state),
-            gr.update(visible=state.phase == FINISHED and state.published and self.options.connect_use is not None),
+            gr.update(visible=ready and self.options.connect_use is not None),
+            gr.update(visible=ready and self.options.connect_next is not None),
             (text, state.number, previews),
         ]
 
-    def check_name(self, name: str, overwrite: bool) -> str:
+    def check_name(self, name: str, overwrite: bool, kind: str = "negative") -> str:
         """The hint under the name, as it is typed."""
         name = (name or "").strip()
         if not name:
             return ""
         try:
-            self.manager.check_name(name, overwrite)
+            self.manager.check_name(name, overwrite, kind=kind)
         except TrainingRefused as error:
             return message_html(str(error), good=False)
-        file = html.escape(str(self.manager.out(name)))
-        return f"<p class='negtrans-message'>Trigger word: <b>{html.escape(name)}</b>. It will be {file}.</p>"
+        file = html.escape(str(self.manager.out(name, kind)))
+        trigger = f"Trigger word: <b>{html.escape(name)}</b>. " if kind == "negative" else ""
+        return f"<p class='negtrans-message'>{trigger}It will be {file}.</p>"
+
+    def apply_kind(self, kind: str) -> list[Any]:
+        """Shows a kind's own options, with its values where the kinds differ."""
+        defaults = [KINDS[one].options().to_dict() for one in self.tab.kinds]
+        values, updates = KINDS[kind].options().to_dict(), []
+        for name in self.fields:
+            differ = len({repr(given.get(name)) for given in defaults}) > 1
+            change = {"value": values[name]} if differ and name in values else {}
+            updates.append(gr.update(visible=name in values, **change))
+        return updates
 
     def apply_preset(self, preset: str) -> list[Any]:
         """The values of a preset, for the fields that any preset sets."""
@@ -176,30 +222,38 @@ class TrainingPanel:
         seen: Any,
         folder: str,
         files: Any,
-        photos: str,
+        other: str,
         validation: str,
-        validation_photos: str,
+        other_validation: str,
+        class_images: str,
         name: str,
         preview: str | None,
         overwrite: bool,
+        kind: str,
+        loras: str,
         *values: Any,
     ) -> list[Any]:
         """Start, or say in one sentence why not."""
         name = (name or "").strip()
         try:
-            params = TrainingParams.from_given(dict(zip(self.fields, values, strict=True)))
-            named = named_template(params.template, self.manager.workplace.templates_folder)
-            if not self.options.typed_folders and params.template not in CHOICES and named == params.template:
-                raise TrainingRefused(f"A template file cannot be named here: use {', '.join(CHOICES)}.")
-            self.manager.check_name(name, overwrite)
+            given = zip(self.fields, values, strict=True)
+            params = KINDS[kind].options.from_given({n: value for n, value in given if self.tab.applies(n, kind)})
+            if isinstance(params, TrainingParams):
+                named = named_template(params.template, self.manager.workplace.templates_folder)
+                if not self.options.typed_folders and params.template not in CHOICES and named == params.template:
+                    raise TrainingRefused(f"A template file cannot be named here: use {', '.join(CHOICES)}.")
+            self.manager.check_name(name, overwrite, kind=kind)
             run_folder = self.manager.run_folder(name)
             pictures = self.dataset.pictures(folder, files, run_folder / "pictures")
             render = keep_render(preview, run_folder)
-            typed = zip(
-                ("photos", "validation", "validation_photos"), (photos, validation, validation_photos), strict=True
-            )
-            others: dict[str, Any] = {kind: self.dataset.typed_folder(text) for kind, text in typed}
-            self.manager.start(TrainingRequest(name, pictures, params, render, overwrite=overwrite, **others))
+            typed = {
+                self.tab.other: other, "validation": validation, f"validation_{self.tab.other}": other_validation,
+                "class_images": class_images,
+            }  # fmt: skip
+            others: dict[str, Any] = {one: self.dataset.typed_folder(text) for one, text in typed.items()}
+            others["loras"] = self.manager.named_loras((loras or "").split(","))
+            request = TrainingRequest(name, pictures, params, render, overwrite=overwrite, kind=kind, **others)
+            self.manager.start(request)
         except (TrainingRefused, ParamError) as error:
             return self._said(seen, str(error), good=False)
         if name in self.manager.snapshot().queue:
@@ -227,10 +281,10 @@ class TrainingPanel:
         """Go on with the named run, or with the last one; a run that is done goes on to the steps the field says."""
         name = (name or "").strip()
         try:
-            runs = {run: saved for run, saved, _ in self.manager.resumable()}
+            runs = [run.name for run in self.manager.resumable(self.tab.kinds)]
             if not name and not runs:
                 raise TrainingRefused("There is no interrupted run to resume.")
-            name = name or next(iter(runs))
+            name = name or runs[0]
             changes = {"steps": TrainingParams.from_given({"steps": steps}).steps} if name not in runs else {}
             self.manager.resume(name, overwrite, **changes)
         except (TrainingRefused, ParamError) as error:

@@ -9,6 +9,7 @@ from lib_negtrans.jobs.background import FAILED, FINISHED, IDLE, STOPPED, WAITIN
 from lib_negtrans.jobs.training_snapshot import READING, TRAINING, TrainingSnapshot
 from lib_negtrans.training.data.dataset import DatasetReport
 from lib_negtrans.training.judging.verdict import CONTENT, DIVERGING, LEARNING, NO_EFFECT, SETTLED
+from lib_negtrans.training.kinds import KINDS
 
 from .curves import gain_curve, loss_curve
 from .markup import bar_html, message_html, numbers_html
@@ -39,7 +40,7 @@ def status_html(state: TrainingSnapshot) -> str:
     """The whole panel. Its root carries data-phase and data-busy for the page's script and for tests."""
     parts = [
         f"<div class='negtrans-training' data-phase='{state.phase}' data-busy='{int(state.busy)}' "
-        f"data-step='{state.step}'>",
+        f"data-step='{state.step}' data-kind='{state.kind}' data-name='{html.escape(state.name, quote=True)}'>",
         _headline(state),
         _bar(state),
         _queue(state),
@@ -57,7 +58,7 @@ def _headline(state: TrainingSnapshot) -> str:
     if state.stopping:
         text = "Stopping after this step."
     elif state.phase == TRAINING and state.step == state.steps:
-        text = "Writing the embedding and its preview."
+        text = "Writing the result and its preview."
     name = f"<b>{html.escape(state.name)}</b>: " if state.name else ""
     # an element of its own: the webui translates texts that are whole
     line = f"<p class='negtrans-headline'>{name}<span>{text}</span></p>"
@@ -68,7 +69,8 @@ def _bar(state: TrainingSnapshot) -> str:
     if state.phase == IDLE:
         return ""
     if state.phase == READING and state.to_read:
-        return bar_html(state.read / state.to_read, f"picture {state.read} of {state.to_read}")
+        what = "class picture" if state.making else "picture"
+        return bar_html(state.read / state.to_read, f"{what} {state.read} of {state.to_read}")
     return bar_html(state.fraction, f"step {state.step} of {state.steps}", state.eta)
 
 
@@ -84,22 +86,25 @@ def _numbers(state: TrainingSnapshot) -> str:
     cells = [
         ("loss, smoothed", f"{state.loss_average:.4f}"),
         ("loss, last step", f"{state.loss:.4f}"),
-        ("vector norm", f"{state.vector_norm:.3f}"),
+        ("vector norm" if state.kind == "negative" else "size of the weights", f"{state.vector_norm:.3f}"),
         ("moved from start", f"{state.change:.3f}"),
         ("gradient norm", f"{state.grad_norm:.2e}"),
         ("learning rate", f"{state.learning_rate:g}"),
         ("steps per second", f"{state.rate:.2f}"),
         ("pictures", str(state.images)),
     ]
+    if state.prior_curve:
+        cells.insert(2, ("loss of the prior", f"{state.prior_curve[-1][1]:.4f}"))
     return numbers_html(cells)
 
 
 def _curves(state: TrainingSnapshot) -> str:
-    loss = loss_curve(state.curve) if len(state.curve) > 1 else ""
-    gains = gain_curve(state.validations) if len(state.validations) > 1 else ""
+    loss = loss_curve(state.curve, state.prior_curve) if len(state.curve) > 1 else ""
+    learnt = KINDS[state.kind].domain
+    gains = gain_curve(state.validations, learnt) if len(state.validations) > 1 else ""
     if not gains:
         return loss
-    captions = "<span>loss</span>", "<span>gain of the vectors on pictures held out</span>"
+    captions = "<span>loss</span>", "<span>gain on pictures held out</span>"
     figures = "".join(f"<div>{c}{s}</div>" for c, s in zip(captions, (loss, gains), strict=True) if s)
     return f"<div class='negtrans-curves'>{figures}</div>"
 

@@ -1,15 +1,16 @@
-"""The tab "Train Negative Embedding" in the webui."""
+"""The tabs "Train Negative Embedding" and "Finetune on Photos" in the webui."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import gradio as gr
-from modules import script_callbacks, scripts, shared
+from modules import infotext_utils, script_callbacks, scripts, shared
 
 from lib_negtrans import TITLE as SCRIPT_TITLE
-from lib_negtrans.apps.panels.components import QUIET, TAB_ID
-from lib_negtrans.apps.panels.training_panel import TITLE, TabOptions, build_train_tab
+from lib_negtrans.apps.panels.components import QUIET
+from lib_negtrans.apps.panels.tab_kinds import PHOTOS_TAB, RENDERS_TAB
+from lib_negtrans.apps.panels.training_panel import TabOptions, TrainingPanel, build_train_tab
 from lib_negtrans.apps.panels.translation_panel import preset_updates
 from lib_negtrans.embeddings import NO_EMBEDDING
 
@@ -19,16 +20,43 @@ from .webui_workplace import manager
 
 
 def register() -> None:
-    """Add the tab whenever the webui builds its page."""
-    register_once(script_callbacks.on_ui_tabs, add_tab)
+    """Add the tabs whenever the webui builds its page."""
+    register_once(script_callbacks.on_ui_tabs, add_tabs)
 
 
-def add_tab() -> list[tuple[Any, str, str]]:
-    """The tab as the host wants it: (blocks, title, element id)."""
-    options = TabOptions(typed_folders=not shared.cmd_opts.hide_ui_dir_config, connect_use=connect_use)
-    with gr.Blocks(analytics_enabled=False) as blocks:
-        build_train_tab(manager(), options)
-    return [(blocks, TITLE, TAB_ID)]
+def add_tabs() -> list[tuple[Any, str, str]]:
+    """The tabs as the host wants them: (blocks, title, element id)."""
+    typed = not shared.cmd_opts.hide_ui_dir_config
+    with gr.Blocks(analytics_enabled=False) as renders:
+        negative = build_train_tab(manager(), TabOptions(typed, connect_use), RENDERS_TAB)
+    options = TabOptions(typed, connect_use_trained, "Use it", lambda button: connect_next(button, negative))
+    with gr.Blocks(analytics_enabled=False) as photos:
+        build_train_tab(manager(), options, PHOTOS_TAB)
+    return [(renders, RENDERS_TAB.title, RENDERS_TAB.tab), (photos, PHOTOS_TAB.title, PHOTOS_TAB.tab)]
+
+
+def connect_next(button: Any, negative: TrainingPanel) -> None:
+    """ "Then train the negative on it": a LoRA is named in the other tab, a checkpoint is chosen by the page."""
+
+    def fill() -> str:
+        state = manager().snapshot()
+        return f"{state.name}:1" if state.kind == "lora" else ""
+
+    button.click(fill, None, [negative.loras], _js="negtransShowTrain", **QUIET)
+
+
+def connect_use_trained(button: Any) -> None:
+    """ "Use it": img2img's prompt gets the LoRA, or the page chooses the checkpoint."""
+    if (prompt := _field("Prompt")) is None:
+        return
+
+    def fill(text: str) -> str:
+        state = manager().snapshot()
+        if state.kind != "lora" or f"<lora:{state.name}:" in (text or ""):
+            return text
+        return f"{text or ''} <lora:{state.name}:1>".strip()
+
+    button.click(fill, [prompt], [prompt], _js="negtransUseTrained", **QUIET)
 
 
 def connect_use(button: Any) -> None:
@@ -46,3 +74,9 @@ def connect_use(button: Any) -> None:
 
     outputs = [runner.inputs[0], panel.embedding, *panel.host.values()]
     button.click(fill, [panel.preset], outputs, _js="negtransShowImg2img", **QUIET)
+
+
+def _field(name: str) -> Any | None:
+    """A field of img2img, from the list that pasting an infotext uses."""
+    fields = infotext_utils.paste_fields.get("img2img", {}).get("fields") or []
+    return next((field[0] for field in fields if field[1] == name), None)

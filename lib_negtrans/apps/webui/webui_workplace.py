@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import os
+import sys
 from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 
 from modules import processing, sd_models, shared
 from modules.call_queue import queue_lock
-from modules.paths_internal import data_path
+from modules.paths_internal import data_path, models_path
 
 from lib_negtrans.jobs.training import TrainingManager, TrainingSnapshot
 from lib_negtrans.models.protocol import HostError, ModelHost
@@ -43,7 +44,8 @@ class WebuiWorkplace:
     def results_folder(self, kind: str) -> Path:
         """Where the webui looks for such files."""
         if kind == "lora":
-            return Path(shared.cmd_opts.lora_dir)
+            # the option is the Lora extension's own
+            return Path(getattr(shared.cmd_opts, "lora_dir", None) or Path(models_path) / "Lora")
         return Path(sd_models.model_path) if kind == "full" else self.embeddings_folder
 
     @contextmanager
@@ -65,11 +67,27 @@ class WebuiWorkplace:
         state.textinfo = html.escape(snapshot.log[-1]) if snapshot.log else None
         return bool(state.interrupted or state.stopping_generation)
 
-    def publish(self, embedding: Path) -> list[str]:
+    def publish(self, result: Path, kind: str = "negative") -> list[str]:
         """Load it at once, and drop the prompts that the host has cached with the former vectors (HOST.md fact 2)."""
         forget_cached_prompts()
+        if kind == "lora":
+            return [*host().training_notes(), *self._found_lora(result)]
+        if kind == "full":
+            sd_models.list_models()
+            return [
+                *host().training_notes(), f"{result.stem} is in the list of checkpoints: choose it at the top left."
+            ]  # fmt: skip
         host().rescan_embeddings()
-        return [*host().training_notes(), self._found(embedding)]
+        return [*host().training_notes(), self._found(result)]
+
+    @staticmethod
+    def _found_lora(result: Path) -> list[str]:
+        """The host's Lora extension lists its folder again."""
+        lora = sys.modules.get("networks")
+        if not hasattr(lora, "list_available_networks"):
+            return [f"{result} is ready, but the webui's extension Lora is switched off: switch it on to use it."]
+        lora.list_available_networks()
+        return [f"{result.stem} is in the Lora tab: click its card, or write <lora:{result.stem}:1> into a prompt."]
 
     @staticmethod
     def _found(embedding: Path) -> str:

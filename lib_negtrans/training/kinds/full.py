@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,7 +48,8 @@ class FullModel(PositiveKind[FullParams]):
             for path, module in network.named_modules():
                 for own in module._parameters:
                     if module._parameters[own] is not None:
-                        self.places[f"{prefix}{path}.{own}"] = module, own
+                        # the webui puts its own module around the token table
+                        self.places[f"{prefix}{path.removesuffix('.wrapped')}.{own}"] = module, own
         dtype = torch.float64 if host.dtype == torch.float64 else torch.float32
         with torch.inference_mode(False), torch.no_grad():
             self.original = {name: getattr(module, own) for name, (module, own) in self.places.items()}
@@ -64,6 +66,8 @@ class FullModel(PositiveKind[FullParams]):
             raise TrainingError(
                 "A full finetune writes its result from the checkpoint's file: choose a .safetensors or .ckpt file."
             )
+        if out.exists() and out.samefile(host.path):
+            raise TrainingError(f"{out.name} is the checkpoint that is trained: choose another name for the result.")
 
     def groups(self) -> list[tuple[list[Tensor], float]]:
         unet = [tensor for name, tensor in self.weights.items() if name.startswith(UNET)]
@@ -120,6 +124,14 @@ class FullModel(PositiveKind[FullParams]):
             with temporary.open("wb") as stream:
                 write_safetensors(stream, content, {"negtrans": json.dumps(facts | {"step": step})})
             self._check_file(temporary, path, weights)
+
+    def write_card(self, path: Path, preview: Path | None) -> list[str]:
+        """With the base's .yaml, where it has one: without it the webui would take the result for another model."""
+        assert self.host.path is not None
+        config = self.host.path.with_suffix(".yaml")
+        if config.is_file() and not path.with_suffix(".yaml").exists():
+            shutil.copyfile(config, path.with_suffix(".yaml"))
+        return super().write_card(path, preview)
 
     def _check_file(self, file: Path, path: Path, weights: FullWeights) -> None:
         with self.applied(None):

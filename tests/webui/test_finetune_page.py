@@ -1,0 +1,134 @@
+"""The tab "Finetune on Photos" by clicks in Chromium: from the folder to card, checkpoint menu and other tab."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import pytest
+
+from tests.webui.server import REPOSITORY
+from tests.webui.test_script_page import open_page
+from tests.webui.test_train_page import ARGUMENTS, CHROMIUM
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+T = "#negtrans_finetune_"
+STATE = f"{T}status [data-phase]"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:4]:
+        shutil.copy(path, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(webui):
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1100})
+        page.set_default_timeout(120_000)
+        page.failures = []
+        page.on("pageerror", lambda error: page.failures.append(str(error)))
+        page.goto(f"{webui.url}/?__theme=light", wait_until="domcontentloaded")
+        page.wait_for_selector(f"{T}start", state="attached")
+        page.wait_for_function(
+            "() => typeof gradio_config !== 'undefined' && document.querySelector('#tabs .tab-nav, #tabs [role=tab]')"
+        )
+        time.sleep(2)
+        open_page(page, "Finetune on Photos")
+        page.wait_for_selector(f"{T}start", state="visible")
+        yield page
+        browser.close()
+
+
+def fill(page, name, text):
+    page.fill(f"{T}{name} textarea, {T}{name} input", str(text))
+
+
+def unfold(page, label):
+    page.click(f'#tab_negtrans_finetune .label-wrap:has-text("{label}")')
+
+
+def wait_for(page, phase, seconds=400):
+    ends = time.monotonic() + seconds
+    while (found := page.get_attribute(STATE, "data-phase")) != phase:
+        assert found != "failed" and time.monotonic() < ends, page.inner_text(f"{T}status")
+        time.sleep(0.3)
+
+
+def screenshot(page, name):
+    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def choose(page, name, choice):
+    page.click(f"{T}{name} input")
+    page.click(f'{T}{name} ul.options li:has-text("{choice}")')
+
+
+def test_a_lora_with_class_pictures_from_folder_to_card(page, webui, photos):
+    fill(page, "folder", photos)
+    fill(page, "renders", photos)
+    fill(page, "size", 64)
+    fill(page, "steps", 6)
+    fill(page, "lr", "1e-2")
+    page.click(f"{T}check")
+    page.wait_for_selector(f'{T}report .negtrans-dataset:has-text("256x256 (4)")')
+    fill(page, "name", "photo-clicked")
+    page.wait_for_selector(f'{T}name_hint:has-text("photo-clicked.safetensors")')
+    choose(page, "prior", "class")
+    unfold(page, "What is preserved")
+    fill(page, "class_count", 2)
+    fill(page, "class_steps", 2)
+    unfold(page, "Judging")
+    fill(page, "validate_every", 3)
+    fill(page, "sample_prompts", "a coat")
+    screenshot(page, "finetune-options")
+    page.click(f"{T}start")
+    wait_for(page, "finished")
+    page.wait_for_selector(f"{T}previews img")
+    # loss: single, smoothed, prior; gains: of photos and renders
+    assert page.locator(f"{T}status svg.negtrans-curve polyline").count() == 5
+    screenshot(page, "finetune-finished")
+    card = '#img2img_lora_cards .card[data-name="photo-clicked"]'
+    page.wait_for_selector(card, state="attached")  # without anybody pressing the host's refresh button
+    page.click(f"{T}use")
+    page.wait_for_selector("#img2img_generate", state="visible")
+    page.wait_for_function(
+        "() => document.querySelector('#img2img_prompt textarea').value === '<lora:photo-clicked:1>'"
+    )
+
+
+def test_then_train_the_negative_on_it(page):
+    open_page(page, "Finetune on Photos")
+    page.wait_for_selector(f"{T}next", state="visible")
+    page.click(f"{T}next")
+    page.wait_for_selector("#negtrans_train_start", state="visible")
+    loras = "#negtrans_train_loras textarea, #negtrans_train_loras input"
+    page.wait_for_function("s => document.querySelector(s).value === 'photo-clicked:1'", arg=loras)
+    screenshot(page, "finetune-next")
+    page.fill(loras, "")
+
+
+def test_a_checkpoint_is_in_the_menu_without_a_restart(page):
+    open_page(page, "Finetune on Photos")
+    page.click(f'{T}kind label:has-text("full")')
+    page.wait_for_selector(f"{T}rank", state="hidden")
+    page.wait_for_function(f"() => document.querySelector('{T}lr textarea, {T}lr input').value === '1e-6'")
+    choose(page, "prior", "none")
+    fill(page, "steps", 3)
+    fill(page, "name", "photo-checkpoint")
+    page.click(f"{T}start")
+    page.wait_for_selector(f"{STATE}[data-name='photo-checkpoint']")
+    wait_for(page, "finished")
+    screenshot(page, "finetune-full")
+    page.click("#setting_sd_model_checkpoint input")
+    page.wait_for_selector('#setting_sd_model_checkpoint ul.options li:has-text("photo-checkpoint")')
+    page.keyboard.press("Escape")
+    assert page.failures == []
