@@ -123,6 +123,7 @@ def test_a_checkpoint_is_in_the_menu_without_a_restart(page):
     page.wait_for_function(f"() => document.querySelector('{T}lr textarea, {T}lr input').value === '1e-6'")
     choose(page, "prior", "none")
     fill(page, "steps", 3)
+    fill(page, "lr", "1e-3")  # of smaller steps nothing would be left in fp16
     fill(page, "name", "photo-checkpoint")
     page.click(f"{T}start")
     page.wait_for_selector(f"{STATE}[data-name='photo-checkpoint']")
