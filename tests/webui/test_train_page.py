@@ -176,7 +176,8 @@ def test_to_the_end(page, renders):
     fill(page, "folder", renders)
     fill(page, "size", 128)
     fill(page, "steps", 5)
-    page.click("#negtrans_train_options > .label-wrap")
+    for group in ("judging", "saving"):
+        page.click(f"#negtrans_train_group_{group} > .label-wrap")
     page.wait_for_selector("#negtrans_train_validate_every input", state="visible")
     fill(page, "validate_every", 2)
     fill(page, "save_every", 2)

@@ -28,7 +28,7 @@ from .components import QUIET, elem_ids, option_rows
 from .dataset_panel import DatasetPanel, keep_render
 from .markup import message_html
 from .prepare_panel import PreparePanel
-from .tab_kinds import GROUPS, RENDERS_TAB, TrainTab
+from .tab_kinds import RENDERS_TAB, TrainTab
 from .training_view import status_html
 
 SCRIPT_FILE = Path(__file__).resolve().parents[3] / "javascript" / "negtrans_train.js"
@@ -109,7 +109,7 @@ class TrainingPanel:
         self.fields: dict[str, Any] = {}
         self._build_options(self.tab.basic, params, len(self.tab.basic) // 2)
         for label, names in self.tab.groups().items():
-            with gr.Accordion(label, open=False, elem_id=self.ids(f"group_{list(GROUPS).index(label)}")):
+            with gr.Accordion(label, open=False, elem_id=self.ids("group_" + label.lower().replace(" ", "_"))):
                 self._build_options(names, params, 2)
 
     def _build_options(self, names: Sequence[str], params: Params, columns: int) -> None:
