@@ -51,7 +51,7 @@ def job_for(fake_host, panel, **attributes):
         "all_prompts": [""],
         "init_images": ["one"],
     }
-    p = SimpleNamespace(extra_generation_params={}, **attributes)
+    p = SimpleNamespace(extra_generation_params={}, init_images=["one"], **attributes)
     job = module.TranslationJob(p, lambda: arguments.parse(panel))
     return p, job
 
