@@ -44,14 +44,8 @@ def job_for(fake_host, panel, **attributes):
         fake_host.embeddings[name] = SimpleNamespace(vec=vector)
     module.refuse_job = lambda p, inverts: None
     module.refuse_host = lambda: None
-    attributes |= {
-        "steps": 50,
-        "cfg_scale": 7.5,
-        "denoising_strength": 0.3,
-        "all_prompts": [""],
-        "init_images": ["one"],
-    }
-    p = SimpleNamespace(extra_generation_params={}, **attributes)
+    attributes |= {"steps": 50, "cfg_scale": 7.5, "denoising_strength": 0.3, "all_prompts": [""]}
+    p = SimpleNamespace(extra_generation_params={}, init_images=["one"], **attributes)
     job = module.TranslationJob(p, lambda: arguments.parse(panel))
     return p, job
 
