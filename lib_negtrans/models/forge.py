@@ -95,7 +95,10 @@ def own_copy(file: str, clip_skip: int) -> Generator[StandaloneHost, None, None]
     device = memory_management.get_torch_device()
     try:
         with torch.inference_mode(False):
-            yield load_model(file, device=device, clip_skip=clip_skip)
+            # modules are made with random weights: the next plain picture must not depend on it
+            with torch.random.fork_rng(devices=[]):
+                model = load_model(file, device=device, clip_skip=clip_skip)
+            yield model
     finally:
         memory_management.soft_empty_cache()
 

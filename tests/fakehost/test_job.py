@@ -32,6 +32,7 @@ class Processing:
 
     def setup_conds(self):
         self.seen.append(("conds", list(self.negative_prompts)))
+        self.scale_of_conds = self.cfg_scale
 
     def sample(self, conditioning, unconditional_conditioning, **_):
         self.seen.append("plain sample")
@@ -163,6 +164,16 @@ def test_a_grids_axes_share_one_job_and_leave_other_cells_alone(job_module, fake
     assert (cell.denoising_strength, other.denoising_strength) == (0.7, 0.5)
     assert other.extra_generation_params == {"Theirs": 1}
     assert "sample" not in vars(other)
+
+
+def test_the_negative_prompt_is_encoded_at_scale_one_too(job_module):
+    """Forge leaves it out there, and would multiply the picture by the weights of AND."""
+    p = Processing()
+    p.cfg_scale = 1
+    with make(job_module, p).attached():
+        p.init()
+        p.setup_conds()
+    assert p.scale_of_conds != 1 and p.cfg_scale == 1
 
 
 def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):

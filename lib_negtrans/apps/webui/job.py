@@ -146,15 +146,18 @@ class TranslationJob:
             return original(*args, **kwargs)
 
     def _setup_conds(self, original: Callable[[], None]) -> None:
-        if not self.enabled or self._trigger is None:
+        if not self.enabled:
             return original()
         p = self.p
-        typed = p.negative_prompts
-        p.negative_prompts = [with_triggers([self._trigger], text) for text in typed]
+        typed, scale = p.negative_prompts, p.cfg_scale
+        if self._trigger is not None:
+            p.negative_prompts = [with_triggers([self._trigger], text) for text in typed]
+        if scale == 1:
+            p.cfg_scale = 2.0  # at 1 Forge leaves the negative prompt out, to which the weights of AND are relative
         try:
             return original()
         finally:
-            p.negative_prompts = typed  # the infotext has the embedding in its own keys
+            p.negative_prompts, p.cfg_scale = typed, scale  # the infotext has the embedding in its own keys
 
     def _sample(
         self,
