@@ -223,10 +223,15 @@ class FullParams(PositiveParams):
     """One full finetune."""
 
     lr: str = common("lr", "1e-6")
-    keep: int = common("keep", 1, help="Older checkpoints are deleted. Each is as large as four checkpoints files.")
+    keep: int = common("keep", 1, help="Older checkpoints are deleted. Each is as large as four checkpoint files.")
     ema: float = common(
         "ema", label="Average of the weights",
         help="The file holds a moving average of the weights with this decay, such as 0.999. 0 is off.",
+    )  # fmt: skip
+    file_precision: str = option(
+        "fp32", "Precision of the file",
+        "fp32 keeps the small steps of a finetune, which fp16 may round away; fp16 is half as large.",
+        choices=("fp16", "fp32"),
     )  # fmt: skip
     ema_on_cpu: bool = option(
         True, "Average in main memory", "Keeps the average away from the graphics card, which takes a little time."
