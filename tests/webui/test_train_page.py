@@ -243,6 +243,6 @@ def test_use_in_img2img(page):
         assert float(page.input_value(f"#{element} input[type=number]")) == value
     assert page.input_value("#img2img_neg_prompt textarea") == "blurry"  # the name is in the panel
     summary = page.locator("#negtrans_img2img_summary")
-    summary.filter(has_text=f"away from {NAME} and the negative prompt").wait_for()
+    summary.filter(has_text=f"away from {NAME} and the negative prompt").first.wait_for()
     assert summary.locator("button").count() == 0
     assert page.failures == []
