@@ -15,7 +15,7 @@ from lib_negtrans.core.translate import Source, translation_steps
 from lib_negtrans.evaluation.crops import spread
 from lib_negtrans.models.standalone import StandaloneHost
 from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture, pad_to_multiple
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.translation.params import TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import translate_latent
@@ -130,7 +130,7 @@ def fidelity_table(model: str | None, device: str | None, count: int, threads: i
     """Print the mean over `count` held-out renders for the presets, or for the whole curve."""
     torch.set_num_threads(threads)
     host = benchmark_host(model, device)
-    files = spread(iter_image_files(RENDERS), count)
+    files = spread(image_files(RENDERS), count)
     latents = []
     for path in files:
         image = pad_to_multiple(fit_within(flatten_alpha(load_picture(path)), SIZE)[None])

@@ -31,7 +31,7 @@ from lib_negtrans.evaluation.crops import load_photos, load_render, spread  # no
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages  # noqa: E402
 from lib_negtrans.evaluation.run import evaluate  # noqa: E402
 from lib_negtrans.models.standalone import default_model_path, load_model  # noqa: E402
-from lib_negtrans.pictures.tree import iter_image_files  # noqa: E402
+from lib_negtrans.pictures.tree import image_files  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
 from lib_negtrans.training.request import TrainingRequest  # noqa: E402
 from lib_negtrans.training.run import Training  # noqa: E402
@@ -80,9 +80,9 @@ def main() -> None:
     if missing := missing_packages():
         sys.exit(missing)
     host = load_model(args.model or default_model_path())
-    renders = [load_render(path, path.name) for path in spread(iter_image_files(Path(args.renders)), args.count)]
+    renders = [load_render(path, path.name) for path in spread(image_files(Path(args.renders)), args.count)]
     network = Lite0(host.device)
-    photos = network(load_photos(iter_image_files(Path(args.photos)), args.size))
+    photos = network(load_photos(image_files(Path(args.photos)), args.size))
     kinds = {kind: dict(values) for kind, values in KINDS.items() if kind != "contrastive"}
     for weight in args.photo_weight:
         kinds[f"contrastive, photo weight {weight:g}"] = KINDS["contrastive"] | {

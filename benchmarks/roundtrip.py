@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from lib_negtrans.evaluation.crops import spread  # noqa: E402
 from lib_negtrans.models.standalone import default_model_path, load_model  # noqa: E402
 from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture, pad_to_multiple  # noqa: E402
-from lib_negtrans.pictures.tree import iter_image_files  # noqa: E402
+from lib_negtrans.pictures.tree import image_files  # noqa: E402
 from lib_negtrans.translation.params import TranslationParams  # noqa: E402
 from lib_negtrans.translation.pipeline import translate  # noqa: E402
 
@@ -44,7 +44,7 @@ def main() -> None:
     args = parser.parse_args()
 
     host = load_model(args.model or default_model_path())
-    files = spread(iter_image_files(Path(args.renders)), args.count)
+    files = spread(image_files(Path(args.renders)), args.count)
     size = (args.size, args.size)
     images = [pad_to_multiple(fit_within(flatten_alpha(load_picture(path)), size)[None]) for path in files]
     print(f"{len(images)} renders, {args.steps} steps at strength {args.strength:g}, {host.checkpoint_name}\n")

@@ -56,6 +56,12 @@ def _windows_available() -> int | None:
     return status.available if ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)) else None
 
 
+def available_cuda_memory(device: torch.device) -> int:
+    """Bytes that torch can have on a CUDA device: what is free there, and what it holds in reserve for itself."""
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserve
+
+
 def free_memory() -> None:
     """Give back what is no longer used: call it after the error has been let go."""
     gc.collect()
@@ -113,12 +119,7 @@ def feature_budget(device: torch.device, megabytes: float | None = None) -> Feat
     host = int(available_host_memory() * SHARE)
     if device.type == "cpu":
         return FeatureBudget(host if megabytes is None else int(megabytes * MIB), 0, half=True)
-    free = 0  # of other devices than CUDA's nobody tells
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        # what torch holds in reserve for itself is free too
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    on_device = int(free * SHARE)
+    on_device = int(available_cuda_memory(device) * SHARE) if device.type == "cuda" else 0  # of others nobody tells
     if megabytes is None:
         return FeatureBudget(on_device, host, half=True)
     total = int(megabytes * MIB)

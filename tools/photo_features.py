@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib_negtrans.evaluation.crops import load_photos
 from lib_negtrans.evaluation.feature_network import SIZE, Lite0
 from lib_negtrans.evaluation.reference import PHOTO_FEATURES
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     out = Path(arguments[1]) if len(arguments) == 2 else PHOTO_FEATURES
-    files = list(iter_image_files(Path(arguments[0])))
+    files = image_files(Path(arguments[0]))
     features = Lite0()(load_photos(files, SIZE)).astype(np.float16)
     np.savez_compressed(
         out,

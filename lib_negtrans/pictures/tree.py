@@ -56,7 +56,7 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
     return tree
 
 
-def iter_image_files(folder: Path, exclude: Path | None = None) -> list[Path]:
+def image_files(folder: Path, exclude: Path | None = None) -> list[Path]:
     """The pictures of `look_through`, as paths in the order of paths; what cannot be looked into is passed over."""
     return sorted(folder / name for name in look_through(folder, exclude).pictures)
 
@@ -87,7 +87,7 @@ def plan(source: Path, out: Path, masks: Path | None = None) -> list[Item]:
         return [Item(source, out / f"{source.stem}.png", masks)]
     if not source.is_dir():
         raise ParamError(f"there is no file or folder {source}.")
-    files = [f for f in iter_image_files(source, exclude=out) if masks is None or not f.is_relative_to(masks)]
+    files = [f for f in image_files(source, exclude=out) if masks is None or not f.is_relative_to(masks)]
     if not files:
         raise ParamError(f"no pictures were found in {source}: it takes {', '.join(sorted(EXTENSIONS))} files.")
     # compared without case, as Windows and macOS do

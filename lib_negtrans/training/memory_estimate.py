@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_negtrans.memory import available_host_memory
+from lib_negtrans.memory import available_cuda_memory, available_host_memory
 from lib_negtrans.models.protocol import ModelHost
 
 from .common_params import CommonParams
@@ -85,8 +85,7 @@ def saved_bytes(host: ModelHost, side: int) -> int:
 
 def _free(device: torch.device) -> tuple[float, str]:
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device), "on the graphics card"
+        return available_cuda_memory(device), "on the graphics card"
     return available_host_memory(), "of main memory"
 
 

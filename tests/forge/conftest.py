@@ -42,8 +42,9 @@ def make_forge_folder(data: Path, forge: Path, model: Path) -> None:
     vae = json.loads((config / "vae" / "config.json").read_text())
     (config / "vae" / "config.json").write_text(json.dumps({**vae, **_vae_sizes(model)}))
     (extension / "scripts").mkdir()
-    for name in ("demo_model", "saboteur", "counter"):
-        shutil.copy(Path(__file__).parent / f"{name}.py", extension / "scripts")
+    here = Path(__file__).parent
+    for script in (here / "demo_model.py", here.parent / "webui/saboteur.py", here.parent / "webui/counter.py"):
+        shutil.copy(script, extension / "scripts")
 
 
 def _vae_sizes(model: Path) -> dict:

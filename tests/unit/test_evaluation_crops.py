@@ -23,7 +23,7 @@ from lib_negtrans.evaluation.crops import (
 from lib_negtrans.evaluation.reference import PHOTO_FEATURES, load_photo_features
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.translation.negatives import Negative
 
 
@@ -80,7 +80,7 @@ def test_masks_are_found_by_name_by_alpha_or_are_everything(tmp_path):
     save(tmp_path / "plain.png", grey)
     assert mask_beside(tmp_path / "mh_01.png").name == "mask_01.png"
     assert mask_beside(tmp_path / "mask_01.png") is None
-    assert [p.name for p in iter_image_files(tmp_path)] == ["alpha.png", "mh_01.png", "plain.png"]
+    assert [p.name for p in image_files(tmp_path)] == ["alpha.png", "mh_01.png", "plain.png"]
     for name in ("mh_01.png", "alpha.png"):
         render = load_render(tmp_path / name)
         assert render.mask.sum() == 30 * 40 and render.box[2] - render.box[0] == 48

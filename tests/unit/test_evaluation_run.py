@@ -22,7 +22,7 @@ from lib_negtrans.evaluation.crops import load_render
 from lib_negtrans.evaluation.report import HEADER, evaluation_data, evaluation_sheet, markdown_table
 from lib_negtrans.evaluation.run import Cost, evaluate, judge_pictures, round_trip
 from lib_negtrans.models import standalone
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 
 needs_features = pytest.mark.skipif(features.missing_packages() is not None, reason=str(features.missing_packages()))
 
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def renders(folder):
-    return [load_render(p) for p in iter_image_files(folder)]
+    return [load_render(p) for p in image_files(folder)]
 
 
 PHOTOS = torch.rand(12, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -169,7 +169,7 @@ def test_the_command(folder, tmp_path, shared_tiny_host, monkeypatch):
 def test_the_command_judges_outputs_and_names_what_is_missing(folder, tmp_path):
     outputs = tmp_path / "outputs"
     outputs.mkdir()
-    for path in iter_image_files(folder)[:4]:
+    for path in image_files(folder)[:4]:
         with Image.open(path) as image:
             image.save(outputs / path.name)
     code, reports = call(f"--renders {folder} --outputs {outputs} --size 64")

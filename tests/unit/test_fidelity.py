@@ -10,7 +10,7 @@ import torch
 from lib_negtrans.evaluation.crops import spread
 from lib_negtrans.models.standalone import default_model_path, load_model
 from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.translation.params import TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import translate_latent
@@ -26,7 +26,7 @@ def host():
 
 @pytest.fixture(scope="module")
 def latents(host):
-    files = spread(iter_image_files(RENDERS), 1)
+    files = spread(image_files(RENDERS), 1)
     return host.encode_image(torch.stack([fit_within(flatten_alpha(load_picture(path)), (128, 128)) for path in files]))
 
 

@@ -18,7 +18,7 @@ from lib_negtrans.pictures.images import (
     save_png,
     to_pil,
 )
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 
 
 def gradient(width: int = 80, height: int = 96) -> np.ndarray:
@@ -130,7 +130,7 @@ def test_walk_leaves_out_hidden_files_the_output_and_other_kinds(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    found = [str(p.relative_to(tmp_path)) for p in iter_image_files(tmp_path, exclude=tmp_path / "out")]
+    found = [str(p.relative_to(tmp_path)) for p in image_files(tmp_path, exclude=tmp_path / "out")]
     assert found == ["a.png", "sub dir/ö 服.JPG"]
 
 
@@ -140,8 +140,8 @@ def test_linked_folders_are_walked_once_and_nothing_inside_the_output(tmp_path):
     (tmp_path / "elsewhere/b.png").touch()
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
-    assert list(iter_image_files(tmp_path / "in")) == [tmp_path / "in/linked/b.png"]
-    assert list(iter_image_files(tmp_path / "elsewhere", exclude=tmp_path)) == []
+    assert image_files(tmp_path / "in") == [tmp_path / "in/linked/b.png"]
+    assert image_files(tmp_path / "elsewhere", exclude=tmp_path) == []
 
 
 def test_png_text_survives_in_any_language(tmp_path):
@@ -154,6 +154,6 @@ def test_masks_beside_their_pictures_are_no_pictures(tmp_path):
     for name in ("mh_1.png", "mask_1.png", "shirt.jpg", "shirt_mask.png", "mask_ball.png", "cat_mask.png", "2.png"):
         Image.new("RGB", (64, 64)).save(tmp_path / name)
     (tmp_path / "mask_2.png").write_bytes((tmp_path / "mask_1.png").read_bytes())
-    names = [path.name for path in iter_image_files(tmp_path)]
+    names = [path.name for path in image_files(tmp_path)]
     # mask_ball.png and cat_mask.png are masks of nothing here
     assert names == ["2.png", "cat_mask.png", "mask_ball.png", "mh_1.png", "shirt.jpg"]

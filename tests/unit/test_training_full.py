@@ -118,14 +118,14 @@ def test_the_yaml_of_the_base_goes_with_the_result(tmp_path, host, photos):
 def test_a_file_that_is_not_the_live_model_is_not_written(tmp_path, host, photos, kind, monkeypatch):
     """As if the keys had other names: the file would hold the model before the training."""
     trained = KINDS[kind]
-    real = trained._read
+    real = trained.read_file
 
     def blank(self, file):
         return {
             name: torch.zeros_like(v) if kind == "lora" else self.original[name] for name, v in real(self, file).items()
         }
 
-    monkeypatch.setattr(trained, "_read", blank)
+    monkeypatch.setattr(trained, "read_file", blank)
     run = Run(tmp_path, host, photos, kind)
     params = full(steps=1) if kind == "full" else small(steps=1)
     with pytest.raises(TrainingError, match="was not written: read back") as error:

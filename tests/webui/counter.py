@@ -1,4 +1,4 @@
-"""A webui extension of the tests: counts the rows that the UNet computes, and says so on GET /negtrans-test/rows."""
+"""An extension of the tests, for A1111 and Forge: counts the UNet's rows, and says so on GET /negtrans-test/rows."""
 
 from modules import script_callbacks
 
@@ -10,7 +10,9 @@ def _count(_module, args):
 
 
 def _model_loaded(model):
-    model.model.diffusion_model.register_forward_pre_hook(_count)
+    forge = getattr(model, "forge_objects", None)
+    unet = model.model.diffusion_model if forge is None else forge.unet.model.diffusion_model
+    unet.register_forward_pre_hook(_count)
 
 
 def _app_started(_demo, app):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from lib_negtrans.embeddings.card import save
 from lib_negtrans.embeddings.files import Embedding
+from tests.webui.server import REPOSITORY
 
 BLOCKS = {
     "down_blocks_0_attentions_0": "input_blocks.1.1",
@@ -16,6 +18,14 @@ BLOCKS = {
     "up_blocks_3_attentions_2": "output_blocks.11.1",
 }
 RANK = 4
+
+
+def copy_renders(folder: Path, count: int) -> Path:
+    """The first of the repository's renders, in a folder that is made if need be."""
+    folder.mkdir(exist_ok=True)
+    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:count]:
+        shutil.copy(path, folder)
+    return folder
 
 
 def make_embedding(folder: Path, model: Path, name: str = "neg-test") -> Path:

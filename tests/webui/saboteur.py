@@ -1,4 +1,4 @@
-"""A webui extension of the tests: raises in the middle of sampling when its argument names a step."""
+"""An extension of the tests, for A1111 and Forge: raises in the middle of sampling when its argument names a step."""
 
 from modules import scripts
 
@@ -25,4 +25,14 @@ class Saboteur(scripts.Script):
                 raise RuntimeError("sabotage")
             return type(denoiser).combine_denoised(denoiser, *_args, **_kwargs)
 
-        denoiser.combine_denoised = combine_denoised
+        def modifier(*given):
+            if denoiser.step >= step:
+                raise RuntimeError("sabotage")
+            return given
+
+        if not hasattr(p.sd_model, "forge_objects"):
+            denoiser.combine_denoised = combine_denoised
+            return
+        unet = p.sd_model.forge_objects.unet.clone()
+        unet.add_conditioning_modifier(modifier)
+        p.sd_model.forge_objects.unet = unet

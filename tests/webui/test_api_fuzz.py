@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.webui.server import REPOSITORY
+from tests.webui.files import copy_renders
 
 pytest.importorskip("schemathesis", reason="install requirements-test.lock")
 
@@ -19,10 +19,7 @@ EXAMPLES = int(os.environ.get("NEGTRANS_FUZZ_EXAMPLES", "15"))  # to each route
 
 @pytest.fixture(scope="module")
 def renders(webui):
-    folder = webui.data / "renders"
-    folder.mkdir(exist_ok=True)
-    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:2]:
-        shutil.copy(path, folder)
+    folder = copy_renders(webui.data / "renders", 2)
     yield folder
     webui.post("/negtrans/v1/train/interrupt")
     while webui.get("/negtrans/v1/train").json()["busy"]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from tests.webui.client import pixels
-from tests.webui.server import REPOSITORY
+from tests.webui.files import copy_renders
 from tests.webui.test_train_api import API, finished
 
 SMALL = {"size": 64, "steps": 4, "lr": "1e-2", "ema": 0.1}
@@ -17,11 +15,7 @@ PROMPT = {"seed": 1, "steps": 4, "width": 64, "height": 64, "sampler_name": "DDI
 @pytest.fixture(scope="module")
 def photos(webui):
     """The API reads pictures below the webui's data folder; which ones does not matter here."""
-    folder = webui.data / "photos"
-    folder.mkdir()
-    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:3]:
-        shutil.copy(path, folder)
-    return folder
+    return copy_renders(webui.data / "photos", 3)
 
 
 def train(webui, name, kind, **params):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 
 import pytest
 
-from tests.webui.server import REPOSITORY
+from tests.webui.files import copy_renders
 from tests.webui.test_script_page import open_page
-from tests.webui.test_train_page import ARGUMENTS, CHROMIUM
+from tests.webui.test_train_page import CHROMIUM, browser_page, open_tab
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -21,30 +20,14 @@ STATE = f"{T}status [data-phase]"
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:4]:
-        shutil.copy(path, folder)
-    return folder
+    return copy_renders(tmp_path_factory.mktemp("photos"), 4)
 
 
 @pytest.fixture(scope="module")
 def page(webui):
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1100})
-        page.set_default_timeout(120_000)
-        page.failures = []
-        page.on("pageerror", lambda error: page.failures.append(str(error)))
-        page.goto(f"{webui.url}/?__theme=light", wait_until="domcontentloaded")
-        page.wait_for_selector(f"{T}start", state="attached")
-        page.wait_for_function(
-            "() => typeof gradio_config !== 'undefined' && document.querySelector('#tabs .tab-nav, #tabs [role=tab]')"
-        )
-        time.sleep(2)
-        open_page(page, "Finetune on Photos")
-        page.wait_for_selector(f"{T}start", state="visible")
+    with browser_page(120_000) as page:
+        open_tab(page, webui, "Finetune on Photos", f"{T}start")
         yield page
-        browser.close()
 
 
 def fill(page, name, text):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
 import time
 
 import pytest
 from PIL import Image
 
 from lib_negtrans.embeddings.files import read_embedding
-from tests.webui.server import REPOSITORY, WebuiServer, make_data_folder
+from tests.webui.files import copy_renders
+from tests.webui.server import WebuiServer, make_data_folder
 
 API = "/negtrans/v1"
 SMALL = {"size": 128, "vectors": 2, "accumulation": 1, "preview_every": 0}
@@ -20,11 +20,7 @@ SMALL = {"size": 128, "vectors": 2, "accumulation": 1, "preview_every": 0}
 @pytest.fixture(scope="module")
 def renders(webui):
     """A few of the repository's renders inside the webui's data folder, where its API may read them."""
-    folder = webui.data / "renders"
-    folder.mkdir()
-    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:4]:
-        shutil.copy(path, folder)
-    return folder
+    return copy_renders(webui.data / "renders", 4)
 
 
 def finished(webui, timeout=300):

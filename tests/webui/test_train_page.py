@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -9,6 +10,7 @@ import time
 import pytest
 from PIL import Image
 
+from tests.webui.files import copy_renders
 from tests.webui.server import REPOSITORY
 from tests.webui.test_script_page import open_page
 
@@ -23,10 +25,7 @@ STATE = "#negtrans_train_status [data-phase]"
 
 @pytest.fixture(scope="module")
 def renders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("renders")
-    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:4]:
-        shutil.copy(path, folder)
-    return folder
+    return copy_renders(tmp_path_factory.mktemp("renders"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +48,33 @@ def messy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(webui):
+    with browser_page(300_000) as page:  # a loaded machine is slow
+        open_tab(page, webui)
+        yield page
+
+
+@contextlib.contextmanager
+def browser_page(timeout):
+    """A page of a browser of its own, with the errors that it reports in `failures`."""
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1400, "height": 1100})
-        page.set_default_timeout(300_000)  # a loaded machine is slow
+        page.set_default_timeout(timeout)
         page.failures = []
         page.on("pageerror", lambda error: page.failures.append(str(error)))
-        open_tab(page, webui)
         yield page
         browser.close()
 
 
-def open_tab(page, webui):
+def open_tab(page, webui, title="Train Negative Embedding", start="#negtrans_train_start"):
     page.goto(f"{webui.url}/?__theme=light", wait_until="domcontentloaded")
-    page.wait_for_selector("#negtrans_train_start", state="attached")
+    page.wait_for_selector(start, state="attached")
     page.wait_for_function(
         "() => typeof gradio_config !== 'undefined' && document.querySelector('#tabs .tab-nav, #tabs [role=tab]')"
     )
     time.sleep(2)
-    choose(page, "Train Negative Embedding")
-    page.wait_for_selector("#negtrans_train_start", state="visible")
+    choose(page, title)
+    page.wait_for_selector(start, state="visible")
 
 
 def choose(page, title):

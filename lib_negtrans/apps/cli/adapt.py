@@ -14,18 +14,15 @@ from lib_negtrans.lora.apply import merge
 from lib_negtrans.lora.bundle import ENDING, write_bundle
 from lib_negtrans.lora.files import read_lora
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.options import ParamError
 from lib_negtrans.training.checkpoint import checkpoints
 from lib_negtrans.training.data.dataset import automatic_size, listed_files
-from lib_negtrans.training.errors import sentence
 from lib_negtrans.training.judging.preview import Previews
 from lib_negtrans.training.kinds import KINDS
-from lib_negtrans.training.parallel import Workers, joined, local_device
+from lib_negtrans.training.parallel import Workers
 from lib_negtrans.training.request import TrainingRequest
 
-from .common_options import load_host
 from .reporting import EXIT_DONE, CallError, Reporter
-from .train import train
+from .train import train, with_workers
 
 PLAN_FILE = "adapt.json"  # of what the folder is the result, for a second call
 
@@ -52,12 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, report: Reporter) -> int:
     """The LoRA, the negative embedding on it, and both in one file; 0 done, 1 failed, 130 stopped. Raises CallError."""
-    try:
-        host = load_host(args, local_device(None))
-        with joined(host.device) as workers:
-            return _run(args, report if workers.main else report.silent(), host, workers)
-    except OSError as error:
-        raise CallError(sentence(error)) from error
+    return with_workers(args, report, _run)
 
 
 def _run(args: argparse.Namespace, report: Reporter, host: Any, workers: Workers) -> int:
@@ -93,12 +85,8 @@ def _request(kind: str, name: str, images: Path, options: list[str]) -> Training
         option = option.strip().replace("-", "_")
         if not separator or option not in params.options():
             raise CallError(f"{text} is no option of this training: write NAME=VALUE, such as steps=500.")
-        if isinstance(getattr(params, option), bool):
-            if value.lower() not in ("true", "false"):
-                raise ParamError(f"{params.options()[option].label} must be true or false, not {value!r}.")
-            values[option] = value.lower() == "true"
-        else:
-            values[option] = params.typed(option, value)
+        of_bool = {"true": True, "false": False} if isinstance(getattr(params, option), bool) else {}
+        values[option] = params.typed(option, of_bool.get(value.lower(), value))
     files = listed_files(images, values.get("pattern", ""))
     values.setdefault("size", automatic_size(files))
     return TrainingRequest(name, images, params.from_dict(values), kind=kind)

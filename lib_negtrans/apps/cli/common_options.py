@@ -63,9 +63,12 @@ def load_negatives(args: argparse.Namespace) -> list[Negative]:
 
     Raises EmbeddingError for a file that is none, LoraError, OSError.
     """
-    bundled = {name: vectors for file, _ in Loras.named(args.lora).read() for name, vectors in file.embeddings.items()}
+    named = [file_and_weight(text) for text in args.negative]
+    by_name = any(not path.exists() for path, _ in named)  # else the LoRAs need not be read for it
+    loras = Loras.named(args.lora).read() if by_name else []
+    bundled = {name: vectors for file, _ in loras for name, vectors in file.embeddings.items()}
     negatives = []
-    for path, weight in map(file_and_weight, args.negative):
+    for path, weight in named:
         name = str(path)
         if name in bundled and not path.exists():
             negatives.append(Negative(name, bundled[name], weight))

@@ -22,7 +22,7 @@ from lib_negtrans.evaluation.run import Cost, judge_pictures, round_trip, transl
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import save_png, to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.training import events
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.request import TrainingRequest
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     for complaint in event.complaints:
         report.problem(complaint)
 
-    files = spread(iter_image_files(RENDERS / "eval"), args.count)
+    files = spread(image_files(RENDERS / "eval"), args.count)
     renders = [load_render(path, path.name) for path in files]
     report.event("phase", f"2/2  Translating {len(renders)} held-out renders three ways ..", phase="translating")
     pictures, costs = _translate(host, renders, embedding, report)

@@ -13,7 +13,7 @@ from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
 from lib_negtrans.evaluation.run import Evaluation, TableRow, evaluate, judge_pictures, round_trip
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.translation.params import TranslationParams
 
 from .common_options import add_negative, add_params, given, load_host, load_negatives
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
 def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
     if not Path(folder).is_dir():
         raise CallError(f"{option} {folder} is not a folder.")
-    files = spread(iter_image_files(Path(folder)), count)
+    files = spread(image_files(Path(folder)), count)
     if len(files) < 3:
         raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")
     return files
@@ -110,9 +110,7 @@ def _enough(renders: list) -> None:
 def _judge(args, report: Reporter, renders: list[Render], photos) -> tuple[Evaluation, int]:
     folder = Path(args.outputs)
     # the suffix may differ (translate writes PNG), the place in the tree may not
-    by_stem = (
-        {str(p.relative_to(folder).with_suffix("")): p for p in iter_image_files(folder)} if folder.is_dir() else {}
-    )
+    by_stem = {str(p.relative_to(folder).with_suffix("")): p for p in image_files(folder)} if folder.is_dir() else {}
     judged, outputs = [], []
     for render in renders:
         path = by_stem.get(str(Path(render.name).with_suffix("")))

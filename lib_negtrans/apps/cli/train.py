@@ -75,11 +75,20 @@ def stop_on_signals(job: Training, report: Reporter) -> Iterator[None]:
 
 def run(args: argparse.Namespace, report: Reporter) -> int:
     """Train; 0 done, 1 failed in mid-run (all kept), 130 stopped before the end. Raises CallError for a wrong call."""
+    return with_workers(args, report, _run)
+
+
+def with_workers(
+    args: argparse.Namespace,
+    report: Reporter,
+    work: Callable[[argparse.Namespace, Reporter, ModelHost, Workers], int],
+) -> int:
+    """`work` with the call's model, in each of the processes that train together. Raises CallError."""
     try:
         host = load_host(args, local_device(None))
         with joined(host.device) as workers:
             # the others do the same work and are silent: the main process speaks and writes for all
-            return _run(args, report if workers.main else report.silent(), host, workers)
+            return work(args, report if workers.main else report.silent(), host, workers)
     except OSError as error:
         raise CallError(sentence(error)) from error
 

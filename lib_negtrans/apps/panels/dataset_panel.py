@@ -14,7 +14,7 @@ from torch import Tensor
 from lib_negtrans.jobs.training import TrainingRefused
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import to_pil
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.data.dataset import DatasetReport, automatic_size, read_folder, training_files
 from lib_negtrans.training.errors import TrainingError
@@ -120,7 +120,7 @@ def copy_dropped(files: Sequence[Any], target: Path) -> Path:
     target.mkdir(parents=True)
     for path in paths:
         shutil.copyfile(path, target / path.name)
-    if not iter_image_files(target):
+    if not image_files(target):
         raise TrainingRefused("None of the dropped files is a picture: PNG, JPEG, WebP, BMP, TIFF and GIF are read.")
     return target
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha, load_picture
 from lib_negtrans.pictures.sizes import bucket_for, cover
-from lib_negtrans.pictures.tree import iter_image_files
+from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.steps import finish
 from lib_negtrans.training.errors import DatasetError
 
@@ -121,7 +121,7 @@ def _pictures(entries: list[Entry]) -> str:
 
 def training_files(folder: Path, pattern: str = "") -> list[Path]:
     """The pictures below a folder that a training reads: those whose names match the pattern, if there is one."""
-    return [path for path in iter_image_files(folder) if not pattern or fnmatch(path.name, pattern)]
+    return [path for path in image_files(folder) if not pattern or fnmatch(path.name, pattern)]
 
 
 def listed_files(folder: Path, pattern: str = "") -> list[Path]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.files import atomic_write
 from lib_negtrans.models.ldm_names import to_ldm
-from lib_negtrans.models.protocol import HostError, ModelHost
+from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.models.safetensors_writer import write_safetensors
 from lib_negtrans.models.single_file import SUFFIXES, TEXT_PREFIX, UNET_PREFIX, read_state_dict
 from lib_negtrans.training.data.sets import Folders
@@ -69,10 +69,9 @@ class FullModel(PositiveKind[FullParams]):
         if out.exists() and out.samefile(host.path):
             raise TrainingError(f"{out.name} is the checkpoint that is trained: choose another name for the result.")
 
-    def groups(self) -> list[tuple[list[Tensor], float]]:
-        unet = [tensor for name, tensor in self.weights.items() if name.startswith(UNET)]
-        text = [tensor for name, tensor in self.weights.items() if name.startswith(TEXT)]
-        return [(unet, 1.0), *([(text, self.params.text_encoder_rate)] if text else [])]
+    @staticmethod
+    def is_text(name: str) -> bool:
+        return name.startswith(TEXT)
 
     def average(self) -> MovingAverage | None:
         params = self.params
@@ -123,7 +122,7 @@ class FullModel(PositiveKind[FullParams]):
         with atomic_write(path, overwrite) as temporary:
             with temporary.open("wb") as stream:
                 write_safetensors(stream, content, {"negtrans": json.dumps(facts | {"step": step})})
-            self._check_file(temporary, path, weights)
+            self.check_file(temporary, path, weights)
 
     def write_card(self, path: Path, preview: Path | None) -> list[str]:
         """With the base's .yaml, where it has one: without it the webui would take the result for another model."""
@@ -133,15 +132,7 @@ class FullModel(PositiveKind[FullParams]):
             shutil.copyfile(config, path.with_suffix(".yaml"))
         return super().write_card(path, preview)
 
-    def _check_file(self, file: Path, path: Path, weights: FullWeights) -> None:
-        with self.applied(None):
-            before = self.probe()
-        with self.applied(weights):
-            live = self.probe()
-        with self.applied(self._read(file)):
-            self.refuse_different(path, live, self.probe(), before)
-
-    def _read(self, file: Path) -> FullWeights:
+    def read_file(self, file: Path) -> FullWeights:
         """The trained tensors of a checkpoint, under their names here. Raises TrainingError, HostError."""
         content = read_state_dict(file, ".safetensors")
         return {name: content[key] for name, key in self._keys(content).items()}
@@ -160,14 +151,6 @@ class FullModel(PositiveKind[FullParams]):
                 raise TrainingError(f"{self.host.path} has no {choices[0]} of the model's shape: choose it again.")
             keys[name] = found
         return keys
-
-    def is_saved(self, path: Path, weights: FullWeights) -> bool:
-        try:
-            found = self._read(path)
-        except (HostError, TrainingError, OSError):
-            return False
-        dtype = FILE_DTYPES[self.params.file_precision]
-        return all(torch.equal(found[name], tensor.detach().to("cpu", dtype)) for name, tensor in weights.items())
 
 
 def _like(weight: Tensor, original: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lib_negtrans.files import atomic_write
-from lib_negtrans.lora.files import LoraError, LoraPair, read_lora, write_lora
+from lib_negtrans.lora.files import LoraPair, read_lora, write_lora
 from lib_negtrans.lora.names import is_text, lora_targets
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.batch import counted_generator
@@ -68,10 +68,7 @@ class Lora(PositiveKind[LoraParams]):
         """Of a 3x3 convolution the conv rank, of all else the rank."""
         return self.params.conv_rank if max(module.weight.shape[2:], default=1) > 1 else self.params.rank
 
-    def groups(self) -> list[tuple[list[Tensor], float]]:
-        unet = [tensor for name, tensor in self.weights.items() if not is_text(name)]
-        text = [tensor for name, tensor in self.weights.items() if is_text(name)]
-        return [(unet, 1.0), *([(text, self.params.text_encoder_rate)] if text else [])]
+    is_text = staticmethod(is_text)
 
     def average(self) -> MovingAverage | None:
         return MovingAverage(self.weights, self.params.ema)
@@ -125,18 +122,10 @@ class Lora(PositiveKind[LoraParams]):
             folder = stack.enter_context(TemporaryDirectory(".tmp", f".{path.name}.", path.parent))
             file = Path(folder, path.name)
             write_lora(file, pairs, self._metadata(step, facts), FILE_DTYPES[self.params.file_precision])
-            self._check_file(file, path, weights)
+            self.check_file(file, path, weights)
             file.replace(temporary)
 
-    def _check_file(self, file: Path, path: Path, weights: LoraWeights) -> None:
-        with self.applied(None):
-            before = self.probe()
-        with self.applied(weights):
-            live = self.probe()
-        with self.applied(self._read(file)):
-            self.refuse_different(path, live, self.probe(), before)
-
-    def _read(self, file: Path) -> LoraWeights:
+    def read_file(self, file: Path) -> LoraWeights:
         """The weights of a file that holds this LoRA's modules. Raises LoraError, TrainingError for another file."""
         pairs = read_lora(file).pairs
         scales = [pair.alpha / pair.rank for pair in pairs.values()]
@@ -180,14 +169,6 @@ class Lora(PositiveKind[LoraParams]):
             f"ss_{key}": json.dumps(value) if isinstance(value, dict) else str(value) for key, value in kohya.items()
         }
         return told | {"negtrans": json.dumps(facts | {"step": step})}
-
-    def is_saved(self, path: Path, weights: LoraWeights) -> bool:
-        dtype = FILE_DTYPES[self.params.file_precision]
-        try:
-            found = self._read(path)
-        except (LoraError, TrainingError, OSError):
-            return False
-        return all(torch.equal(found[name], t.detach().to(dtype).to(found[name])) for name, t in weights.items())
 
 
 def trained_targets(host: ModelHost, params: LoraParams) -> dict[str, Layer]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lib_negtrans import __version__
 from lib_negtrans.embeddings.card import write_files
 from lib_negtrans.embeddings.files import validate_name
+from lib_negtrans.errors import UserError
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.captions import FILEWORDS, Captions
 from lib_negtrans.training.data.photographs import read_photographs
@@ -77,6 +78,20 @@ class PositiveKind(ABC, Generic[P]):
     @abstractmethod
     def applied(self, weights: dict[str, Tensor] | None) -> AbstractContextManager[Mapping[str, Tensor]]: ...
 
+    @staticmethod
+    @abstractmethod
+    def is_text(name: str) -> bool:
+        """Whether the weight of this name is one of the text encoder's."""
+
+    @abstractmethod
+    def read_file(self, file: Path) -> dict[str, Tensor]:
+        """The weights in a file of this kind. Raises UserError for another one."""
+
+    def groups(self) -> list[tuple[list[Tensor], float]]:
+        unet = [tensor for name, tensor in self.weights.items() if not self.is_text(name)]
+        text = [tensor for name, tensor in self.weights.items() if self.is_text(name)]
+        return [(unet, 1.0), *([(text, self.params.text_encoder_rate)] if text else [])]
+
     @abstractmethod
     def average(self) -> MovingAverage | None: ...
 
@@ -131,18 +146,32 @@ class PositiveKind(ABC, Generic[P]):
             context = self.host.encode_prompts([PROBE_PROMPT] * 2)
             return self.host.predict_noise(latent, torch.tensor(PROBE_TIMESTEPS, device=self.host.device), context)
 
-    def refuse_different(self, path: Path, live: Tensor, read: Tensor, before: Tensor) -> None:
-        """Raises TrainingError unless a file's predictions are those of the live weights.
+    def check_file(self, file: Path, path: Path, weights: dict[str, Tensor]) -> None:
+        """Raises TrainingError, about `path`, unless the predictions of a written file are those of the weights.
 
         To TOLERANCE of their size; and, so that a file that holds nothing is found after a few steps too, to a tenth
         of what the training has changed.
         """
+        with self.applied(None):
+            before = self.probe()
+        with self.applied(weights):
+            live = self.probe()
+        with self.applied(self.read_file(file)):
+            read = self.probe()
         error, size, effect = (float(t.double().square().mean().sqrt()) for t in (read - live, live, live - before))
         if not error <= min(TOLERANCE * size, 0.1 * effect + 1e-6 * size):
             raise TrainingError(
                 f"{path.name} was not written: read back, its predictions differ from the trained model's by "
                 f"{error / size:.2g} of their size. Save as fp32, and report this if it stays."
             )
+
+    def is_saved(self, path: Path, weights: dict[str, Tensor]) -> bool:
+        dtype = FILE_DTYPES[self.params.file_precision]
+        try:
+            found = self.read_file(path)
+        except (UserError, OSError):
+            return False
+        return all(torch.equal(found[name], t.detach().to(dtype).to(found[name])) for name, t in weights.items())
 
     def write_card(self, path: Path, preview: Path | None) -> list[str]:
         return write_files(path, self.card_content(), self.params.licence, preview)
