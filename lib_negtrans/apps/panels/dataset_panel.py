@@ -51,7 +51,8 @@ class DatasetPanel:
             )
         self.class_images = gr.Textbox(
             label="Folder with class pictures, if there is one", elem_id=ids("class_images"),
-            info="For prior preservation. When it is empty, the prior class makes them in the folder of the run.",
+            info='Used by prior preservation "class". If this is empty, the training makes such pictures in the folder '
+            "of the run.",
             visible=typed and other == "renders",
         )  # fmt: skip
         with gr.Row():

@@ -107,7 +107,7 @@ PHOTOS_TAB = TrainTab(
     "Previews: pictures of the sample prompts, and the render translated with the weights so far", "renders",
     FolderTexts(
         "Folder with photos", "Folder with renders, if there is one",
-        "Renders of similar garments. Validation, previews and the prior base use them.",
+        'Renders of similar garments. They are used for validation, for previews, and by prior preservation "base".',
         "Folder with photos to measure on", "For validation; when it is empty, some of the photos are held out.",
         "Folder with renders to measure on", "For validation; when it is empty, the renders above are used.",
         "Render for the previews (if none: the first of the renders)",
