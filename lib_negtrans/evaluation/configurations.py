@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
+from lib_negtrans.lora.files import LoraFile
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
@@ -30,11 +31,12 @@ GROUPS = {"guidance": ("a row per guidance variant", ("default", *GUIDANCE_KINDS
 
 @dataclass(frozen=True)
 class Configuration:
-    """One way to translate: its row's name, parameters, and trigger word -> vectors (n, width)."""
+    """One way to translate: its row's name, parameters, trigger word -> vectors (n, width), and LoRAs with weights."""
 
     name: str
     params: TranslationParams
     embeddings: Mapping[str, Tensor]
+    loras: Sequence[tuple[LoraFile, float]] = ()
 
 
 def describe_names() -> str:

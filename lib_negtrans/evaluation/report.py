@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -48,15 +49,20 @@ def table_cells(row: TableRow) -> list[str]:
     ]
 
 
+def cell_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown: names in the first column, numbers in the others."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
 def markdown_table(evaluation: Evaluation, background: str = "same") -> str:
     """The whole table with the photo-to-photo floor as its last row, and the note that says what the columns are."""
     rows = [table_cells(row) for row in evaluation.rows]
     rows.append(["photos to photos (floor)", _pair(evaluation.floor), *["-"] * (len(HEADER) - 2)])
-    lines = [HEADER, ["---"] + ["---:"] * (len(HEADER) - 1), *rows]
-    table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
     what = "replaced by those of the first row" if background == "same" else "replaced by their mean colour"
     counts = f"{len(evaluation.names)} renders against {evaluation.photos} photos. "
-    return f"{table}\n\n{counts}{NOTE.format(side=SIZE, what=what, accuracy=evaluation.probe_accuracy)}"
+    note = NOTE.format(side=SIZE, what=what, accuracy=evaluation.probe_accuracy)
+    return f"{cell_table(HEADER, rows)}\n\n{counts}{note}"
 
 
 def row_data(row: TableRow) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib_negtrans.lora.merge import merged
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import Picture, pad_to_multiple
 from lib_negtrans.pictures.masks import find_mask
+from lib_negtrans.translation.cache import TrajectoryCache
 from lib_negtrans.translation.pipeline import translate
 
 from .configurations import Configuration
@@ -103,18 +105,21 @@ def translate_pictures(
     batch: int = 8,
     on_picture: Callable[[int], None] | None = None,
     masks: Sequence[Tensor] | None = None,
+    cache: TrajectoryCache | None = None,
 ) -> tuple[list[Tensor], Cost]:
     """Pictures (3, H, W) in [0, 1] translated, on the CPU, and the mean cost. on_picture gets how many are done.
 
-    masks (H, W) of the garments, for a configuration with mask "file"; other masks are found in the pictures.
-    Raises ParamError and HostError as `pipeline.translate` does.
+    masks (H, W) of the garments, for a configuration with mask "file"; other masks are found in the pictures. cache: of
+    inversions, which then are no part of the cost.
+    Raises ParamError and HostError as `pipeline.translate` does, and LoraError.
     """
     results: list[Tensor] = []
     forwards, began = 0, time.perf_counter()
     for indices in _batches(pictures, batch):
         stack = torch.stack([pictures[i] for i in indices])
         found = _found_masks([pictures[i] for i in indices], masks and [masks[i] for i in indices], configuration)
-        done = translate(host, stack, configuration.params, configuration.embeddings, mask=found)
+        with merged(host, configuration.loras):
+            done = translate(host, stack, configuration.params, configuration.embeddings, cache, found)
         results += list(done.image.float().cpu())
         forwards += done.forwards.total
         if on_picture is not None:

@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 
 from lib_negtrans.embeddings.files import check_width
+from lib_negtrans.evaluation.ablation import ablation, ablation_table
 from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
 from lib_negtrans.evaluation.crops import Render, load_photos, load_render, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
 from lib_negtrans.evaluation.run import Evaluation, TableRow, evaluate, judge_pictures, round_trip
+from lib_negtrans.lora.merge import Loras
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
 from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.translation.params import TranslationParams
@@ -37,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--configs", default="default,no-tac,none", metavar="NAME[:FIELD=VALUE]..,..",
         help=f"the configurations to compare. {names}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ablation", action="store_true",
+        help="instead of --configs: each part of the method alone, together and missing; --lora is the positive half, "
+        "and each --negative, of trainings with several seeds, is used alone",
     )  # fmt: skip
     parser.add_argument(
         "--region", choices=("crop", "full"), default="crop", help="translate crops of the garment, or whole renders"
@@ -139,11 +146,18 @@ def _judge(args, report: Reporter, renders: list[Render], photos) -> tuple[Evalu
 def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Evaluation:
     values = given(args, TranslationParams)
     parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
-    host = load_host(args)
     negatives = load_negatives(args)
+    rows = {}
+    if args.ablation:
+        if not (negatives and args.lora):
+            raise CallError("--ablation needs --negative and --lora: the two halves that it leaves out in turn.")
+        rows = ablation(values, negatives, Loras.named(args.lora).read())
+        args = argparse.Namespace(**{**vars(args), "lora": []})  # its configurations bring it
+    host = load_host(args)
     for negative in negatives:
         check_width(negative.name, negative.vectors, host.embedding_width)
-    configurations = parse_configurations(args.configs, values, negatives)
+    configurations = [c for members in rows.values() for c in members]
+    configurations = configurations or parse_configurations(args.configs, values, negatives)
     bar.total = len(renders) * len(configurations)
 
     def on_progress(name: str, done: int, total: int) -> None:
@@ -155,10 +169,13 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
         line = f"{row.name}: KID {row.kid.value:.3f} ± {row.kid.error:.3f}"
         report.event("configuration", line, **row_data(row))
 
-    return evaluate(
+    evaluation = evaluate(
         host, renders, photos, configurations, Lite0(host.device), region=args.region, size=args.size,
         batch=args.batch, background=args.judged_background, on_progress=on_progress, on_row=on_row,
     )  # fmt: skip
+    if rows:
+        report.event("ablation", ablation_table(evaluation, rows) + "\n")
+    return evaluation
 
 
 def _tell(args: argparse.Namespace, report: Reporter, evaluation: Evaluation) -> None:
