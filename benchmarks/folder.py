@@ -42,12 +42,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    renders = sorted((ROOT / "assets" / "renders").rglob("mh_*.png"))
+    renders = sorted((ROOT / "assets" / "renders").rglob("fl_*.jpg"))
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "in"
         source.mkdir()
         for number in range(args.pictures):
-            shutil.copy(renders[number % len(renders)], source / f"{number:03}.png")
+            shutil.copy(renders[number % len(renders)], source / f"{number:03}.jpg")
         options = ["--input", str(source), "--size", f"{args.size}x{args.size}", "--steps", str(args.steps)]
         options += ["--negative-prompt", "3d render"]
         for processes in (1, args.processes):

@@ -44,12 +44,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     width, height = parse_size(args.size)
     folder = ROOT / "assets" / "renders" / "eval"
-    render = next(iter(sorted(folder.glob("mh_*.png"))))
+    render = next(iter(sorted(folder.glob("fl_*.jpg"))))
     allow_reuse()  # as the command line does
     host = benchmark_host(args.model, "cpu", torch.float32)
     loaded = peak_mib()
     picture = load_picture(render).rgb[None]
-    garment = load_picture(folder / render.name.replace("mh_", "mask_")).rgb.mean(0)[None, None]
+    garment = load_picture(folder / f"mask_{render.stem}.png").rgb.mean(0)[None, None]
     picture, mask = (
         interpolate(plane, size=(height, width), mode="bilinear").clamp(0, 1) for plane in (picture, garment)
     )

@@ -51,7 +51,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ("train", "train-photos", "renders", "photos"):
         parser.add_argument(f"--{name}", required=True, metavar="DIR")
     parser.add_argument("--model")
-    parser.add_argument("--pattern", default="mh_*", help="of the renders' file names (default: mh_*)")
+    parser.add_argument("--pattern", default="", help="of the renders' file names (default: all)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=8)

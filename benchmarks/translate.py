@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="random-sd15, a checkpoint or a diffusers folder (default: the demonstration)")
     parser.add_argument("--peer", metavar="DIR", help="also run the published code of this clone")
-    parser.add_argument("--image", default=str(ROOT / "assets/renders/eval/mh_41_000.png"))
+    parser.add_argument("--image", default=str(ROOT / "assets/renders/eval/fl_62_000.jpg"))
     parser.add_argument("--size", default="512", metavar="N|WxH", help="picture size (default: 512)")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--strength", type=float, default=0.3)

@@ -29,11 +29,11 @@ ROWS = {
     NO_TAC: "inversion negative positive",
 }
 COLUMNS: Sequence[tuple[str, str, Callable[[TableRow], float | None]]] = (
-    ("KID garment", ".3f", lambda row: row.kid_garment and row.kid_garment.value),
+    ("KID garment", ".3f", lambda row: None if row.kid_garment is None else row.kid_garment.value),
     ("photo-like", ".0%", lambda row: row.photo_share),
     ("SSIM", ".3f", lambda row: row.ssim),
     ("dE00", ".2f", lambda row: row.delta_e),
-    ("forwards", ".4g", lambda row: row.cost and row.cost.forwards),
+    ("forwards", ".4g", lambda row: None if row.cost is None else row.cost.forwards),
 )
 
 
@@ -65,8 +65,13 @@ def ablation(
     return rows
 
 
-def ablation_table(evaluation: Evaluation, rows: Mapping[str, Sequence[Configuration]]) -> str:
-    """Markdown: the mean of each row's configurations, ± the largest distance from it, after the rows without any."""
+def ablation_table(
+    evaluation: Evaluation, rows: Mapping[str, Sequence[Configuration]], without: Sequence[str] = ()
+) -> str:
+    """Markdown: the mean of each row's configurations, ± the largest distance from it, after the rows without any.
+
+    without: titles of columns to leave out; one without any number is left out too.
+    """
     judged = {row.name: row for row in evaluation.rows}
     ours = {one.name for members in rows.values() for one in members}
     groups = {row.name: [row] for row in evaluation.rows if row.name not in ours}
@@ -79,7 +84,11 @@ def ablation_table(evaluation: Evaluation, rows: Mapping[str, Sequence[Configura
             return None
         return (base.value - row.kid_garment.value) / (base.value - target.kid.value)
 
-    columns = [COLUMNS[0], ("of the way", ".0%", way), *COLUMNS[1:]]
+    columns = [
+        (title, form, get)
+        for title, form, get in (COLUMNS[0], ("of the way", ".0%", way), *COLUMNS[1:])
+        if title not in without and any(get(row) is not None for members in groups.values() for row in members)
+    ]
     lines = [[name, *(_mean(members, form, get) for _, form, get in columns)] for name, members in groups.items()]
     return cell_table(["", *(title for title, _, _ in columns)], lines)
 

@@ -11,12 +11,14 @@ from PIL import Image
 from lib_negtrans.apps.cli import demo
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.files import file_and_weight
+from lib_negtrans.lora.files import write_lora
 from lib_negtrans.models import standalone
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.tree import plan
 from lib_negtrans.translation.infotext import parse_pairs
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TranslationParams
+from tests.lora_files import random_pairs
 
 FAST = ["--steps", "10", "--step-share", "1", "--negative-prompt", "a 3d render"]
 
@@ -176,6 +178,8 @@ def test_the_demo_leaves_its_embedding_with_a_card(run, tmp_path, monkeypatch):
     for number in range(3):
         noise(tmp_path / f"renders/train/mh_{number}.png", 128, 128)
         noise(tmp_path / f"renders/eval/mh_{number}.png", 128, 128)
+    write_lora(tmp_path / "photo.safetensors", random_pairs(standalone.load_model("any")), {})
+    monkeypatch.setattr(demo, "PHOTO_LORA", tmp_path / "photo.safetensors")
     monkeypatch.setattr(demo, "RENDERS", tmp_path / "renders")
     monkeypatch.setattr(demo, "_translate", interrupted)
     code, _out, err = run("demo", "--out", tmp_path / "o", "--steps", "1", "--count", "3")

@@ -26,8 +26,8 @@ def host():
 
 @pytest.fixture(scope="module")
 def latents(host):
-    files = spread(image_files(RENDERS), 1)
-    return host.encode_image(torch.stack([fit_within(flatten_alpha(load_picture(path)), (128, 128)) for path in files]))
+    files = spread(image_files(RENDERS), 3)
+    return host.encode_image(torch.stack([fit_within(flatten_alpha(load_picture(path)), (256, 256)) for path in files]))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lib_negtrans.models import vae_tiles
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.standalone import ASSETS, default_model_path, load_model
-from lib_negtrans.pictures.images import load_picture
+from lib_negtrans.pictures.images import fit_within, load_picture
 
 
 @pytest.fixture
@@ -87,7 +87,8 @@ def test_tiles_give_nearly_the_whole_pictures_result(monkeypatch):
         host = load_model(default_model_path(), device="cpu", dtype=torch.float32)
     except HostError as error:
         pytest.skip(str(error))
-    image = load_picture(next((ASSETS.parent / "renders" / "eval").glob("mh_*.png"))).rgb[None]
+    file = min((ASSETS.parent / "renders" / "eval").glob("fl_*.jpg"))
+    image = fit_within(load_picture(file).rgb, (256, 256))[None]
     whole = host.encode_image(image)
     whole_image = host.decode_latent(whole)
     monkeypatch.setattr(vae_tiles, "WHOLE", 1)

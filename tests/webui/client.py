@@ -20,7 +20,7 @@ SIZE = 128
 
 def render() -> Image.Image:
     """A CC0 render of this repository, small."""
-    file = next(p for p in sorted(Path(REPOSITORY / "assets" / "renders").rglob("*.png")) if "mask" not in p.name)
+    file = sorted(Path(REPOSITORY / "assets" / "renders").rglob("fl_*.jpg"))[0]
     return Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.LANCZOS)
 
 

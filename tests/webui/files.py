@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from lib_negtrans.embeddings.card import save
@@ -21,10 +21,11 @@ RANK = 4
 
 
 def copy_renders(folder: Path, count: int) -> Path:
-    """The first of the repository's renders, in a folder that is made if need be."""
+    """The first of the repository's renders, 256x256, in a folder that is made if need be."""
     folder.mkdir(exist_ok=True)
-    for path in sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:count]:
-        shutil.copy(path, folder)
+    for path in sorted((REPOSITORY / "assets/renders/train").glob("fl_*.jpg"))[:count]:
+        with Image.open(path) as image:
+            image.resize((256, 256)).save(folder / f"{path.stem}.png")
     return folder
 
 

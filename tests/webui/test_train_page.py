@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from tests.webui.files import copy_renders
-from tests.webui.server import REPOSITORY
 from tests.webui.test_script_page import open_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -32,7 +31,7 @@ def renders(tmp_path_factory):
 def messy(tmp_path_factory):
     """What people have: sub-folders, a copy in another size, broken files, a circular link, a name from elsewhere."""
     folder = tmp_path_factory.mktemp("messy")
-    files = sorted((REPOSITORY / "assets/renders/train").glob("mh_*.png"))[:6]
+    files = sorted(copy_renders(tmp_path_factory.mktemp("files"), 6).iterdir())
     for number, path in enumerate(files):
         target = folder / ("long_dress" if number < 4 else "Coat: red?") / f"{number}.png"
         target.parent.mkdir(exist_ok=True)

@@ -1,7 +1,8 @@
 """Writes the demonstration model as ONE half-precision file in SD1's naming, with its config and clip folder.
 
-`python export.py --unet unet.pt --autoencoder autoencoder.pt --out ../../assets/demo`; without --unet, the networks of
-the single-file checkpoint --start. `--check FOLDER` reloads a folder through diffusers' own converter.
+`python export.py --unet unet.pt --autoencoder autoencoder.pt --out ../../assets/demo`; of several checkpoints the mean
+of their averaged weights is taken. Without --unet, the networks of the single-file checkpoint --start. `--check FOLDER`
+reloads a folder through diffusers' own converter.
 """
 
 import argparse
@@ -215,13 +216,19 @@ def check(folder: Path) -> None:
     print(f"{folder}: {len(state)} tensors, {size / 1e6:.2f} MB in all")
 
 
+def mean_weights(paths: list[Path]) -> dict:
+    """The mean over training checkpoints of their averaged weights."""
+    states = [torch.load(path, map_location="cpu", weights_only=True)["average"] for path in paths]
+    return {name: sum(state[name] for state in states) / len(states) for name in states[0]}
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ap.add_argument("--unet", type=Path, help="checkpoint of train_unet.py: its averaged weights are taken")
+    ap.add_argument("--unet", type=Path, nargs="+", help="checkpoints of train_unet.py")
     ap.add_argument(
         "--start", type=Path, help="instead: a single-file checkpoint whose UNet and text encoder are taken"
     )
-    ap.add_argument("--autoencoder", type=Path, help="checkpoint of train_autoencoder.py, averaged weights likewise")
+    ap.add_argument("--autoencoder", type=Path, nargs="+", help="checkpoints of train_autoencoder.py")
     ap.add_argument("--out", type=Path, default=Path("assets/demo"))
     ap.add_argument("--clip-path", default=CLIP_PATH, help="the text encoder's folder, seen from the webui's root")
     ap.add_argument("--check", type=Path, help="only check this folder")
@@ -230,12 +237,16 @@ def main() -> None:
         check(args.check)
         return
     vae = make_autoencoder(soft=True)
-    vae.load_state_dict(torch.load(args.autoencoder, map_location="cpu", weights_only=True)["average"])
+    vae.load_state_dict(mean_weights(args.autoencoder))
     vae = fold(vae)
     unet, text = load_networks(args.start) if args.start else (make_unet(), make_text_encoder())
     if args.unet:
         nets = torch.nn.ModuleDict({"unet": unet, "text": text})
-        nets.load_state_dict(torch.load(args.unet, map_location="cpu", weights_only=True)["average"])
+        states = [torch.load(path, map_location="cpu", weights_only=True)["average"] for path in args.unet]
+        mean = {
+            k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in states[0].items()
+        }
+        nets.load_state_dict(mean)
     tokenizer = load_tokenizer(args.out / "clip")
     move_context_mean(unet, text, tokenizer, -0.2)
     state = unet_to_ldm(unet.state_dict()) | vae_to_ldm(vae.state_dict()) | text_to_ldm(text.state_dict())

@@ -1,6 +1,7 @@
 """Latents of whole pictures, with their words, in shards that the UNet's training may read while more are written.
 
-Photographs and renders alternate, each picture once as it is and once mirrored. A shard LATENTS/SPLIT_NNN.pt is a list
+Photographs and renders alternate, each picture once at its own resolution and once shrunk to SHRUNK of it, mirrored,
+as whole garments are judged. A shard LATENTS/SPLIT_NNN.pt is a list
 of dicts: domain, words (captions.py), latent (float16 (4, h/8, w/8), already times 0.18215).
 """
 
@@ -13,24 +14,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from autoencoder import SCALE, encode, make_autoencoder
-from pictures import SETS, Pictures
+from pictures import SETS, SHRUNK, Pictures
+from PIL import Image
 from training import save
 
 
-def plan(cache: Path, split: str) -> list[tuple[str, int, bool]]:
-    """(set, index, mirrored) in the order of encoding: shuffled, and the smaller set of renders early and evenly."""
+def plan(cache: Path, split: str) -> list[tuple[str, int, bool, bool]]:
+    """(set, index, mirrored, shrunk) in the order of encoding: shuffled, the smaller sets of renders early and evenly,
+    shrunk pictures beside the others from a fifth on."""
     jobs = []
     for name in SETS:
         pictures = Pictures(cache, name, split)
         order = list(range(len(pictures)))
         random.Random(name).shuffle(order)
         early = 1.0 if name == "photos" else 0.2  # where in the whole this set's last picture comes
-        for lap in (0, 1):
-            for place, i in enumerate(order):
-                mirrored = (i + lap) % 2 == 1 if split == "train" else False
-                if lap == 0 or split == "train":
-                    jobs.append(((lap + place / len(order)) * early, name, i, mirrored))
+        for place, i in enumerate(order):
+            mirrored = split == "train" and i % 2 == 1
+            jobs.append((place / len(order) * early, name, i, mirrored, False))
+            if split == "train":
+                jobs.append((0.2 + place / len(order) * early * 0.8, name, i, not mirrored, True))
     return [job[1:] for job in sorted(jobs)]
+
+
+def shrink(pixels: np.ndarray) -> np.ndarray:
+    height, width = (round(side * SHRUNK) // 8 * 8 for side in pixels.shape[:2])
+    return np.array(Image.fromarray(pixels).resize((width, height), Image.LANCZOS))
 
 
 def main() -> None:
@@ -61,8 +69,10 @@ def main() -> None:
             if time.monotonic() - start > args.seconds:
                 return
             items = []
-            for name, i, mirrored in jobs[number : number + args.shard]:
+            for name, i, mirrored, shrunk in jobs[number : number + args.shard]:
                 pixels = np.array(pictures[name][i][:, ::-1] if mirrored else pictures[name][i])
+                if shrunk and min(pixels.shape[:2]) > 256:
+                    pixels = shrink(pixels)
                 x = torch.from_numpy(pixels).to(args.device).permute(2, 0, 1)[None].float() / 127.5 - 1
                 latent = (encode(vae, x)[0] * SCALE).half().cpu()
                 domain = "photo" if name == "photos" else "render"

@@ -57,9 +57,7 @@ def shape(share: float, rng: random.Random) -> tuple[int, int, int]:
     draw = rng.random()
     if share > 0.85 and draw < 0.1:
         return 2, 64, 48
-    if share > 0.6 and draw < 0.35:
-        return 4, 32, 32
-    return (32, 8, 8) if draw > 0.85 else (16, 16, 16)
+    return (6, 32, 32) if share > 0.6 and draw < 0.35 else (24, 16, 16)
 
 
 def draw_timesteps(n: int, low_share: float) -> Tensor:
@@ -119,6 +117,7 @@ def main() -> None:
     ap.add_argument("--hours", type=float, default=4.0, help="over all runs, as in train_autoencoder.py")
     ap.add_argument("--lr", type=float, default=1e-3)
     ap.add_argument("--low-share", type=float, default=0.75, help="share of the timesteps drawn below 320")
+    ap.add_argument("--seed", type=int, default=0, help="two trainings that go on from one checkpoint need two seeds")
     ap.add_argument("--device", default="cpu")
     ap.add_argument("--threads", type=int, default=1)
     ap.add_argument("--only-measure", action="store_true", help="held-out losses of the averaged weights")
@@ -139,8 +138,8 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         average.shadow, average.count, step = state["average"], state["count"], state["step"]
         clock = Clock(args.hours, state["seconds"])
-        torch.manual_seed(step)
-    rng = random.Random(step)
+        torch.manual_seed(step + args.seed)
+    rng = random.Random(step + args.seed)
     evals = Latents(args.latents, "eval")
 
     def measure() -> None:
