@@ -115,15 +115,15 @@ def translate_pictures(
     """
     results: list[Tensor] = []
     forwards, began = 0, time.perf_counter()
-    for indices in _batches(pictures, batch):
-        stack = torch.stack([pictures[i] for i in indices])
-        found = _found_masks([pictures[i] for i in indices], masks and [masks[i] for i in indices], configuration)
-        with merged(host, configuration.loras):
+    with merged(host, configuration.loras):
+        for indices in _batches(pictures, batch):
+            stack = torch.stack([pictures[i] for i in indices])
+            found = _found_masks([pictures[i] for i in indices], masks and [masks[i] for i in indices], configuration)
             done = translate(host, stack, configuration.params, configuration.embeddings, cache, found)
-        results += list(done.image.float().cpu())
-        forwards += done.forwards.total
-        if on_picture is not None:
-            on_picture(len(results))
+            results += list(done.image.float().cpu())
+            forwards += done.forwards.total
+            if on_picture is not None:
+                on_picture(len(results))
     seconds = time.perf_counter() - began
     return results, Cost(seconds / len(pictures), forwards / len(pictures))
 

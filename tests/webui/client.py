@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ SIZE = 128
 
 def render() -> Image.Image:
     """A CC0 render of this repository, small."""
-    file = sorted(Path(REPOSITORY / "assets" / "renders").rglob("fl_*.jpg"))[0]
+    file = min((REPOSITORY / "assets" / "renders").rglob("fl_*.jpg"))
     return Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.LANCZOS)
 
 

@@ -242,11 +242,7 @@ def main() -> None:
     unet, text = load_networks(args.start) if args.start else (make_unet(), make_text_encoder())
     if args.unet:
         nets = torch.nn.ModuleDict({"unet": unet, "text": text})
-        states = [torch.load(path, map_location="cpu", weights_only=True)["average"] for path in args.unet]
-        mean = {
-            k: sum(s[k] for s in states) / len(states) if v.is_floating_point() else v for k, v in states[0].items()
-        }
-        nets.load_state_dict(mean)
+        nets.load_state_dict(mean_weights(args.unet))
     tokenizer = load_tokenizer(args.out / "clip")
     move_context_mean(unet, text, tokenizer, -0.2)
     state = unet_to_ldm(unet.state_dict()) | vae_to_ldm(vae.state_dict()) | text_to_ldm(text.state_dict())

@@ -1,8 +1,8 @@
 """Latents of whole pictures, with their words, in shards that the UNet's training may read while more are written.
 
-Photographs and renders alternate, each picture once at its own resolution and once shrunk to SHRUNK of it, mirrored,
-as whole garments are judged. A shard LATENTS/SPLIT_NNN.pt is a list
-of dicts: domain, words (captions.py), latent (float16 (4, h/8, w/8), already times 0.18215).
+Photographs and renders alternate, each picture once at its own resolution and once shrunk to SHRUNK of it, mirrored.
+A shard LATENTS/SPLIT_NNN.pt is a list of dicts: domain, words (captions.py), latent (float16 (4, h/8, w/8), already
+times 0.18215).
 """
 
 import argparse
@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from autoencoder import SCALE, encode, make_autoencoder
-from pictures import SETS, SHRUNK, Pictures
-from PIL import Image
+from pictures import NOT_SHRUNK, SETS, SHRUNK, Pictures, resized
 from training import save
 
 
@@ -34,11 +33,6 @@ def plan(cache: Path, split: str) -> list[tuple[str, int, bool, bool]]:
             if split == "train":
                 jobs.append((0.2 + place / len(order) * early * 0.8, name, i, not mirrored, True))
     return [job[1:] for job in sorted(jobs)]
-
-
-def shrink(pixels: np.ndarray) -> np.ndarray:
-    height, width = (round(side * SHRUNK) // 8 * 8 for side in pixels.shape[:2])
-    return np.array(Image.fromarray(pixels).resize((width, height), Image.LANCZOS))
 
 
 def main() -> None:
@@ -71,8 +65,8 @@ def main() -> None:
             items = []
             for name, i, mirrored, shrunk in jobs[number : number + args.shard]:
                 pixels = np.array(pictures[name][i][:, ::-1] if mirrored else pictures[name][i])
-                if shrunk and min(pixels.shape[:2]) > 256:
-                    pixels = shrink(pixels)
+                if shrunk and min(pixels.shape[:2]) > NOT_SHRUNK:
+                    pixels = resized(pixels, *(round(side * SHRUNK) // 8 * 8 for side in pixels.shape[:2]))
                 x = torch.from_numpy(pixels).to(args.device).permute(2, 0, 1)[None].float() / 127.5 - 1
                 latent = (encode(vae, x)[0] * SCALE).half().cpu()
                 domain = "photo" if name == "photos" else "render"

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 SHRUNK, SHRUNK_SHARE = 0.64, 0.4  # 256 of a photograph's 400 pixels: whole garments are judged at that scale
+NOT_SHRUNK = 256  # pictures whose shorter side is no longer than this
 SETS = {"photos": "*.jpg", "renders512": "fl_*.jpg", "renders": "mh_*.png"}
 
 
@@ -33,6 +34,12 @@ def cache_set(data: Path, cache: Path, name: str, split: str) -> None:
     target.write_text(json.dumps(index))
 
 
+def resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture (h, w, 3) as (height, width, 3), uint8."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+
+
 class Pictures:
     """One cached set: `len`, `[i]` -> uint8 array (h, w, 3), `crop` -> a random crop."""
 
@@ -48,19 +55,14 @@ class Pictures:
         h, w = item["height"], item["width"]
         return self.bytes[item["offset"] : item["offset"] + h * w * 3].reshape(h, w, 3)
 
-    @staticmethod
-    def part(pixels: np.ndarray, height: int, width: int, rng: random.Random) -> np.ndarray:
-        """A part of a picture, shrunk to SHRUNK of its resolution and then height x width."""
-        h, w = round(height / SHRUNK), round(width / SHRUNK)
-        y, x = rng.randint(0, pixels.shape[0] - h), rng.randint(0, pixels.shape[1] - w)
-        part = Image.fromarray(np.ascontiguousarray(pixels[y : y + h, x : x + w]))
-        return np.asarray(part.resize((width, height), Image.Resampling.LANCZOS))
-
     def crop(self, height: int, width: int, rng: random.Random) -> np.ndarray:
-        """A crop of a random picture, mirrored half of the time, mostly on the 8 pixel grid of JPEG and the latents."""
+        """A crop of a random picture, mirrored half of the time, mostly on the 8 pixel grid of JPEG and the latents; a
+        SHRUNK_SHARE of the crops are of shrunk pictures."""
         pixels = self[rng.randrange(len(self))]
-        if rng.random() < SHRUNK_SHARE and min(pixels.shape[:2]) > 256:
-            pixels = self.part(pixels, height, width, rng)
+        if rng.random() < SHRUNK_SHARE and min(pixels.shape[:2]) > NOT_SHRUNK:
+            h, w = round(height / SHRUNK), round(width / SHRUNK)
+            y, x = rng.randint(0, pixels.shape[0] - h), rng.randint(0, pixels.shape[1] - w)
+            pixels = resized(pixels[y : y + h, x : x + w], height, width)
         step = 8 if rng.random() < 0.7 else 1
         y = rng.randint(0, (pixels.shape[0] - height) // step) * step
         x = rng.randint(0, (pixels.shape[1] - width) // step) * step

@@ -1,9 +1,9 @@
 """Trains the autoencoder: the encoder near TAESD's latents, encoder and decoder together on the pictures themselves.
 
-Crops of 64 to 192 pixels at the pictures' own resolution. The learning rate follows the hours trained (--hours, over
-all runs; going on with more hours raises it again): flat for a quarter, then down to 0. The last block of the decoder
-joins after --join of them, starting as the identity; the perceptual loss after --perceptual-from. With --start,
---decoder-only and --adversary a finished one's decoder is sharpened, and latents that are there stay right.
+Crops of 64 to 192 pixels, most of them at the pictures' own resolution. The learning rate follows the hours trained
+(--hours, over all runs; going on with more hours raises it again): flat for a quarter, then down to 0. The last block
+of the decoder joins after --join of them, starting as the identity; the perceptual loss after --perceptual-from. With
+--start, --decoder-only and --adversary the decoder of a finished one is sharpened, and the latents stay valid.
 """
 
 import argparse

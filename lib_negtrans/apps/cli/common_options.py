@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,12 @@ def model_choice(args: argparse.Namespace, device: str | None = None) -> ModelCh
     return ModelChoice(model, args.device or device, dtype, feature_memory=args.feature_memory, adapt=adapt)
 
 
-def load_host(args: argparse.Namespace, device: str | None = None) -> StandaloneHost:
-    """The model of `model_choice`, loaded. Raises CallError, HostError."""
+def load_host(args: argparse.Namespace, device: str | None = None, with_loras: bool = True) -> StandaloneHost:
+    """The model of `model_choice`, loaded; without the LoRAs of --lora if they are put in later. Raises CallError,
+    HostError."""
     allow_reuse()  # the process is the command line's own
-    return standalone.load_model(model_choice(args, device))
+    choice = model_choice(args, device)
+    return standalone.load_model(choice if with_loras else replace(choice, adapt=None))
 
 
 def add_negative(parser: argparse.ArgumentParser) -> None:

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         raise CallError(f"--count must be at least 3, not {args.count}.")
     # each configuration puts the LoRA in for itself; the bundled one fits the bundled model alone
     loras = Loras.named(args.lora or ([] if args.model else [PHOTO_LORA])).read()
-    out, host = output_folder("--out", args.out), load_host(argparse.Namespace(**{**vars(args), "lora": []}))
+    out, host = output_folder("--out", args.out), load_host(args, with_loras=False)
     report.event("phase", f"1/2  Training {NAME} on the renders of {RENDERS / 'train'} ..", phase="training")
     request = TrainingRequest(NAME, RENDERS / "train", training_params(args.steps, args.seed), overwrite=True)
     with merged(host, loras):
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     rows = ablation({}, [Negative(embedding.name, embedding.vectors)], loras)
     ways = {name: rows[name] for name in COLUMNS if loras or name != NO_POSITIVE}
     renders = [load_render(path, path.name) for path in spread(image_files(RENDERS / "eval"), args.count)]
-    line = f"2/2  Translating {len(renders)} held-out renders, whole and without a part of the method each .."
+    line = f"2/2  Translating {len(renders)} held-out renders: with the whole method, then with one part left out .."
     report.event("phase", line, phase="translating")
     pictures = _translate(host, renders, ways, report)
     sheet = out / "before-after.png"

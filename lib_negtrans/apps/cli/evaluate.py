@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--ablation", action="store_true",
-        help="instead of --configs: each part of the method alone, together and missing; --lora is the positive half, "
-        "and each --negative, of trainings with several seeds, is used alone",
+        help="compare the parts of the method instead of --configs. --lora names the LoRA of photographs, --negative "
+        "one embedding, or several from trainings with other seeds: then the table gives their mean",
     )  # fmt: skip
     parser.add_argument(
         "--region", choices=("crop", "full"), default="crop", help="translate crops of the garment, or whole renders"
@@ -152,8 +152,7 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
         if not (negatives and args.lora):
             raise CallError("--ablation needs --negative and --lora: the two halves that it leaves out in turn.")
         rows = ablation(values, negatives, Loras.named(args.lora).read())
-        args = argparse.Namespace(**{**vars(args), "lora": []})  # its configurations bring it
-    host = load_host(args)
+    host = load_host(args, with_loras=not rows)  # the ablation's configurations bring them
     for negative in negatives:
         check_width(negative.name, negative.vectors, host.embedding_width)
     configurations = [c for members in rows.values() for c in members]
