@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lib_negtrans.errors import UserError
-from lib_negtrans.files import atomic_write
+from lib_negtrans.files import atomic_write, fetched, place
 
 from .layouts import METADATA_KEY, encode_layout, layout_of
 
@@ -127,7 +127,7 @@ def read_embedding(path: str | Path) -> Embedding:
 
     Raises EmbeddingError for a file that is no SD embedding, holds several, is unsafe or broken.
     """
-    path = Path(path)
+    path = fetched(place(path))
     suffix = path.suffix.lower()
     if suffix in _IMAGE_SUFFIXES:
         raise EmbeddingError(

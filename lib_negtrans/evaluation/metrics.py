@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+BLOCK = 1024  # pictures a side of what is in memory of a kernel: that of 100,000 would take 80 GB
+
 
 @dataclass(frozen=True)
 class Kid:
@@ -52,21 +54,35 @@ def kid(x: np.ndarray, y: np.ndarray) -> Kid:
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 3:
         raise ValueError(f"KID needs two sets of at least 3 equally wide features, not {x.shape} and {y.shape}.")
-    return _kid(polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y))
+    return _kid(_kernel_sums(x)[0], _kernel_sums(y)[0], *_kernel_sums(x, y))
 
 
-def _kid(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> Kid:
-    n, m = xy.shape
-    rows_x, rows_y = xx.sum(1) - xx.diagonal(), yy.sum(1) - yy.diagonal()
-    sum_x, sum_y, sum_xy = rows_x.sum(), rows_y.sum(), xy.sum()
+def _kernel_sums(x: np.ndarray, other: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the kernel's rows (n,) and columns (m,), block by block; without other, of x with the rest of x."""
+    y = x if other is None else other
+    rows, columns = np.zeros(len(x)), np.zeros(len(y))
+    for i in range(0, len(x), BLOCK):
+        for j in range(0, len(y), BLOCK):
+            block = polynomial_kernel(x[i : i + BLOCK], y[j : j + BLOCK])
+            if other is None and i == j:
+                np.fill_diagonal(block, 0)
+            rows[i : i + BLOCK] += block.sum(1)
+            columns[j : j + BLOCK] += block.sum(0)
+    return rows, columns
+
+
+def _kid(rows_x: np.ndarray, rows_y: np.ndarray, rows_xy: np.ndarray, columns_xy: np.ndarray) -> Kid:
+    """From sums over each picture's kernel with the others of its set (n,), (m,), and with the other set (n,), (m,)."""
+    n, m = len(rows_x), len(rows_y)
+    sum_x, sum_y, sum_xy = rows_x.sum(), rows_y.sum(), rows_xy.sum()
 
     def mmd(within_x, n, within_y, m, between):
         return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between / (n * m)
 
     return Kid(
         float(mmd(sum_x, n, sum_y, m, sum_xy)),
-        mmd(sum_x - 2 * rows_x, n - 1, sum_y, m, sum_xy - xy.sum(1)),
-        mmd(sum_x, n, sum_y - 2 * rows_y, m - 1, sum_xy - xy.sum(0)),
+        mmd(sum_x - 2 * rows_x, n - 1, sum_y, m, sum_xy - rows_xy),
+        mmd(sum_x, n, sum_y - 2 * rows_y, m - 1, sum_xy - columns_xy),
     )
 
 
@@ -81,11 +97,13 @@ def kid_floor(photos: np.ndarray, count: int | None = None, splits: int = 50, se
     half = len(photos) // 2
     count = max(3, min(count or half, half))
     kernel, rng = polynomial_kernel(photos, photos), np.random.default_rng(seed)
+    np.fill_diagonal(kernel, 0)
     values = []
     for _ in range(splits):
         order = rng.permutation(len(photos))
         a, b = order[:count], order[count:]
-        values.append(_kid(kernel[np.ix_(a, a)], kernel[np.ix_(b, b)], kernel[np.ix_(a, b)]).value)
+        within_a, within_b, between = kernel[np.ix_(a, a)], kernel[np.ix_(b, b)], kernel[np.ix_(a, b)]
+        values.append(_kid(within_a.sum(1), within_b.sum(1), between.sum(1), between.sum(0)).value)
     return float(np.mean(values)), float(np.std(values))
 
 
@@ -152,14 +170,17 @@ class PhotoProbe:
 
 def _fit_ridge(photos: np.ndarray, renders: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     centre = (photos.mean(0) + renders.mean(0)) / 2
-    scale = np.concatenate([photos, renders]).std(0) + 1e-6
-    x = (np.concatenate([photos, renders]).astype(np.float64) - centre) / scale
+    both = np.concatenate([photos, renders])
+    scale = both.std(0) + 1e-6
+    x = both.astype(np.float64)
+    x -= centre
+    x /= scale
     target = np.r_[np.ones(len(photos)), -np.ones(len(renders))]
     weight = np.sqrt(np.r_[np.full(len(photos), 1 / len(photos)), np.full(len(renders), 1 / len(renders))])
-    xw = x * weight[:, None]
-    gram = xw @ xw.T  # the dual form: fewer pictures than features
-    gram[np.diag_indices_from(gram)] += ridge * np.trace(gram) / len(gram)
-    return xw.T @ np.linalg.solve(gram, target * weight), centre, scale
+    x *= weight[:, None]
+    gram = x.T @ x  # features x features: of any number of pictures
+    gram[np.diag_indices_from(gram)] += ridge * np.trace(gram) / len(x)
+    return np.linalg.solve(gram, x.T @ (target * weight)), centre, scale
 
 
 def _score(model: tuple[np.ndarray, np.ndarray, np.ndarray], x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from lib_negtrans.pictures.sheet import contact_sheet
 from .feature_network import SIZE
 from .run import Evaluation, TableRow
 
+SHEET_PICTURES = 8
 HEADER = (
     "configuration", "KID", "change", "KID garment", "photo-like", "SSIM", "dE00", "dE00 mean", "s/picture", "forwards"
 )  # fmt: skip
@@ -90,7 +91,7 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def evaluation_sheet(evaluation: Evaluation, pictures: int = 8, cell: int = 192) -> Image.Image:
+def evaluation_sheet(evaluation: Evaluation, pictures: int = SHEET_PICTURES, cell: int = 192) -> Image.Image:
     """Rows: the source and every configuration; columns: the first `pictures` renders."""
     columns = [name.rpartition("/")[2] for name in evaluation.names[:pictures]]
     sets = {"render": evaluation.sources, **evaluation.crops}

@@ -23,6 +23,7 @@ from .crops import Render, cut, cut_mask, same_background
 from .metrics import Kid, PhotoProbe, kid, kid_floor, masked_delta_e, masked_ssim
 
 FeatureNetwork = Callable[[Tensor], np.ndarray]
+THROUGH_VAE = "renders through the VAE"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class TableRow:
 class Evaluation:
     """rows[0] is what the others are compared with. floor: KID of photos to photos, mean and deviation over splits.
 
-    crops: row name -> (N, 3, size, size); masks (N, size, size); sources: the crops of the files themselves.
+    crops: row name -> (N, 3, size, size); masks (N, size, size); sources: the crops of the files themselves. Of many
+    renders only those that a sheet shows, or none, are kept; names has all.
     """
 
     rows: list[TableRow]
@@ -79,6 +81,12 @@ def cut_all(pictures: Sequence[Tensor], renders: Sequence[Render], size: int) ->
         box = (round(left * scale_x), round(top * scale_y), round(right * scale_x), round(bottom * scale_y))
         crops.append(cut(picture, box, size))
     return torch.stack(crops)
+
+
+def source_crops(renders: Sequence[Render], size: int) -> tuple[Tensor, Tensor]:
+    """Crops of the renders (N, 3, size, size), and of their masks (N, size, size)."""
+    masks = torch.stack([cut_mask(r.mask, r.box, size) for r in renders])
+    return cut_all([r.rgb for r in renders], renders, size), masks
 
 
 def _batches(pictures: Sequence[Tensor], batch: int) -> Iterator[list[int]]:
@@ -142,47 +150,55 @@ def _found_masks(
     return torch.stack([torch.ones_like(picture[0]) if mask is None else mask for mask, picture in found])[:, None]
 
 
-class Judge:
-    """Fills an evaluation's table: first row 0, "base", which the others are compared with, then row by row.
+@dataclass(frozen=True)
+class Measures:
+    """What is kept of a crop, none of its pixels. features (D,): of it; garment (D,): with its base's background.
 
-    photos and background as in `evaluate`; on_row gets each row. Crops are (N, 3, size, size), in the renders' order.
+    ssim, delta_e (mean over pixels, and of the mean colours): inside the mask, against the base.
     """
 
-    def __init__(
-        self,
-        renders: Sequence[Render],
-        photos: Tensor | np.ndarray,
-        network: FeatureNetwork,
-        size: int,
-        background: str,
-        on_row: Callable[[TableRow], None] | None = None,
-    ) -> None:
-        self.renders, self.network, self.background, self.on_row = renders, network, background, on_row
-        self.sources = torch.stack([cut(r.rgb, r.box, size) for r in renders])
-        self.masks = torch.stack([cut_mask(r.mask, r.box, size) for r in renders])
-        self.photos = photos if isinstance(photos, np.ndarray) else network(photos)
+    features: np.ndarray
+    garment: np.ndarray
+    ssim: float = 1.0
+    delta_e: tuple[float, float] = (0.0, 0.0)
+
+
+def measure(crops: Tensor, base: Tensor, masks: Tensor, network: FeatureNetwork, background: str) -> list[Measures]:
+    """Crops (N, 3, size, size) against their base, which they may be themselves; masks (N, size, size) bool."""
+    features = network(crops)
+    if crops is base and background == "same":  # it has that background already
+        return [Measures(one, one) for one in features]
+    garments = network(same_background(crops, masks, base, background))
+    if crops is base:
+        return [Measures(one, garment) for one, garment in zip(features, garments, strict=True)]
+    pairs = zip(_pixels(crops), _pixels(base), masks.numpy(), strict=True)
+    changes = [(masked_ssim(*pair), masked_delta_e(*pair)) for pair in pairs]
+    rows = zip(features, garments, changes, strict=True)
+    return [Measures(one, garment, *change) for one, garment, change in rows]
+
+
+class Judge:
+    """Fills an evaluation's table: first row 0, the base, which the others are compared with, then row by row.
+
+    photos: features (M, D); on_row gets each row. All measures are in the renders' order, at least 3 of them.
+    """
+
+    def __init__(self, photos: np.ndarray, on_row: Callable[[TableRow], None] | None = None) -> None:
+        self.photos, self.on_row = photos, on_row
         self.rows: list[TableRow] = []
-        self.crops: dict[str, Tensor] = {}
 
-    def add_base(self, name: str, crops: Tensor) -> None:
-        """Row 0; its garment column only differs from the plain one where backgrounds are replaced by their mean."""
-        self.base, self.crops[name] = crops, crops
-        features = self.network(crops)
-        self.base_kid, self.probe = kid(features, self.photos), PhotoProbe(self.photos, features)
-        share = self.probe.photo_share(features)
-        self.add_row(TableRow(name, self.base_kid, self._garment_kid(crops), None, share, 1.0, 0.0, 0.0))
-
-    def add(self, name: str, crops: Tensor, cost: Cost | None = None) -> None:
-        """The row of translated crops."""
-        self.crops[name] = crops
-        features = self.network(crops)
-        value = kid(features, self.photos)
-        pairs = list(zip(_pixels(crops), _pixels(self.base), self.masks.numpy(), strict=True))
-        colours = np.array([masked_delta_e(*pair) for pair in pairs]).mean(0)
-        ssim = float(np.mean([masked_ssim(*pair) for pair in pairs]))
-        change, share = value.minus(self.base_kid), self.probe.photo_share(features)
-        drift = float(colours[0]), float(colours[1])
-        self.add_row(TableRow(name, value, self._garment_kid(crops), change, share, ssim, *drift, cost))
+    def add(self, name: str, measures: Sequence[Measures], cost: Cost | None = None) -> None:
+        """The row of measured crops."""
+        features = np.stack([m.features for m in measures])
+        value, change = kid(features, self.photos), None
+        if self.rows:
+            change = value.minus(self.rows[0].kid)
+        else:
+            self.probe = PhotoProbe(self.photos, features)
+        garment = kid(np.stack([m.garment for m in measures]), self.photos)
+        ssim, colours = np.mean([m.ssim for m in measures]), np.mean([m.delta_e for m in measures], 0)
+        means = float(ssim), float(colours[0]), float(colours[1])
+        self.add_row(TableRow(name, value, garment, change, self.probe.photo_share(features), *means, cost))
 
     def add_row(self, row: TableRow) -> None:
         """A row of other pictures."""
@@ -190,15 +206,10 @@ class Judge:
         if self.on_row is not None:
             self.on_row(row)
 
-    def evaluation(self) -> Evaluation:
+    def evaluation(self, names: Sequence[str], sources: Tensor, crops: dict[str, Tensor], masks: Tensor) -> Evaluation:
         """The table so far."""
-        floor, names = kid_floor(self.photos, len(self.renders)), [r.name for r in self.renders]
-        accuracy = self.probe.accuracy
-        return Evaluation(self.rows, floor, accuracy, len(self.photos), self.sources, self.crops, self.masks, names)
-
-    def _garment_kid(self, crops: Tensor) -> Kid:
-        features = self.network(same_background(crops, self.masks, self.base, self.background))
-        return kid(features, self.photos)
+        floor, accuracy = kid_floor(self.photos, len(names)), self.probe.accuracy
+        return Evaluation(self.rows, floor, accuracy, len(self.photos), sources, crops, masks, list(names))
 
 
 def _pixels(crops: Tensor) -> np.ndarray:
@@ -228,14 +239,17 @@ def evaluate(
     """
     if region not in ("crop", "full"):
         raise ValueError(f"region must be 'crop' or 'full', not {region!r}.")
-    judge = Judge(renders, photos, network, size, background, on_row)
-    pictures = list(judge.sources) if region == "crop" else [r.rgb for r in renders]
-    own = list(judge.masks) if region == "crop" else [r.mask for r in renders]
+    sources, masks = source_crops(renders, size)
+    pictures = list(sources) if region == "crop" else [r.rgb for r in renders]
+    own = list(masks) if region == "crop" else [r.mask for r in renders]
+    judge = Judge(photos if isinstance(photos, np.ndarray) else network(photos), on_row)
+    crops: dict[str, Tensor] = {}
 
-    def crops_of(results: list[Tensor]) -> Tensor:
-        return torch.stack(results) if region == "crop" else cut_all(results, renders, size)
+    def add(name: str, results: list[Tensor], cost: Cost | None = None) -> None:
+        crops[name] = torch.stack(results) if region == "crop" else cut_all(results, renders, size)
+        judge.add(name, measure(crops[name], crops[THROUGH_VAE], masks, network, background), cost)
 
-    judge.add_base("renders through the VAE", crops_of(round_trip(host, pictures, batch)))
+    add(THROUGH_VAE, round_trip(host, pictures, batch))
     if not isinstance(photos, np.ndarray) and len(photos) >= 6:
         # every other one: files sorted by class would put whole classes into one half
         through = torch.stack(round_trip(host, list(photos[::2]), batch))
@@ -246,9 +260,8 @@ def evaluate(
             if on_progress is not None:
                 on_progress(name, done, len(pictures))
 
-        results, cost = translate_pictures(host, pictures, configuration, batch, on_picture, own)
-        judge.add(configuration.name, crops_of(results), cost)
-    return judge.evaluation()
+        add(configuration.name, *translate_pictures(host, pictures, configuration, batch, on_picture, own))
+    return judge.evaluation([r.name for r in renders], sources, crops, masks)
 
 
 def judge_pictures(
@@ -267,8 +280,10 @@ def judge_pictures(
     base: name and pictures of the row that SSIM and CIEDE2000 refer to, best the renders through the VAE; sets: row
     name -> pictures, of any size of the same shape; photos as in `evaluate`.
     """
-    judge = Judge(renders, photos, network, size, background)
-    judge.add_base(base[0], cut_all(base[1], renders, size))
-    for name, pictures in sets.items():
-        judge.add(name, cut_all(pictures, renders, size), (costs or {}).get(name))
-    return judge.evaluation()
+    sources, masks = source_crops(renders, size)
+    judge = Judge(photos if isinstance(photos, np.ndarray) else network(photos))
+    crops = {name: cut_all(pictures, renders, size) for name, pictures in (base, *sets.items())}
+    for name, cropped in crops.items():
+        measures = measure(cropped, crops[base[0]], masks, network, background)
+        judge.add(name, measures, (costs or {}).get(name))
+    return judge.evaluation([r.name for r in renders], sources, crops, masks)

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lib_negtrans.files import atomic_write, sha256_of
+from lib_negtrans.files import atomic_write, fetched, place, sha256_of
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.safetensors_writer import write_safetensors
 from lib_negtrans.models.single_file import read_state_dict
@@ -101,7 +101,7 @@ def read_lora(path: str | Path) -> LoraFile:
     What it is made for is told by its keys and widths; whether a model has the modules is told by `apply`. Raises
     LoraError for what is no LoRA for SD1, for unknown keys (the first ones are named), and for a damaged file.
     """
-    path = Path(path)
+    path = fetched(place(path))
     if path.is_dir():
         raise LoraError(f"{path} is a folder: name the LoRA file in it.")
     if path.suffix.lower() not in SUFFIXES:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib_negtrans.files import file_and_weight
+from lib_negtrans.files import file_and_weight, is_remote
 from lib_negtrans.models.protocol import ModelHost, UsedLora
 
 from .files import SHOWN_KEYS, LoraError, LoraFile, read_lora
@@ -19,9 +19,13 @@ from .names import lora_modules
 
 @dataclass(frozen=True)
 class Loras:
-    """LoRA files with their weights, as `ModelChoice.adapt`: put into a model when it is loaded; picklable."""
+    """LoRA files with their weights, as `ModelChoice.adapt`: put into a model when it is loaded; picklable.
+
+    sha256: of the files, where they must be those.
+    """
 
     files: tuple[tuple[Path, float], ...]
+    sha256: tuple[str, ...] = ()
 
     @classmethod
     def named(cls, texts: Sequence[str | Path]) -> Loras:
@@ -31,7 +35,18 @@ class Loras:
 
     def read(self) -> list[tuple[LoraFile, float]]:
         """Raises LoraError."""
-        return [(read_lora(path), weight) for path, weight in self.files]
+        loras = [(read_lora(path), weight) for path, weight in self.files]
+        for (file, _weight), meant in zip(loras, self.sha256, strict=False):
+            if file.sha256 != meant:
+                raise LoraError(
+                    f"{file.path} is another file here than where the run was started: copy the same one here."
+                )
+        return loras
+
+    def pinned(self) -> Loras:
+        """The same for other machines, which must have the same files. Raises LoraError."""
+        files = tuple((path if is_remote(path) else path.absolute(), weight) for path, weight in self.files)
+        return Loras(files, tuple(file.sha256 for file, _weight in self.read()))
 
     def __call__(self, host: ModelHost) -> None:
         merge(host, self.read())

@@ -17,7 +17,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from lib_negtrans.core.features import FeatureBudget
-from lib_negtrans.files import sha256_of
+from lib_negtrans.files import fetched, place, sha256_of
 from lib_negtrans.memory import feature_budget
 
 from . import single_file
@@ -49,7 +49,7 @@ class ModelChoice:
     dtype: of UNet and VAE, by default float16 on cuda, else float32; the text encoder stays in float32 (float64 with
     float64), so that gradients to embeddings are exact. clip_skip: 1 = the last layer, as the webui counts.
     feature_memory: MB for a picture's captured features; by default half of what is free. adapt: what changes the
-    loaded model's weights, such as `lora.apply.Loras`.
+    loaded model's weights, such as `lora.merge.Loras`. sha256: the `file_hash` that the file must have, None for any.
     """
 
     path: str | Path
@@ -58,6 +58,26 @@ class ModelChoice:
     clip_skip: int = 1
     feature_memory: float | None = None
     adapt: Callable[[StandaloneHost], None] | None = None
+    sha256: str | None = None
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a checkpoint file, or of a folder's weight files in order of paths. Raises OSError."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*") if f.suffix in (".safetensors", ".bin") and f.is_file())
+    return sha256_of(files)
+
+
+def model_file(path: str | Path) -> Path:
+    """A checkpoint's file or folder here; of a store's, its local copy. Raises HostError for a missing one."""
+    try:
+        found = fetched(place(path)).expanduser()
+    except OSError as error:
+        raise HostError(f"{path} cannot be fetched: {error}") from error
+    if not found.exists():
+        raise HostError(f"There is no {path}: give a Stable Diffusion 1.x checkpoint file or diffusers folder.")
+    return found
 
 
 def load_model(
@@ -68,12 +88,12 @@ def load_model(
 ) -> StandaloneHost:
     """A host of a choice, or of a path with a choice's other values beside it; never asks the network.
 
-    Raises HostError for a missing file, for anything but SD1.x, and what `adapt` raises.
+    Raises HostError for a missing file, another one than was meant, anything but SD1.x, and what `adapt` raises.
     """
     choice = model if isinstance(model, ModelChoice) else ModelChoice(model, device, dtype, clip_skip)
-    path = Path(choice.path).expanduser()
-    if not path.exists():
-        raise HostError(f"There is no {path}: give a Stable Diffusion 1.x checkpoint file or diffusers folder.")
+    path = model_file(choice.path)
+    if choice.sha256 is not None and file_hash(path) != choice.sha256:
+        raise HostError(f"{choice.path} is another file here than where the run was started: copy the same one here.")
     if path.is_dir():
         networks = load_folder(path)
     elif path.suffix.lower() in single_file.SUFFIXES:
@@ -193,10 +213,7 @@ class StandaloneHost:
             for tensor in self.unet.state_dict().values():
                 digest.update(tensor.detach().cpu().float().numpy().tobytes())
             return digest.hexdigest()
-        files = [self.path]
-        if self.path.is_dir():
-            files = sorted(f for f in self.path.rglob("*") if f.suffix in (".safetensors", ".bin") and f.is_file())
-        return sha256_of(files)
+        return file_hash(self.path)
 
     @property
     def model_hash(self) -> str:

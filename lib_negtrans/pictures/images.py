@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from lib_negtrans.errors import UserError
-from lib_negtrans.files import atomic_write
+from lib_negtrans.files import atomic_write, is_remote, store_errors
 from lib_negtrans.options import ParamError
 
 from .sizes import resized
@@ -90,7 +90,10 @@ def load_picture(file: Path | BinaryIO) -> Picture:
 
 
 def open_upright(file: Path | BinaryIO) -> Image.Image:
-    """A whole picture of any mode as PIL has it, turned as its EXIF says. Raises ImageError."""
+    """A whole picture of any mode as PIL has it, turned as its EXIF says. Raises ImageError, OSError of a store."""
+    if is_remote(file):
+        with store_errors():
+            file = io.BytesIO(cast(Path, file).read_bytes())
     try:
         with Image.open(file) as opened:
             if opened.width * opened.height > MAXIMUM_PIXELS:

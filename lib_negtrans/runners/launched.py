@@ -13,18 +13,19 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lib_negtrans.files import write_text_atomic
+from lib_negtrans.errors import UserError
+from lib_negtrans.files import is_remote, write_text_atomic
 
 from .claims import is_running
-from .local import Local
-from .runner import ItemDone, ItemT, Job, MadeT, OnStep, Runner
+from .local import Local, LocalToStore
+from .runner import ItemDone, Items, ItemT, Job, MadeT, OnStep, Runner
 
 WAIT = 0.3  # seconds between looks at the others
 BEFORE = 60.0  # seconds by which another process may have been started earlier
@@ -84,7 +85,7 @@ class LaunchedRunner(Local):
         self._write(None)
 
     def run(
-        self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None
+        self, job: Job[ItemT, MadeT], items: Items[ItemT], on_step: OnStep | None = None
     ) -> Iterator[ItemDone[ItemT, MadeT]]:
         """See `Runner.run`."""
         self.launched.share_cores()
@@ -145,6 +146,13 @@ class LaunchedRunner(Local):
 
 
 def runner_here(folder: Path, overwrite: bool = False) -> Runner:
-    """The runner of this process for targets in `folder`: alone, or one of those that were started together."""
+    """The runner of this process for targets in `folder`: alone, or one of those that were started together.
+
+    Raises UserError where those would write into a store.
+    """
     launched = Launched.from_environment()
+    if is_remote(folder):
+        if launched.count > 1:
+            raise UserError(f"Several processes cannot share {folder}: use --engine ray, or a folder of this machine.")
+        return LocalToStore(overwrite)
     return LaunchedRunner(folder, launched, overwrite) if launched.count > 1 else Local(overwrite)

@@ -1,7 +1,8 @@
 """One job for many files: a `Runner` has its items made, wherever that is, and gives what became of each.
 
 A `Job` is a picklable value. Every process that works starts a `Worker` from it, which loads the model once. Runners
-differ in where that is: in this process (`local.py`), or in each of several started together (`launched.py`).
+differ in where that is: in this process (`local.py`), in each of several started together (`launched.py`), or on the
+machines of a Ray cluster (`cluster.py`).
 """
 
 from __future__ import annotations
@@ -9,25 +10,71 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 from lib_negtrans.errors import UserError
+from lib_negtrans.files import walk
 from lib_negtrans.memory import SENTENCE as OUT_OF_MEMORY
 from lib_negtrans.memory import is_out_of_memory
 
 
-class HasTarget(Protocol):
+class HasFiles(Protocol):
     """Anything that one file is made of."""
+
+    @property
+    def source(self) -> Path: ...
 
     @property
     def target(self) -> Path: ...
 
 
-ItemT = TypeVar("ItemT", bound=HasTarget)
+ItemT = TypeVar("ItemT", bound=HasFiles)
 MadeT = TypeVar("MadeT")
 OnStep = Callable[[Any], object]
+
+
+class Items(Sequence[ItemT]):
+    """Many items as names: cheap to keep and to send, each is made when it is asked for.
+
+    A subclass is a picklable dataclass with these fields. out: the folder of the targets.
+    """
+
+    names: Sequence[str]
+    out: Path
+
+    @abstractmethod
+    def target_name(self, name: str) -> str:
+        """Where the target of an item is, as POSIX text below `out`."""
+
+    @abstractmethod
+    def item(self, name: str) -> ItemT:
+        """The item of a name."""
+
+    def without_names(self) -> Items[ItemT]:
+        """What makes an item of a name elsewhere."""
+        return replace(self, names=())  # type: ignore[type-var]  # subclasses are dataclasses
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> ItemT: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ItemT]: ...
+
+    def __getitem__(self, index: int | slice) -> ItemT | Sequence[ItemT]:
+        if isinstance(index, slice):
+            return [self.item(name) for name in self.names[index]]
+        return self.item(self.names[index])
+
+
+def still_to_make(items: Items[Any]) -> list[int]:
+    """The numbers of the items whose targets are not there. The folder is listed once. Raises OSError."""
+    there = {f"{below}/{name}" if below else name for below, names in walk(items.out) for name in names}
+    return [index for index, name in enumerate(items.names) if items.target_name(name) not in there]
 
 
 class ItemFailed(UserError):
@@ -54,7 +101,9 @@ class Worker(ABC, Generic[ItemT, MadeT]):
 
 
 class Job(ABC, Generic[ItemT, MadeT]):
-    """What is done with each item, as a picklable value."""
+    """What is done with each item, as a picklable value. writes: whether that makes the items' targets."""
+
+    writes = True
 
     @abstractmethod
     def start(self, device: str | None = None) -> Worker[ItemT, MadeT]:
@@ -85,6 +134,7 @@ class ItemDone(Generic[ItemT, MadeT]):
     """What became of an item, `index` of `total`: what was made, or an error's sentence, or neither where skipped.
 
     skipped: its output was there already, or with `elsewhere` another process has made it meanwhile, or has failed to.
+    where: the process that worked on it, where that is another one.
     """
 
     item: ItemT
@@ -94,6 +144,7 @@ class ItemDone(Generic[ItemT, MadeT]):
     error: str | None = None
     skipped: bool = False
     elsewhere: bool = False
+    where: str = ""
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):
@@ -106,7 +157,7 @@ class Runner(AbstractContextManager["Runner"], Protocol):
     began: float
 
     def run(
-        self, job: Job[ItemT, MadeT], items: Sequence[ItemT], on_step: OnStep | None = None
+        self, job: Job[ItemT, MadeT], items: Items[ItemT], on_step: OnStep | None = None
     ) -> Iterator[ItemDone[ItemT, MadeT]]:
         """Start the job, then give a result for every item as it is done. Raises UserError where it cannot start.
 

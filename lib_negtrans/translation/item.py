@@ -16,10 +16,10 @@ from lib_negtrans.models import standalone
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import Picture, fit_within, flatten_alpha, load_picture, save_png, to_pil
 from lib_negtrans.pictures.masks import find_mask, load_mask, mask_file
-from lib_negtrans.pictures.tree import Item
 from lib_negtrans.runners.runner import Job, OnStep, Worker
 from lib_negtrans.steps import finish
 
+from .folder import Item
 from .infotext import format_infotext
 from .params import TranslationParams
 from .pipeline import Forwards, translate_image

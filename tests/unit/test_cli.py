@@ -14,7 +14,7 @@ from lib_negtrans.files import file_and_weight
 from lib_negtrans.lora.files import write_lora
 from lib_negtrans.models import standalone
 from lib_negtrans.options import ParamError
-from lib_negtrans.pictures.tree import plan
+from lib_negtrans.translation.folder import plan
 from lib_negtrans.translation.infotext import parse_pairs
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TranslationParams

@@ -98,7 +98,7 @@ def test_an_embedding_of_another_width(run, names, tmp_path):
 
 
 class Fails:
-    """A model that fails in the second picture's sampling, in one way."""
+    """A model that fails in the second picture's sampling, in one way; without memory once more when tried again."""
 
     def __init__(self, host, failure):
         self.original, self.failure, self.calls = host.predict_noise, failure, 0
@@ -106,7 +106,7 @@ class Fails:
     def __call__(self, *args):
         self.calls += 1
         output = self.original(*args)
-        if self.calls != 10:
+        if self.calls not in ((10,) if self.failure is None else (10, 11)):
             return output
         if self.failure is None:
             return output * float("nan")

@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
+from lib_negtrans.evaluation import metrics
 from lib_negtrans.evaluation.metrics import PhotoProbe, kid, kid_floor, masked_delta_e, masked_ssim
 
 
@@ -148,3 +149,25 @@ def test_probe_does_not_learn_noise():
     """On two draws from one distribution a probe that had seen its figures would score far above one half."""
     scores = [PhotoProbe(features(60, seed=2 * s), features(30, seed=2 * s + 1)).accuracy for s in range(10)]
     assert 0.4 < np.mean(scores) < 0.6
+
+
+def test_kid_does_not_depend_on_the_blocks_it_is_summed_in(monkeypatch):
+    x, y = features(11, 0.3), features(14, seed=1)
+    whole = kid(x, y)
+    monkeypatch.setattr(metrics, "BLOCK", 4)
+    pieces = kid(x, y)
+    assert pieces.value == pytest.approx(whole.value, rel=1e-12)
+    assert pieces.without_x == pytest.approx(whole.without_x, rel=1e-12)
+    assert pieces.without_y == pytest.approx(whole.without_y, rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [15, 300])
+def test_the_ridge_is_that_of_its_dual_form(count):
+    """Fewer and more pictures than the 40 features."""
+    photos, renders = features(count, 0.2), features(count // 2, seed=1)
+    weights, centre, scale = metrics._fit_ridge(photos, renders, 0.1)
+    share = np.sqrt(np.r_[np.full(count, 1 / count), np.full(count // 2, 1 / (count // 2))])
+    x = (np.concatenate([photos, renders]).astype(np.float64) - centre) / scale * share[:, None]
+    gram, target = x @ x.T, np.r_[np.ones(count), -np.ones(count // 2)]
+    ridge = 0.1 * np.trace(gram) / len(gram)
+    assert weights == pytest.approx(x.T @ np.linalg.solve(gram + ridge * np.eye(len(gram)), target * share), rel=1e-8)

@@ -14,12 +14,12 @@ from lib_negtrans.memory import is_out_of_memory
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.standalone import ModelChoice
 from lib_negtrans.options import ParamError
-from lib_negtrans.pictures.tree import plan
-from lib_negtrans.runners import local
+from lib_negtrans.runners import passing
 from lib_negtrans.runners.claims import Claims, claim_path
 from lib_negtrans.runners.local import Local
 from lib_negtrans.runners.runner import Job
 from lib_negtrans.translation import item as item_module
+from lib_negtrans.translation.folder import plan
 from lib_negtrans.translation.item import TranslationJob, Translator
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import Forwards, Translation
@@ -120,7 +120,7 @@ def test_no_more_than_a_few_results_wait_for_their_file(model, shared_tiny_host,
     model.act = lambda number: waiting.append(number - 1 - len(names(tmp_path / "out")) // 2)
     for _ in run(shared_tiny_host, pictures, tmp_path / "out"):
         pass
-    assert max(waiting) <= local.WRITTEN_BEHIND + 1
+    assert max(waiting) <= passing.WRITTEN_BEHIND + 1
 
 
 def test_a_file_that_cannot_be_written_is_that_pictures_failure(
@@ -182,7 +182,7 @@ def test_without_memory_the_picture_fails_in_a_sentence_and_the_rest_goes_on(
     model, shared_tiny_host, pictures, tmp_path, kind
 ):
     def act(number):
-        if number == 2:
+        if number in (2, 3):  # the second picture, and once more when nothing is beside it
             raise out_of_memory(kind)
 
     model.act = act
@@ -190,6 +190,23 @@ def test_without_memory_the_picture_fails_in_a_sentence_and_the_rest_goes_on(
     assert [r.error is None for r in results] == [True, False, True, True, True]
     assert results[1].error.startswith("needs more memory than there is") and results[1].error.count(".") == 1
     assert names(tmp_path / "out") == ["0.png", "2.png", "3.png", "4.png"]
+
+
+def test_without_memory_a_picture_is_tried_once_more_with_nothing_beside_it(
+    model, shared_tiny_host, pictures, tmp_path, monkeypatch
+):
+    original, written = Translator.write, []
+    monkeypatch.setattr(Translator, "write", lambda *args: time.sleep(0.2) or written.append(1) or original(*args))
+
+    def act(number):
+        if number == 2:
+            assert not written  # the first one still waits for its file
+            raise out_of_memory("gpu")
+        assert number != 3 or written == [1]
+
+    model.act = act
+    results = list(run(shared_tiny_host, pictures, tmp_path / "out"))
+    assert [r.error for r in results] == [None] * 5 and len(model.seen) == 6
 
 
 def test_other_errors_are_not_taken_for_want_of_memory(model, shared_tiny_host, pictures, tmp_path):
@@ -208,7 +225,8 @@ def test_the_real_model_without_memory_leaves_no_hook(shared_tiny_host, pictures
 
     def scarce(*args):
         calls.append(1)
-        if len(calls) == 5:  # in the sampling, with hooks on
+        if "out" in calls or len(calls) == 5:  # in the sampling, with hooks on
+            calls.append("out")
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
         return original(*args)
 
@@ -217,6 +235,8 @@ def test_the_real_model_without_memory_leaves_no_hook(shared_tiny_host, pictures
     assert "needs more memory" in results[0].error
     unet = shared_tiny_host.unet
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in unet.modules())
+    calls.clear()
+    monkeypatch.setattr(shared_tiny_host, "predict_noise", original)
     assert next(iter(run(shared_tiny_host, pictures / "0.png", tmp_path / "out"))).error is None
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 from lib_negtrans.apps.cli import translate
 from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, load_model
-from lib_negtrans.pictures.tree import Item, plan
 from lib_negtrans.runners.local import Local
 from lib_negtrans.runners.runner import ItemDone, ItemFailed, Worker, make_item
+from lib_negtrans.translation.folder import Item, plan
 from lib_negtrans.translation.item import TranslationJob
 from lib_negtrans.translation.params import TranslationParams
 from tests.tiny_model import tiny_networks, write_folder
@@ -58,7 +58,7 @@ def test_the_translate_command_works_with_any_runner(run, tmp_path, monkeypatch)
     (tmp_path / "in" / "bad.png").write_bytes(b"x")
     call = ("translate", "--input", tmp_path / "in", *FAST, "--size", "64x64")
     assert run(*call, "--out", tmp_path / "here")[0] == 1
-    monkeypatch.setattr(translate, "runner_here", Elsewhere)
+    monkeypatch.setattr(translate, "runner_of", lambda args, out, overwrite: Elsewhere(out, overwrite))
     code, out, err = run(*call, "--out", tmp_path / "there")
     failed, lost = err.strip().splitlines()
     assert code == 1 and failed.startswith(f"failed: {tmp_path / 'in' / 'bad.png'}: cannot be read")

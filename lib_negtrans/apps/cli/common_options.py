@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lib_negtrans.embeddings.files import read_embedding
-from lib_negtrans.files import file_and_weight
+from lib_negtrans.files import file_and_weight, is_remote, place
 from lib_negtrans.lora.apply import Loras
 from lib_negtrans.memory import allow_reuse
 from lib_negtrans.models import standalone
@@ -54,11 +54,17 @@ def add_negative(parser: argparse.ArgumentParser) -> None:
 
 
 def output_folder(option: str, folder: str | Path) -> Path:
-    """A folder to write into, there or not. Raises CallError where it, or what should hold it, is a file."""
-    for place in (Path(folder), *Path(folder).parents):
-        if place.exists() and not place.is_dir():
-            raise CallError(f"{option} {place} is a file: name a folder.")
-    return Path(folder)
+    """A folder to write into, or a place in a store, there or not.
+
+    Raises CallError where it, or what should hold it, is a file; UserError for an unknown kind of store.
+    """
+    path = place(folder)
+    if is_remote(path):
+        return path
+    for above in (path, *path.parents):
+        if above.exists() and not above.is_dir():
+            raise CallError(f"{option} {above} is a file: name a folder.")
+    return path
 
 
 def load_negatives(args: argparse.Namespace) -> list[Negative]:

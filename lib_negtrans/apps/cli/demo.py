@@ -21,7 +21,7 @@ from lib_negtrans.evaluation.crops import Render, load_render, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data
-from lib_negtrans.evaluation.run import judge_pictures, round_trip, translate_pictures
+from lib_negtrans.evaluation.run import THROUGH_VAE, judge_pictures, round_trip, translate_pictures
 from lib_negtrans.lora.merge import Loras, merged
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import save_png, to_pil
@@ -41,7 +41,6 @@ from .train import show_event, stop_on_signals
 ASSETS = Path(__file__).resolve().parents[3] / "assets"
 RENDERS, PHOTO_LORA = ASSETS / "renders", ASSETS / "lora" / "demo-photo.safetensors"
 NAME = "neg-render-demo"
-THROUGH_VAE = "renders through the VAE"
 COLUMNS = {
     FULL: "translated",
     NO_TAC: "without attention control",

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Sized
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from lib_negtrans.embeddings.files import check_width
 from lib_negtrans.evaluation.ablation import ablation, ablation_table
 from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
 from lib_negtrans.evaluation.crops import Render, load_photos, load_render, spread
 from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
+from lib_negtrans.evaluation.judged_pair import PairItem, PairJob, PairMeasures, Pairs, pairs_of
 from lib_negtrans.evaluation.reference import load_photo_features
-from lib_negtrans.evaluation.report import evaluation_data, evaluation_sheet, markdown_table, row_data
-from lib_negtrans.evaluation.run import Evaluation, TableRow, evaluate, judge_pictures, round_trip
+from lib_negtrans.evaluation.report import SHEET_PICTURES, evaluation_data, evaluation_sheet, markdown_table, row_data
+from lib_negtrans.evaluation.run import THROUGH_VAE, Evaluation, Judge, TableRow, evaluate
+from lib_negtrans.files import place
 from lib_negtrans.lora.merge import Loras
-from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture, save_png
+from lib_negtrans.models.standalone import usable_device
+from lib_negtrans.pictures.images import ImageError, save_png
 from lib_negtrans.pictures.tree import image_files
+from lib_negtrans.runners.runner import ItemFailed, make_item
 from lib_negtrans.translation.params import TranslationParams
 
-from .common_options import add_negative, add_params, given, load_host, load_negatives
+from .common_options import add_negative, add_params, given, load_host, load_negatives, model_choice
+from .engine import add_engine, for_engine, runner_of
 from .reporting import CallError, Reporter
 
 
@@ -56,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, metavar="N", help="use only N of the renders, spread evenly")
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")
+    add_engine(parser)
     add_params(parser, TranslationParams)
 
 
@@ -68,82 +80,118 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         raise CallError(f"--size must be a multiple of 8 from 64 on, not {args.size}.")
     if args.batch < 1 or (args.count is not None and args.count < 3):
         raise CallError("--batch must be at least 1 and --count at least 3.")
-    files, failed = _pictures(args.renders, "--renders", args.count), 0
-    renders: list[Render] = []
-    for path in files:
-        try:
-            renders.append(load_render(path, str(path.relative_to(args.renders))))
-        except ImageError as error:
-            failed += 1
-            report.problem(f"failed: {path}: {error}", source=str(path))
+    if args.engine != "local" and not args.outputs:
+        raise CallError("--engine ray judges pictures that are there: translate first, and name them with --outputs.")
+    files = _pictures(args.renders, "--renders", args.count)
     photos = _photos(args)
     with report.bar(unit="picture") as bar:
-        if args.outputs:
-            evaluation, lacking = _judge(args, report, renders, photos)
-            failed += lacking
-        else:
-            _enough(renders)
-            evaluation = _translate(args, report, bar, renders, photos)
+        work = _judge if args.outputs else _translate
+        evaluation, failed = work(args, report, bar, files, photos)
     _tell(args, report, evaluation)
     return 1 if failed else 0
 
 
 def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
-    if not Path(folder).is_dir():
+    if not place(folder).is_dir():
         raise CallError(f"{option} {folder} is not a folder.")
-    files = spread(image_files(Path(folder)), count)
+    files = spread(image_files(place(folder)), count)
     if len(files) < 3:
         raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")
     return files
 
 
 def _photos(args: argparse.Namespace):
-    """Photo pixels (M, 3, size, size), or the features kept with the project."""
+    """Photo pixels (M, 3, size, size), or with --outputs their features; or those kept with the project."""
     try:
         if args.photos is None:
             return load_photo_features()
-        return load_photos(_pictures(args.photos, "--photos", None), args.size)
+        files = _pictures(args.photos, "--photos", None)
+        if not args.outputs:
+            return load_photos(files, args.size)
+        network = Lite0(usable_device(args.device))
+        return np.concatenate([network(load_photos([path], args.size)) for path in files])
     except ImageError as error:
         raise CallError(f"--photos {args.photos}: {error}") from error
     except (OSError, ValueError) as error:
         raise CallError(f"the photos' features cannot be read ({error}): name photographs with --photos.") from error
 
 
-def _enough(renders: list) -> None:
+def _enough(renders: Sized) -> None:
     if len(renders) < 3:
         raise CallError(f"only {len(renders)} renders can be judged: at least 3 are needed.")
 
 
-def _judge(args, report: Reporter, renders: list[Render], photos) -> tuple[Evaluation, int]:
-    folder = Path(args.outputs)
-    # the suffix may differ (translate writes PNG), the place in the tree may not
-    by_stem = {str(p.relative_to(folder).with_suffix("")): p for p in image_files(folder)} if folder.is_dir() else {}
-    judged, outputs = [], []
-    for render in renders:
-        path = by_stem.get(str(Path(render.name).with_suffix("")))
+def _judge(
+    args: argparse.Namespace, report: Reporter, bar: tqdm, files: list[Path], photos: np.ndarray
+) -> tuple[Evaluation, int]:
+    """The table of --outputs, and how many of the pairs have failed."""
+    source, folder = place(args.renders), place(args.outputs)
+    items, without = pairs_of([path.relative_to(source).as_posix() for path in files], source, folder)
+    for name in without:
+        report.problem(f"failed: {name}: has no picture in {folder}.", source=name)
+    _enough(items)
+    model = for_engine(args, model_choice(args)) if args.model else None
+    job = PairJob(args.size, args.judged_background, model, args.device)
+    measured: dict[PairItem, PairMeasures] = {}
+    bar.total = len(items)
+    for item, made, error in _measured(args, job, items):
+        bar.update()
+        if made is not None:
+            measured[item] = made
+        else:
+            name = _at_fault(item)
+            report.problem(f"failed: {name}: {error}", source=name)
+    _enough(measured)
+    judged = [item for item in items if item in measured]  # in the renders' order, whoever was first
+    judge, names = Judge(photos), (THROUGH_VAE if args.model else "renders", folder.name or "outputs")
+    judge.add(names[0], [measured[item].base for item in judged])
+    judge.add(names[1], [measured[item].output for item in judged])
+    parts = [torch.empty(0, 3, args.size, args.size)] * 3 + [torch.empty(0, args.size, args.size)]
+    if args.sheet:  # only what it shows is looked at again
+        worker = job.start()
+        shown = [worker.crops(*worker.read(item)) for item in judged[:SHEET_PICTURES]]
+        parts = [torch.cat(part) for part in zip(*shown, strict=True)]
+    crops = dict(zip(names, parts[1:3], strict=True))
+    evaluation = judge.evaluation([item.name for item in judged], parts[0], crops, parts[3])
+    return evaluation, len(files) - len(judged)
+
+
+def _measured(
+    args: argparse.Namespace, job: PairJob, items: Pairs
+) -> Iterator[tuple[PairItem, PairMeasures | None, str | None]]:
+    """Each item with its measures, or with the sentence that says why there are none."""
+    if args.engine != "local":
+        with runner_of(args, items.out) as runner:
+            yield from ((done.item, done.made, done.error) for done in runner.run(job, items))
+        return
+    worker = job.start()
+    for item in items:
         try:
-            if path is None:
-                raise ImageError(f"has no picture in {folder}.")
-            picture = flatten_alpha(load_picture(path))
-            shape, own = picture.shape[1:], render.rgb.shape[1:]
-            if abs(shape[0] * own[1] - shape[1] * own[0]) > max(own) * 2:
-                raise ImageError(f"is {own[1]}x{own[0]} but its translation {shape[1]}x{shape[0]}: another shape.")
+            yield item, make_item(worker, item), None
+        except ItemFailed as error:
+            yield item, None, str(error)
+
+
+def _at_fault(item: PairItem) -> str:
+    """What a failure is said of: the render's file if that cannot be used, else the pair by its name."""
+    try:
+        load_render(item.source)
+    except ImageError:
+        return str(item.source)
+    return item.name
+
+
+def _translate(
+    args: argparse.Namespace, report: Reporter, bar: tqdm, files: list[Path], photos: Tensor | np.ndarray
+) -> tuple[Evaluation, int]:
+    """The table of configurations, and how many renders cannot be read."""
+    renders: list[Render] = []
+    for path in files:
+        try:
+            renders.append(load_render(path, path.relative_to(place(args.renders)).as_posix()))
         except ImageError as error:
-            report.problem(f"failed: {render.name}: {error}", source=render.name)
-            continue
-        judged.append(render)
-        outputs.append(picture)
-    _enough(judged)
-    # without the model SSIM and CIEDE2000 contain the VAE's own loss
-    pictures = [r.rgb for r in judged]
-    base = ("renders through the VAE", round_trip(load_host(args), pictures)) if args.model else ("renders", pictures)
-    sets = {folder.name or "outputs": outputs}
-    sizes = {"size": args.size, "background": args.judged_background}
-    result = judge_pictures(judged, base, sets, photos, Lite0(), **sizes)
-    return result, len(renders) - len(judged)
-
-
-def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Evaluation:
+            report.problem(f"failed: {path}: {error}", source=str(path))
+    _enough(renders)
     values = given(args, TranslationParams)
     parse_configurations(args.configs, values)  # a misspelt name is told before a model is loaded
     negatives = load_negatives(args)
@@ -174,7 +222,7 @@ def _translate(args, report: Reporter, bar, renders: list[Render], photos) -> Ev
     )  # fmt: skip
     if rows:
         report.event("ablation", ablation_table(evaluation, rows) + "\n")
-    return evaluation
+    return evaluation, len(files) - len(renders)
 
 
 def _tell(args: argparse.Namespace, report: Reporter, evaluation: Evaluation) -> None:

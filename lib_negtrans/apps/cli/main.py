@@ -25,6 +25,7 @@ COMMANDS = {
     "train-positive": ("train_positive", "teach the model how garments look on photographs"),
     "adapt": ("adapt", "learn from photographs, then from renders, into one file"),
     "prepare": ("prepare", "make a training folder from any folder of pictures"),
+    "caption": ("caption", "write a caption beside each picture"),
     "evaluate": ("evaluate", "measure translations against photographs"),
     "inspect": ("inspect", "say what an embedding or checkpoint file is"),
     "combine": ("combine", "merge, average or scale embeddings"),

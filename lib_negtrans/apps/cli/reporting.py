@@ -23,13 +23,14 @@ class Reporter:
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.as_json, self.quiet = as_json, quiet
+        self._out = sys.stdout  # as it is now: libraries' own talk may be led elsewhere later
 
     def event(self, kind: str, line: str | None = None, **fields: Any) -> None:
         """One event: `line` for people (unless --quiet), fields for --json."""
         if self.as_json:
-            print(json.dumps({"event": kind, **fields}, ensure_ascii=False, default=str), flush=True)
+            print(json.dumps({"event": kind, **fields}, ensure_ascii=False, default=str), file=self._out, flush=True)
         elif line is not None and not self.quiet:
-            tqdm.write(line)
+            tqdm.write(line, file=self._out)
 
     def problem(self, line: str, **fields: Any) -> None:
         """A failure that does not end the run: always on standard error, and an event with --json."""

@@ -10,23 +10,28 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lib_negtrans.files import place
 from lib_negtrans.pictures.images import parse_size
 from lib_negtrans.pictures.masks import SOURCES
-from lib_negtrans.pictures.tree import Item, plan
-from lib_negtrans.runners.launched import runner_here
 from lib_negtrans.runners.runner import ItemDone
+from lib_negtrans.translation.folder import Item, plan
 from lib_negtrans.translation.item import Made, TranslationJob
 from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import Progress
 
 from .common_options import add_negative, add_params, given, load_negatives, model_choice, output_folder
-from .reporting import EXIT_DONE, EXIT_SOME_FAILED, Reporter
+from .engine import Rate, add_engine, for_engine, runner_of, summary
+from .reporting import EXIT_DONE, Reporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--input", required=True, help="a picture, or a folder with sub-folders")
-    parser.add_argument("--out", required=True, help="folder for the PNGs; it gets the same sub-folders as the input")
+    parser.add_argument(
+        "--input", required=True, help="a picture, or a folder with sub-folders; or a URL such as s3://bucket/renders"
+    )
+    parser.add_argument(
+        "--out", required=True, help="folder or URL for the PNGs; it gets the same sub-folders as the input"
+    )
     add_negative(parser)
     presets = "; ".join(f"{name}: {text}" for name, (text, _values) in TRANSLATION_PRESETS.items())
     parser.add_argument("--preset", default="default", choices=tuple(TRANSLATION_PRESETS), help=presets)
@@ -40,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{TranslationParams.options()['mask'].help} Give one of {sources}, or a painted mask (white is "
         "translated), or a folder of such masks with the same names as the input (default: none)",
     )  # fmt: skip
+    add_engine(parser)
     add_params(parser, TranslationParams, skip=("mask",))
 
 
@@ -49,10 +55,10 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     params = translation_preset(args.preset, **given(args, TranslationParams))
     size = parse_size(args.size) if args.size else None
     out = output_folder("--out", args.out)
-    runner = runner_here(out, args.overwrite)
-    items = plan(Path(args.input), out, masks)
+    runner = runner_of(args, out, args.overwrite)
+    items = plan(place(args.input), out, masks)
     params, embeddings = with_negatives(params, load_negatives(args))
-    job = TranslationJob(model_choice(args), params, embeddings, size)
+    job = TranslationJob(for_engine(args, model_choice(args)), params, embeddings, size)
     with runner:
         results = runner.run(job, items, lambda step: telling.progress(step))
         if params.prompt == params.negative_prompt and runner.is_main:
@@ -69,14 +75,14 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
             total, lost = runner.finish(telling.counts)
     if not runner.is_main:
         return EXIT_DONE  # another code would make the launcher end the others
-    return _summary(report, total, lost, len(items), time.time() - runner.began, out)
+    return summary(report, "translated", total, lost, len(items), time.time() - runner.began, out)
 
 
 def _masks(args: argparse.Namespace) -> Path | None:
     """The painted masks that --mask names; it is left as the parameter's value."""
     if args.mask is None or (args.mask in SOURCES and args.mask != "file"):
         return None
-    path, args.mask = Path(args.mask), "file"
+    path, args.mask = place(args.mask), "file"
     return path
 
 
@@ -88,6 +94,7 @@ class _Telling:
         self.counts: Counter[str] = Counter(translated=0, failed=0)
         self._began = time.perf_counter()
         self._old = self._seen = 0  # outputs that were there before; all that was told
+        self._rate = Rate()
 
     def progress(self, progress: Progress) -> None:
         self.bar.set_postfix_str(f"{progress.phase} {progress.index + 1}/{progress.total}")
@@ -101,6 +108,9 @@ class _Telling:
                 self.bar.initial += 1
         self._seen += 1
         self.bar.update()
+        if rate := self._rate.add(result):
+            self.bar.set_postfix_str(rate)
+            fields["where"] = result.where
         if result.made is not None:
             self._made(result.made, fields)
         elif result.skipped:
@@ -125,13 +135,3 @@ class _Telling:
     def _remaining(self, total: int) -> float:
         done = max(1, self._seen - self._old)
         return round((time.perf_counter() - self._began) / done * (total - self._seen), 1)
-
-
-def _summary(report: Reporter, total: dict[str, int], lost: list[int], items: int, seconds: float, out: Path) -> int:
-    for rank in lost:
-        report.problem(f"process {rank} ended too early; run the same command again to do what it has left.")
-    done, failed = total["translated"], total["failed"]
-    skipped = max(0, items - done - failed)
-    summary = f"{done} translated, {skipped} done already, {failed} failed, in {seconds:.1f} s; see {out}"
-    report.event("done", summary, translated=done, skipped=skipped, failed=failed, seconds=seconds)
-    return EXIT_SOME_FAILED if failed or lost else EXIT_DONE

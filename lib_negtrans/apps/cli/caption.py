@@ -1,0 +1,80 @@
+"""`python -m lib_negtrans caption FOLDER --captioner DIR`: alone or together with other processes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lib_negtrans.files import place
+from lib_negtrans.preparation.captioning import MAX_TOKENS, Captioned, CaptionItem, CaptionJob, captions_of
+from lib_negtrans.runners.runner import ItemDone
+
+from .engine import Rate, add_engine, runner_of, summary
+from .reporting import EXIT_DONE, CallError, Reporter
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Write NAME.txt beside each picture; training reads it as the picture's words."
+    parser.epilog = "--model and --lora change nothing here."
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="a folder with pictures and sub-folders, or one picture; or a URL"
+    )
+    parser.add_argument(
+        "--captioner", required=True, metavar="DIR",
+        help="folder of an image-to-text model as transformers saves it: BLIP, BLIP-2, GIT, vision-encoder-decoder, ..",
+    )  # fmt: skip
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="words that every caption begins with")
+    parser.add_argument(
+        "--max-tokens", type=int, default=MAX_TOKENS, metavar="N",
+        help=f"longest caption, in the captioner's tokens (default: {MAX_TOKENS})",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the .txt files that are there already")
+    add_engine(parser)
+
+
+def run(args: argparse.Namespace, report: Reporter) -> int:
+    """Caption; 0 done, 1 some pictures failed. Raises UserError for a wrong call."""
+    if args.max_tokens < 1:
+        raise CallError(f"--max-tokens {args.max_tokens} must be 1 or more.")
+    folder = place(args.folder)
+    items = captions_of(folder)  # before the runner, which would make a folder that is not there
+    dtype = args.dtype and getattr(torch, args.dtype)
+    job = CaptionJob(
+        Path(args.captioner).expanduser().absolute(), " ".join(args.prompt.split()), args.max_tokens, args.device, dtype
+    )
+    counts: Counter[str] = Counter(captioned=0, failed=0)
+    with runner_of(args, items.out, args.overwrite) as runner:
+        results, rate = runner.run(job, items), Rate()
+        speaker = report if runner.is_main else report.silent()
+        with speaker.bar(total=len(items), unit="picture") as bar:
+            for result in results:
+                bar.update()
+                if said := rate.add(result):
+                    bar.set_postfix_str(said)
+                _tell(report, result, counts)
+            total, lost = runner.finish(counts)
+    if not runner.is_main:
+        return EXIT_DONE  # another code would make the launcher end the others
+    return summary(report, "captioned", total, lost, len(items), time.time() - runner.began, folder)
+
+
+def _tell(report: Reporter, result: ItemDone[CaptionItem, Captioned], counts: Counter[str]) -> None:
+    """Say what became of a picture, and count it."""
+    fields: dict[str, Any] = {"source": str(result.item.source), "index": result.index, "total": result.total}
+    if result.made is not None:
+        made = result.made
+        counts["captioned"] += 1
+        report.event(
+            "captioned", f"{made.path}  {made.text}", target=str(made.path), text=made.text, seconds=made.seconds,
+            **fields,
+        )  # fmt: skip
+    elif result.skipped:
+        report.event("skipped", None, **fields)
+    else:
+        counts["failed"] += 1
+        report.problem(f"failed: {result.item.source}: {result.error}", **fields)

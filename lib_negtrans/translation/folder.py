@@ -1,0 +1,68 @@
+"""The pictures of a file or a folder tree, and the PNGs to be made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib_negtrans.files import stem_and_suffix, store_errors
+from lib_negtrans.options import ParamError
+from lib_negtrans.pictures.images import EXTENSIONS
+from lib_negtrans.pictures.tree import in_path_order, look_through
+from lib_negtrans.runners.runner import Items
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture to work on: its file, and the PNG to be made of it. masks and root: see `masks.mask_file`."""
+
+    source: Path
+    target: Path
+    masks: Path | None = None
+    root: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plan(Items[Item]):
+    """A folder's pictures by name, and where their PNGs go; see `plan`. shared: names whose stem two files have."""
+
+    names: Sequence[str]
+    source: Path
+    out: Path
+    masks: Path | None = None
+    shared: frozenset[str] = frozenset()
+    root: Path | None = None
+
+    def target_name(self, name: str) -> str:
+        head, suffix = stem_and_suffix(name)
+        return f"{name}.png" if name in self.shared and suffix != ".png" else f"{head}.png"
+
+    def item(self, name: str) -> Item:
+        return Item(self.source / name, self.out / self.target_name(name), self.masks, self.root)
+
+
+def plan(source: Path, out: Path, masks: Path | None = None) -> Plan:
+    """Items for a file or a folder tree; the tree is mirrored, two files of one stem keep their suffix in the name.
+
+    masks: a mask for all, or a folder that mirrors the tree by names; a picture without its mask is found out when it
+    is read. Raises ParamError when there is nothing at `source` or `masks`, or no picture in it, OSError for a store.
+    """
+    with store_errors():
+        if masks is not None and not masks.exists():
+            raise ParamError(f"there is no mask file or folder {masks}.")
+        if source.is_file():
+            return Plan([source.name], source.parent, out, masks)
+        if not source.is_dir():
+            raise ParamError(f"there is no file or folder {source}.")
+    names = in_path_order(look_through(source, exclude=out).pictures)
+    if masks is not None and type(masks) is type(source) and masks.is_relative_to(source):
+        place = masks.relative_to(source).as_posix()
+        names = [name for name in names if name != place and not name.startswith(f"{place}/")]
+    if not names:
+        raise ParamError(f"no pictures were found in {source}: it takes {', '.join(sorted(EXTENSIONS))} files.")
+    # compared without case, as Windows and macOS do
+    stems = Counter(stem_and_suffix(name)[0].casefold() for name in names)
+    shared = frozenset(name for name in names if stems[stem_and_suffix(name)[0].casefold()] > 1)
+    return Plan(names, source, out, masks, shared, source)
