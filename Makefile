@@ -6,14 +6,25 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 OLD := .diffusers-old
+RAY := .venv-ray
 
-.PHONY: demo test lint versions app bench clean
+.PHONY: demo test test-ray lint versions app bench clean
 
 demo: $(RUN)
 	$(BIN)/python -m lib_negtrans demo --out demo-out
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# folders on several machines, on a cluster of two in network namespaces (needs root and `ip`); an environment of its own
+test-ray: $(RAY)/.installed
+	$(RAY)/bin/python -m pytest tests/ray
+
+$(RAY)/.installed: requirements-ray.lock requirements-evaluate.lock
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install --quiet -r requirements-ray.lock
+	$(RAY)/bin/python -m pip install --quiet --no-deps -r requirements-evaluate.lock
+	touch $@
 
 lint: $(TEST)
 	$(BIN)/python -m ruff check .
@@ -49,4 +60,4 @@ $(TEST): $(RUN) requirements-test.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLD) demo-out
+	rm -rf $(VENV) $(OLD) $(RAY) demo-out

@@ -95,8 +95,9 @@ class Hosts:
             _kill(pid)
 
     def workers(self) -> list[int]:
-        """Processes of actors on both machines, the journal's too."""
-        return [pid for name in self.names.values() for pid in self._pids(name) if _command(pid).startswith("ray::")]
+        """Processes of actors on both machines, the journal's too; not Ray's own agents: a machine ends with those."""
+        pids = [pid for name in self.names.values() for pid in self._pids(name)]
+        return [pid for pid in pids if _command(pid).startswith("ray::") and "Agent" not in _command(pid)]
 
     def _ray(self, host: str, *options: str) -> None:
         said = ""
