@@ -41,10 +41,8 @@ def engine(folder: Path, actors: int, pictures: int, seconds: float) -> None:
     busy = len(spans) * seconds / (actors * window)
     overhead = 1000 * (actors * window / len(spans) - seconds)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"| {actors} | {len(spans)} of {seconds:g} s | {window:.1f} | {busy:.1%} | {overhead:.1f} | {whole - window:.1f} "
-        f"| {memory:.0f} |", flush=True,
-    )  # fmt: skip
+    row = f"| {actors} | {len(spans)} of {seconds:g} s | {window:.1f} | {busy:.1%} | {overhead:.1f} |"
+    print(f"{row} {whole - window:.1f} | {memory:.0f} |", flush=True)
 
 
 def names(count: int) -> None:
