@@ -21,25 +21,26 @@ from lib_negtrans.translation.params import TranslationParams, translation_prese
 from lib_negtrans.translation.pipeline import translate_latent
 
 RENDERS = Path(__file__).resolve().parents[1] / "assets" / "renders" / "eval"
-SIZE = (128, 128)
+SIZE = (256, 256)
 # steps 1, 11, .., 281: the published grid's top, half its spacing; iterated until nothing moves
-FINE = {"steps": 100, "strength": 0.295, "fixed_point": 5, "step_share": 1.0}
+FINE = {"solver": "ddim", "steps": 100, "strength": 0.295, "fixed_point": 5, "step_share": 1.0}
 PRESETS: dict[str, dict] = {
     "fashionr2r": {"preset": "fashionr2r"},
-    "plain inversion": {"fixed_point": 0, "step_share": 1.0},
+    "plain inversion": {"solver": "ddim", "fixed_point": 0, "step_share": 1.0},
+    "faithful": {"preset": "faithful"},
     "default": {},
     "fast": {"preset": "fast"},
 }
 CURVE: dict[str, dict] = {
-    **{f"ddim, K = {k}": {"fixed_point": k, "step_share": 1.0} for k in (0, 1, 2, 3)},
+    **{f"ddim, K = {k}": {"solver": "ddim", "fixed_point": k, "step_share": 1.0} for k in (0, 1, 2, 3)},
     **{
-        f"ddim, K = {k}, {count} steps": {"fixed_point": k, "step_share": count / 15}
+        f"ddim, K = {k}, {count} steps": {"solver": "ddim", "fixed_point": k, "step_share": count / 15}
         for count in (12, 10, 8, 6, 5)
         for k in (0, 1)
     },
     **{
         f"difference, {count} steps": {"solver": "difference", "step_share": count / 15}
-        for count in (15, 10, 8, 7, 6, 5, 4, 3)
+        for count in (15, 12, 10, 9, 8, 7, 6, 5, 4)
     },
 }
 

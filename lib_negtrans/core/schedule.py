@@ -50,25 +50,31 @@ def timestep_grid(steps: int, strength: float = 1.0, offset: int = 1) -> tuple[i
     return tuple(offset + i * spacing for i in range(strength_steps(steps, strength)))
 
 
-def thinned(timesteps: tuple[int, ...], count: int, alphas_cumprod: Tensor | None = None) -> tuple[int, ...]:
-    """`count` of ascending timesteps, the last among them, spaced as evenly as they allow in (s/a)^(2/3).
+def spaced(highest: int, count: int, through: int = 0, alphas_cumprod: Tensor | None = None) -> tuple[int, ...]:
+    """`count` ascending timesteps of 1..highest, as even in (s/a)^(2/3) as they can be; `highest` is among them.
 
-    That spacing, between even in s/a (too coarse near the clean end) and even in its square root, kept most decibels
-    from a fine grid (`benchmarks/translate.py --curve`). alphas_cumprod: (1000,), SD1's by default. Raises ValueError.
+    That spacing, between even in s/a (too coarse near the clean end) and even in its square root, keeps most decibels
+    from a fine grid (`benchmarks/translate.py --fidelity --curve`). through: another timestep that is among them, where
+    something changes on the way (with two or more); 0 for none. alphas_cumprod: (1000,), SD1's by default. Raises
+    ValueError for more than there are.
     """
-    if not 1 <= count <= len(timesteps):
-        raise ValueError(f"{count} of {len(timesteps)} timesteps cannot be taken.")
+    if not 1 <= count <= highest:
+        raise ValueError(f"{count} timesteps cannot be taken of {highest}.")
     alphas = sd1_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod
+    levels = [((1.0 - float(abar)) / float(abar)) ** (1 / 3) for abar in alphas[: highest + 1]]  # (s/a)^(2/3)
+    if not 0 < through < highest or count < 2:
+        return _even(levels, 0, highest, count)
+    below = round(count * (levels[through] - levels[0]) / (levels[highest] - levels[0]))
+    below = min(max(below, 1, count - (highest - through)), through, count - 1)
+    return _even(levels, 0, through, below) + _even(levels, through, highest, count - below)
 
-    def level(timestep: int) -> float:
-        abar = float(alphas[timestep])
-        return ((1.0 - abar) / abar) ** (1 / 3)  # (s/a)^(2/3)
 
-    lowest, highest = level(0), level(timesteps[-1])
-    free, taken = list(timesteps), []
+def _even(levels: list[float], low: int, high: int, count: int) -> tuple[int, ...]:
+    """`count` of low+1..high, high among them: each in turn, from the highest on, the free one nearest to its level."""
+    free, taken = list(range(low + 1, high + 1)), []
     for number in range(count, 0, -1):
-        wanted = lowest + (highest - lowest) * number / count
-        taken.append(min((abs(level(timestep) - wanted), timestep) for timestep in free)[1])
+        wanted = levels[low] + (levels[high] - levels[low]) * number / count
+        taken.append(min(free, key=lambda timestep: abs(levels[timestep] - wanted)))
         free.remove(taken[-1])
     return tuple(sorted(taken))
 

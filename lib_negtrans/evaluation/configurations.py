@@ -19,7 +19,7 @@ NAMED: dict[str, tuple[str, dict[str, Any]]] = {
     "no-tac": ("no attention control", {"tac_ratio": 0.0}),
     "none": ("no embedding and no prompts: the reconstruction", {"prompt": "", "negative_prompt": ""}),
     "plain": ("plain DDIM inversion over all steps, features recomputed",
-              {"fixed_point": 0, "features": "recomputed", "step_share": 1.0}),
+              {"solver": "ddim", "fixed_point": 0, "features": "recomputed", "step_share": 1.0}),
     "noise": ("img2img with the negative: noise instead of inversion, no attention control",
               {"start": "noise", "tac_ratio": 0.0}),
     "noise-tac": ("img2img with the negative and attention control", {"start": "noise"}),

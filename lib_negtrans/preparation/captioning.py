@@ -25,7 +25,7 @@ from transformers.utils import logging
 from lib_negtrans.errors import UserError
 from lib_negtrans.files import stem_and_suffix, store_errors, write_text_atomic
 from lib_negtrans.memory import is_out_of_memory
-from lib_negtrans.models.standalone import usable_device
+from lib_negtrans.models.standalone import file_hash, usable_device
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import EXTENSIONS, MINIMUM_SIDE, flatten_alpha, load_picture, to_pil
 from lib_negtrans.pictures.tree import look_through
@@ -96,7 +96,7 @@ class CaptionJob(Job[CaptionItem, Captioned]):
     """How every picture is captioned.
 
     captioner: a folder in transformers' layout. prompt: words that the model goes on from. max_tokens: the most that it
-    adds to them. device, dtype: as those of `standalone.ModelChoice`.
+    adds to them. device, dtype, sha256: as those of `standalone.ModelChoice`.
     """
 
     captioner: Path
@@ -104,6 +104,7 @@ class CaptionJob(Job[CaptionItem, Captioned]):
     max_tokens: int = MAX_TOKENS
     device: str | None = None
     dtype: torch.dtype | None = None
+    sha256: str | None = None
 
     def start(self, device: str | None = None) -> Captioner:
         """With the model loaded and tried; transformers is silent from then on. Raises CaptionerError, HostError."""
@@ -121,6 +122,8 @@ class Captioner(Worker[CaptionItem, Captioned]):
             raise CaptionerError(f"There is no folder {folder}: name one with an image-to-text model, such as BLIP.")
         if not (folder / "config.json").is_file():
             raise CaptionerError(f"{folder} has no model in transformers' layout: it lacks config.json.")
+        if job.sha256 is not None and file_hash(folder) != job.sha256:
+            raise CaptionerError(f"{folder} holds another model here than where the run was started: copy it again.")
         self.job, self.device = job, device
         self.dtype = job.dtype or (torch.float16 if device.type == "cuda" else torch.float32)
         self._load(folder)

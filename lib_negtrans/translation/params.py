@@ -10,7 +10,7 @@ from lib_negtrans.core.colour import WAYS as COLOUR_WAYS
 from lib_negtrans.core.guidance import OPTIONS as GUIDANCE_OPTIONS
 from lib_negtrans.core.guidance import VARIANTS
 from lib_negtrans.core.inversion import Order
-from lib_negtrans.core.schedule import thinned, timestep_grid
+from lib_negtrans.core.schedule import spaced, timestep_grid
 from lib_negtrans.core.translate import FeatureSource, Solver, controlled_steps
 from lib_negtrans.options import ParamError, Params, option
 from lib_negtrans.pictures.masks import SOURCES as MASK_SOURCES
@@ -52,7 +52,7 @@ class TranslationParams(Params):
     )  # fmt: skip
     steps: int = option(
         50, "Steps",
-        "Steps in the whole noise schedule. Steps x strength x step share of them are computed: 50 x 0.3 x 0.8 is 12.",
+        "Steps in the whole noise schedule. Steps x strength x step share of them are computed: 50 x 0.3 x 0.6 is 9.",
         minimum=1, maximum=999, step=1, infotext="NegTrans steps",
     )  # fmt: skip
     cfg_scale: float = option(
@@ -118,15 +118,15 @@ class TranslationParams(Params):
         choices=("auto", "captured", "recomputed"), infotext="NegTrans features", group="Attention",
     )  # fmt: skip
     solver: Solver = option(
-        "ddim", "Solver",
-        "ddim: inverts and samples with the same exact steps. difference: computes only how the result differs from "
-        "the render, which needs fewer steps.",
-        choices=("ddim", "difference"), infotext="NegTrans solver", group="Inversion",
+        "difference", "Solver",
+        "difference: computes only how the result differs from the render, which needs fewer steps and model calls. "
+        "ddim: inverts and samples with the same steps, made exact by fixed-point iterations.",
+        choices=("difference", "ddim"), infotext="NegTrans solver", group="Inversion",
     )  # fmt: skip
     step_share: float = option(
-        0.8, "Step share",
-        "Which share of the steps is computed. 1 computes all of them, and 0.8 gives nearly the same picture. With "
-        "the solver difference, use about 0.4.",
+        0.6, "Step share",
+        "Which share of the steps is computed. 1 computes all of them, and 0.6 gives nearly the same picture. With "
+        "the solver ddim, 0.8 does.",
         minimum=0.01, maximum=1.0, step=0.01, infotext="NegTrans step share", group="Inversion",
     )  # fmt: skip
     order: Order = option(
@@ -175,15 +175,22 @@ class TranslationParams(Params):
             raise ParamError("The published inversion order needs 0 fixed-point iterations and recomputed features.")
         if self.order == "published" and (self.solver != "ddim" or self.step_share != 1):
             raise ParamError("The published inversion order needs the solver ddim and a step share of 1.")
-        if self.solver == "difference" and self.start != "inversion":
-            raise ParamError("The solver difference needs the inversion: set Start from to inversion, or choose ddim.")
         return self
 
     @property
     def timesteps(self) -> tuple[int, ...]:
         """The timesteps that are taken, ascending. Raises ValueError for steps or strength out of range."""
         grid = timestep_grid(self.steps, self.strength)
-        return thinned(grid, max(1, round(len(grid) * self.step_share))) if self.step_share < 1 else grid
+        if self.step_share == 1:
+            return grid
+        # where attention control ends a step ends too: nothing else of the grid matters as much
+        ends = min(self._control_ends(level) for level in range(DEPTHS))
+        return spaced(grid[-1], max(1, round(len(grid) * self.step_share)), ends)
+
+    @property
+    def sampler(self) -> Solver:
+        """The solver of the way down: what starts from noise has no source to differ from."""
+        return self.solver if self.start == "inversion" else "ddim"
 
     @property
     def features_from(self) -> FeatureSource:
@@ -222,15 +229,20 @@ class TranslationParams(Params):
 
     def tac_steps_at(self, level: int) -> int:
         """How many of the first sampled steps are under attention control at this depth, 0 the full resolution."""
+        if self.order == "published":  # the released code multiplies in another order (METHOD: R4)
+            return int(self.steps * self.strength * self._ratio_at(level))
+        return sum(timestep > self._control_ends(level) for timestep in self.timesteps)
+
+    def _ratio_at(self, level: int) -> float:
         depths = self.depth_ratios()
         if not self.tac_blend or 0 < len(depths) <= level:
-            return 0
-        ratio = depths[level] if depths else self.tac_ratio
-        if self.order == "published":  # the released code multiplies in another order (METHOD: R4)
-            return int(self.steps * self.strength * ratio)
-        grid = timestep_grid(self.steps, self.strength)
-        controlled = grid[len(grid) - controlled_steps(len(grid), ratio) :]
-        return sum(timestep in controlled for timestep in self.timesteps)
+            return 0.0
+        return depths[level] if depths else self.tac_ratio
+
+    def _control_ends(self, level: int) -> int:
+        """The timestep down to which attention control acts at this depth: on the grid of all steps."""
+        grid = (0, *timestep_grid(self.steps, self.strength))
+        return grid[-1 - controlled_steps(len(grid) - 1, self._ratio_at(level))]
 
     @property
     def tac_steps(self) -> int:
@@ -249,9 +261,8 @@ _PUBLISHED: dict[str, Any] = {
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("The published method with its inversion corrected and the render's colours brought back.", {}),
     "fast": (
-        "Two fifths of the default's model calls: half as many steps, and each computes only how the result differs "
-        "from the render.",
-        {"solver": "difference", "step_share": 0.4},
+        "Two thirds of the default's model calls: fewer steps.",
+        {"step_share": 0.4},
     ),
     "faithful": (
         "The published method with its errors corrected and nothing added: all steps, an exact inversion, no colours "

@@ -123,7 +123,7 @@ def both_directions(
             trim_memory(device)  # guided calls have more rows: what single ones have freed does not fit them
             steps = translation_steps(
                 denoiser.kept(len(schedule)) if params.start == "inversion" else denoiser.noised(), schedule,
-                denoiser.guided, Method(params.tac_steps, params.features_from, params.solver),
+                denoiser.guided, Method(params.tac_steps, params.features_from, params.sampler),
                 trajectory=denoiser.trajectory, per_image=denoiser.per_image,
                 release_features=params.captures and key is None, blend=denoiser.blend,
             )  # fmt: skip

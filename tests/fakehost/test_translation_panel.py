@@ -63,10 +63,10 @@ def test_layer_counts_are_those_of_the_method():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "The render is inverted in 12 of 50 steps, up to noise level 281 of 1000"),
-        ({}, "In the first 10 of them, 10 of 16"),
-        ({}, "about 45 model calls"),
-        ({}, "level 281 of 1000, and 9 more model calls make this exact. The seed"),
+        ({}, "The render is inverted in 9 of 50 steps, up to noise level 281 of 1000. The seed"),
+        ({}, "In the first 7 of them, 10 of 16"),
+        ({}, "about 28 model calls"),
+        ({"solver": "ddim", "step_share": 1.0}, "level 281 of 1000, and 9 more model calls make this exact. The seed"),
         ({"solver": "difference", "step_share": 0.4}, "in 6 of 50 steps, up to noise level 281 of 1000. The seed"),
         (
             TRANSLATION_PRESETS["fashionr2r"][1] | {"source_prompt": "a render"},
@@ -76,9 +76,9 @@ def test_layer_counts_are_those_of_the_method():
         ({"tac_ratio": 0.0}, "Attention control is off"),
         ({"tac_blend": 0.0}, "Attention control is off"),
         ({"tac_blend": 0.25}, "10 of 16 attention layers hold 25 % of the render"),
-        ({"tac_depths": "1 0.5 0 0.2"}, "In the first 12 of them, 11 of 16"),
+        ({"tac_depths": "1 0.5 0 0.2"}, "In the first 9 of them, 11 of 16"),
         ({"guidance": "topk", "topk_ratio": 0.05}, "using only its strongest 5 %"),
-        ({"guidance": "sega", "prompt": "a photo"}, "about 57 model calls"),
+        ({"guidance": "sega", "prompt": "a photo"}, "about 37 model calls"),
         ({"strength": 0.9}, "changes the picture a lot"),
         ({"strength": 0.0}, "This cannot work: Strength must be above 0"),
         ({"order": "published"}, "This cannot work: The published inversion order"),
@@ -150,7 +150,8 @@ def test_what_does_nothing_is_hidden_until_its_guidance_is_chosen(fake_host):
     with gr.Blocks() as page:
         panel = dict(zip(arguments.NAMES, build(fake_host).inputs, strict=True))
     by_guidance = {name for name in arguments.PANEL_OPTIONS if name.startswith(("topk", "sega"))}
-    assert visible(page) == set(arguments.PANEL_OPTIONS) - by_guidance - {"background"} and len(by_guidance) == 6
+    hidden = by_guidance | {"background", "fixed_point"}
+    assert visible(page) == set(arguments.PANEL_OPTIONS) - hidden and len(by_guidance) == 6
     topk, mask = {"topk_ratio"}, {"background"}
     for hidden, cases in (
         (by_guidance, {"cfg": set(), "topk": topk, "sega": by_guidance - topk}),

@@ -31,7 +31,8 @@ from transformers import (
 )
 
 from lib_negtrans.apps.cli import main as cli
-from lib_negtrans.preparation.captioning import CaptionItem, CaptionJob, captions_of
+from lib_negtrans.models.standalone import file_hash
+from lib_negtrans.preparation.captioning import CaptionerError, CaptionItem, CaptionJob, captions_of
 from lib_negtrans.runners.runner import make_item
 from lib_negtrans.training.data.captions import filewords
 
@@ -258,3 +259,10 @@ def test_nothing_to_caption_is_one_sentence(caption, tmp_path, what):
     code, _out, err = caption("--overwrite", folder=tmp_path / what)
     assert code == 2 and len(err) == 1 and what in err[0]
     assert not (tmp_path / "nowhere").exists() and (tmp_path / "notes.txt").read_text() == "keep"
+
+
+def test_another_machine_must_have_the_same_captioner(blip, tmp_path):
+    right = file_hash(blip)
+    assert CaptionJob(blip, max_tokens=3, device="cpu", sha256=right).start().kind == "blip"
+    with pytest.raises(CaptionerError, match="holds another model here"):
+        CaptionJob(blip, max_tokens=3, device="cpu", sha256="0" * 64).start()

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, strength_steps, thinned, timestep_grid
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, spaced, strength_steps, timestep_grid
 
 ALPHAS = sd1_alphas_cumprod()
 
@@ -137,12 +137,28 @@ def test_position_without_timestep(position):
         Schedule.from_strength(ALPHAS, 50, 0.3).timestep(position)
 
 
-def test_thinned_keeps_the_last_and_is_dense_near_the_clean_end():
-    grid = timestep_grid(50, 0.3)
-    assert thinned(grid, 15) == grid
-    assert thinned(grid, 5) == (21, 61, 121, 201, 281) and thinned(grid, 1) == (281,)
+def level(timestep):
+    return float((1 - ALPHAS[timestep]) / ALPHAS[timestep]) ** (1 / 3)
+
+
+def test_spaced_timesteps_are_even_in_their_level_and_end_at_the_highest():
+    assert spaced(281, 1) == (281,) and spaced(281, 281) == tuple(range(1, 282))
     for count in range(1, 16):
-        taken = thinned(grid, count)
-        assert len(taken) == count and taken[-1] == 281 and set(taken) <= set(grid) and list(taken) == sorted(taken)
-    with pytest.raises(ValueError, match="16 of 15"):
-        thinned(grid, 16)
+        taken = spaced(281, count)
+        assert len(taken) == count and taken[-1] == 281 and list(taken) == sorted(set(taken))
+    parts = [level(high) - level(low) for low, high in zip((0, *spaced(281, 9)), spaced(281, 9), strict=False)]
+    assert max(parts) < 1.1 * min(parts)
+    with pytest.raises(ValueError, match="16 timesteps cannot be taken of 15"):
+        spaced(15, 16)
+
+
+@pytest.mark.parametrize("through", [1, 2, 21, 41, 280])
+@pytest.mark.parametrize("count", [2, 3, 9, 40, 281])
+def test_spaced_timesteps_go_through_the_one_that_is_asked_for(through, count):
+    taken = spaced(281, count, through)
+    assert len(set(taken)) == count and through in taken and taken[-1] == 281 and list(taken) == sorted(taken)
+
+
+def test_a_timestep_that_is_no_place_to_go_through_changes_nothing():
+    assert spaced(281, 9, 0) == spaced(281, 9, 281) == spaced(281, 9) and spaced(281, 1, 21) == (281,)
+    assert spaced(281, 9, 21) == (6, 21, 44, 75, 113, 154, 197, 239, 281)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lib_negtrans.core.attention import AttentionControl, shallow_layers
 from lib_negtrans.core.guidance import cfg
 from lib_negtrans.core.inversion import Trajectory, inversion_steps, second_order_steps
-from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, thinned
+from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, spaced
 from lib_negtrans.core.translate import Method, controlled_steps, translation_steps
 from lib_negtrans.steps import finish
 from tests.ldm_unet import call, diffusers_unet, ldm_twin
@@ -173,7 +173,7 @@ def second_order(start, schedule, predict):
 
 
 def test_the_difference_solver_gives_the_source_back_exactly_whatever_the_model():
-    schedule = Schedule(sd1_alphas_cumprod(), thinned(SCHEDULE.timesteps, 4))
+    schedule = Schedule(sd1_alphas_cumprod(), spaced(SCHEDULE.timesteps[-1], 4))
 
     def wild(z, timestep):
         return torch.sin(20 * z + timestep)
@@ -195,7 +195,7 @@ def test_the_difference_solver_gives_the_source_back_exactly_whatever_the_model(
 
 def test_a_constant_difference_is_integrated_exactly():
     """e - e_src = d: z/a moves by d times the change of s/a, over any grid."""
-    schedule = Schedule(sd1_alphas_cumprod(), thinned(SCHEDULE.timesteps, 3))
+    schedule = Schedule(sd1_alphas_cumprod(), spaced(SCHEDULE.timesteps[-1], 3))
     start, difference = drawn(1, 4, *SIZE), drawn(1, 4, *SIZE, seed=1)
     trajectory = second_order(start, schedule, lambda z, t: 0.3 * z)
     steps = translation_steps(
@@ -208,7 +208,7 @@ def test_a_constant_difference_is_integrated_exactly():
 
 
 def test_pictures_of_one_source_share_its_row():
-    schedule = Schedule(sd1_alphas_cumprod(), thinned(SCHEDULE.timesteps, 3))
+    schedule = Schedule(sd1_alphas_cumprod(), spaced(SCHEDULE.timesteps[-1], 3))
     sources = drawn(2, 4, *SIZE)
     trajectory = second_order(sources, schedule, lambda z, t: 0.3 * z)
     of_image = [1, 0, 1]

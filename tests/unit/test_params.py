@@ -53,13 +53,31 @@ def test_presets_are_valid(name):
 def test_the_published_preset_recomputes_and_the_default_captures():
     assert translation_preset("fashionr2r").features_from == "recomputed"
     assert translation_preset("default").features_from == "captured"
-    assert translation_preset("default", fixed_point=0).features_from == "recomputed"
+    assert translation_preset("default", solver="ddim").features_from == "captured"
+    assert translation_preset("default", solver="ddim", fixed_point=0).features_from == "recomputed"
+
+
+def test_what_starts_from_noise_is_sampled_by_itself():
+    assert translation_preset("default").sampler == "difference"
+    assert translation_preset("default", start="noise").validate().sampler == "ddim"
+
+
+def test_a_step_ends_where_attention_control_does():
+    assert translation_preset("default").timesteps == (6, 21, 44, 75, 113, 154, 197, 239, 281)
+    assert translation_preset("default").tac_steps == 7
+    half = translation_preset("default", tac_ratio=0.5)  # 7 of 15 steps: from 281 to 161, and on to 141
+    assert 141 in half.timesteps and half.tac_steps == sum(t > 141 for t in half.timesteps)
+    for ratio, steps in ((0.0, 0), (1.0, 9)):
+        assert translation_preset("default", tac_ratio=ratio).tac_steps == steps
+    depths = translation_preset("default", tac_depths="0.9 0.5")
+    assert [depths.tac_steps_at(level) for level in range(3)] == [7, sum(t > 141 for t in depths.timesteps), 0]
 
 
 def test_infotext_gives_every_option_back():
     params = TranslationParams(
         prompt="a photo", negative_prompt='neg-x, "quoted"', source_prompt="a render, grey: studio", strength=0.42,
-        steps=40, cfg_scale=5.5, tac_layers=64, tac_ratio=0.35, fixed_point=2, start="noise", features="recomputed",
+        steps=40, cfg_scale=5.5, tac_layers=64, tac_ratio=0.35, fixed_point=2, start="noise", solver="ddim",
+        features="recomputed",
         guidance="sega", sega_threshold=0.8, sega_warmup=2, sega_cooldown=9, sega_momentum=0.3, sega_beta=0.5,
         cfg_rescale=0.7, tac_halves="both", tac_blend=0.5, tac_depths="0.9 0.5",
         colour="statistics", colour_strength=0.4, mask="border", background="keep",

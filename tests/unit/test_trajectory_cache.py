@@ -27,6 +27,10 @@ def params(preset="default", **values) -> TranslationParams:
     return translation_preset(preset, **{"steps": 20, **whole, **values})
 
 
+def ddim_params(**values) -> TranslationParams:
+    return params(**{"solver": "ddim", **values})
+
+
 @pytest.mark.parametrize("preset", ["default", "fast", "fashionr2r"])
 def test_a_second_translation_does_not_invert_and_differs_in_nothing(calm_tiny_host, image, preset):
     cache, host = TrajectoryCache(), calm_tiny_host
@@ -75,6 +79,7 @@ def key(host, latent, values, capture_flag=256, alphas=None, context=None):
 def test_what_changes_the_trajectory_changes_the_key(shared_tiny_host):
     host = shared_tiny_host
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    params = ddim_params
     plain = key(host, latent, params())
     assert plain == key(host, latent.clone(), params())
     same = ({"prompt": "a photo"}, {"negative_prompt": "neg"}, {"cfg_scale": 2.0}, {"seed": 5}, {"guidance": "perp"})
@@ -99,7 +104,7 @@ def test_what_changes_the_trajectory_changes_the_key(shared_tiny_host):
 
 def test_the_released_order_is_guided_where_there_is_a_source_prompt(shared_tiny_host):
     latent = torch.zeros(1, 4, 8, 8)
-    published = {"order": "published", "fixed_point": 0, "features": "recomputed"}
+    published = {"order": "published", "fixed_point": 0, "features": "recomputed", "solver": "ddim"}
 
     def at(cfg_scale, source_prompt):
         return key(shared_tiny_host, latent, params(**published, cfg_scale=cfg_scale, source_prompt=source_prompt))

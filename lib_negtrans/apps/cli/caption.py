@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lib_negtrans.files import place
+from lib_negtrans.models.standalone import file_hash
 from lib_negtrans.preparation.captioning import MAX_TOKENS, Captioned, CaptionItem, CaptionJob, captions_of
 from lib_negtrans.runners.runner import ItemDone
 
@@ -44,9 +45,9 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     folder = place(args.folder)
     items = captions_of(folder)  # before the runner, which would make a folder that is not there
     dtype = args.dtype and getattr(torch, args.dtype)
-    job = CaptionJob(
-        Path(args.captioner).expanduser().absolute(), " ".join(args.prompt.split()), args.max_tokens, args.device, dtype
-    )
+    captioner, prompt = Path(args.captioner).expanduser().absolute(), " ".join(args.prompt.split())
+    elsewhere = file_hash(captioner) if args.engine != "local" and captioner.is_dir() else None
+    job = CaptionJob(captioner, prompt, args.max_tokens, args.device, dtype, elsewhere)
     counts: Counter[str] = Counter(captioned=0, failed=0)
     with runner_of(args, items.out, args.overwrite) as runner:
         results, rate = runner.run(job, items), Rate()
