@@ -46,7 +46,7 @@ def test_it_is_there_and_fits_narrow_windows(page):
     assert page.title() == "Realistic Translation"
     tabs = page.locator("#negtrans_tabs button").all_inner_texts()
     assert [text.strip() for text in tabs[:2]] == ["Realistic Translation", "Train Negative Embedding"]
-    assert "Then 12 steps follow" in page.inner_text(f"{P}summary")
+    assert "Then 9 steps follow" in page.inner_text(f"{P}summary")
     for width in (1280, 800, 420):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
@@ -64,7 +64,7 @@ def test_translate_compare_download_and_restore(page, render, tmp_path):
     fill(page, "steps", "10")
     fill(page, "strength", "0.4")
     page.fill(f"{P}negative_prompt textarea", "3d render, plastic")
-    page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('in 3 of 10')")
+    page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('in 2 of 10')")
     page.click(f"{P}translate")
     page.wait_for_selector(f"{P}stage .negtrans-compare")
     assert "Finished." in page.inner_text(f"{P}progress")

@@ -106,7 +106,7 @@ def in_html() -> set[str]:
 def in_summaries() -> set[str]:
     """The templates of all that a summary can say, with values that are words, and its other texts."""
     changes = [
-        {"fixed_point": 0}, {"start": "noise"}, {"tac_ratio": 0.0}, {"tac_blend": 0.5}, {"mask": "alpha"},
+        {"solver": "ddim"}, {"start": "noise"}, {"tac_ratio": 0.0}, {"tac_blend": 0.5}, {"mask": "alpha"},
         {"mask": "alpha", "background": "keep"}, {"strength": 0.9}, {"strength": 0.0},
         *({"guidance": kind} for kind in GUIDANCE_KINDS),
     ]  # fmt: skip

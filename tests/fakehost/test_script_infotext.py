@@ -55,10 +55,10 @@ def panels():
     for preset in TRANSLATION_PRESETS:
         yield preset, filled([1, preset, "neg-render", 1.25])
     start = [1, "default", "neg-render", 0.7, "a render, of: 1", "noise", 3, 1024, 0.35, "recomputed", "ascending"]
-    yield "sega and all", filled([*start, "sega", None, 0.8, 3, 7, 0.25, 0.6, 0.7, "both", 0.35, "0.9 0.5, 0"])
-    yield "topk", filled([*start, "topk", 0.25])
+    yield "sega and all", filled([*start, "sega", None, 0.8, 3, 7, 0.25, 0.6, 0.7, "both", 0.35, "0.9 0.5, 0", "ddim"])
+    yield "topk", filled([*start, "topk", 0.25, *[None] * 9, "ddim"])
     start = [1, "default", "None", 1.0, 'two\nlines "quoted", \\', "inversion", 0, 64, 0.0, "auto", "ascending"]
-    yield "quotes", filled(start)
+    yield "quotes", filled([*start, *[None] * 11, "ddim"])
 
 
 def filled(values):

@@ -96,7 +96,7 @@ def test_an_interrupt_ends_it_after_the_step(workplace, monkeypatch):
             yield next(steps)
 
     monkeypatch.setattr(job, "translate_image", stop_in_the_third_step)
-    runner.start(request())
+    runner.start(request(step_share=1.0))
     state = runner.wait(60)
     assert (state.phase, state.step, state.result) == (STOPPED, 3, None)
     assert not workplace.lock.locked()
@@ -156,7 +156,7 @@ def test_the_shares_of_all_steps_make_one(values):
 def test_settings_come_back_from_a_picture():
     params = TranslationParams(
         prompt="a photo: one\nof two lines", negative_prompt='plastic, "shiny"', source_prompt="a, b", steps=20,
-        strength=0.45, cfg_scale=3.0, seed=7, start="noise", tac_ratio=0.5, fixed_point=2,
+        strength=0.45, cfg_scale=3.0, seed=7, start="noise", tac_ratio=0.5, solver="ddim", fixed_point=2,
     )  # fmt: skip
     assert TranslationParams(**settings_from_infotext(format_infotext(params, (64, 64)))) == params
     # the webui writes steps, scale and strength under its own keys only
