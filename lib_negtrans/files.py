@@ -49,21 +49,25 @@ def is_remote(path: Any) -> bool:
 
 
 @contextlib.contextmanager
-def store_errors() -> Iterator[None]:
-    """Inside, what a store's package raises is an OSError: each has classes of its own."""
+def store_errors(where: Path) -> Iterator[None]:
+    """Inside, what a store's package raises is an OSError that names the place: each has classes of its own."""
     try:
         yield
-    except (OSError, UserError):
+    except UserError:
         raise
     except Exception as error:
-        raise OSError(f"the store answers {type(error).__name__}: {error}") from error
+        if not is_remote(where):
+            raise
+        if isinstance(error, FileNotFoundError):
+            raise FileNotFoundError(f"there is no {where}, or no such bucket.") from error
+        raise OSError(f"{where} cannot be reached ({type(error).__name__}: {error}).") from error
 
 
 def fetched(path: Path) -> Path:
     """A file of a store as a local copy, made once; a local path as it is. Raises OSError."""
     if not is_remote(path):
         return path
-    with store_errors():
+    with store_errors(path):
         state = path.stat()
         version = hashlib.sha256(f"{path} {state.st_size} {state.st_mtime}".encode()).hexdigest()[:16]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "negtrans", version, path.name)
@@ -82,7 +86,7 @@ def walk(
     opened. A store is asked for all names at once. Raises OSError for a store.
     """
     if is_remote(folder):
-        with store_errors():
+        with store_errors(folder):
             yield from _walk_store(cast(Any, folder), exclude)
         return
     folder = Path(os.path.realpath(folder))
@@ -129,7 +133,7 @@ def atomic_write(path: str | Path, overwrite: bool = True) -> Iterator[Path]:
             temporary = Path(folder, f"{path.name}.tmp")
             temporary.touch()
             yield temporary
-            with store_errors():
+            with store_errors(path):
                 path.write_bytes(temporary.read_bytes())
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -92,7 +92,7 @@ def load_picture(file: Path | BinaryIO) -> Picture:
 def open_upright(file: Path | BinaryIO) -> Image.Image:
     """A whole picture of any mode as PIL has it, turned as its EXIF says. Raises ImageError, OSError of a store."""
     if is_remote(file):
-        with store_errors():
+        with store_errors(cast(Path, file)):
             file = io.BytesIO(cast(Path, file).read_bytes())
     try:
         with Image.open(file) as opened:

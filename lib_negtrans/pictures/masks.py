@@ -146,7 +146,8 @@ def mask_file(masks: Path, picture: Path, root: Path | None = None) -> Path:
     """
     if masks.is_file():
         return masks
-    place = masks / (picture.parent.relative_to(root) if root is not None else "")
+    below = "." if root is None else picture.parent.relative_to(root).as_posix()
+    place = masks if below == "." else masks / below  # a store has no "." in its names
     stems = (picture.stem, *reversed(mask_stems(picture.stem)))
     for name in (picture.name, *(f"{stem}{suffix}" for stem in stems for suffix in (".png", ".jpg", ".webp", ".tif"))):
         candidate = place / name

@@ -76,7 +76,7 @@ def captions_of(source: Path) -> CaptionPlan:
 
     Raises ParamError where there is nothing at `source`, or no picture, OSError for a store.
     """
-    with store_errors():
+    with store_errors(source):
         if source.is_file():
             folder, names = source.parent, [source.name] if source.suffix.lower() in EXTENSIONS else []
         elif source.is_dir():

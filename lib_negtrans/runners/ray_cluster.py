@@ -18,6 +18,8 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # what is called after the end must not start another Ray
+
 import pyarrow as pa
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -70,13 +72,19 @@ class RayRunner:
             settings |= {"include_dashboard": False, "address": "local"}
         else:
             settings |= {"address": self.options.address}
+        probed = False
         try:
-            _probe(self.options.address)
+            probed = _probe(self.options.address)
             ray.init(**settings)
         except (ray.exceptions.RayError, RuntimeError, ValueError, OSError) as error:
             self._quiet.close()
             at, why = self.options.address or "on this machine", _line(error, 0)
-            raise UserError(f"Ray {at} does not answer: start it, or give --ray-address ({why}).") from error
+            if probed:
+                raise UserError(
+                    f"Ray at {at} does not let this call in: set RAY_AUTH_MODE=token and copy the head's "
+                    f"~/.ray/auth_token to this machine ({why})."
+                ) from error
+            raise UserError(f"Ray {at} does not answer: start it, or give --ray-address HOST:PORT ({why}).") from error
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -128,7 +136,7 @@ class RayRunner:
         """(number of the item, values of its ItemDone, seconds, where)."""
         actors, gpus = self._actors()
         block = self.options.block or max(1, min(LARGEST_BLOCK, math.ceil(len(todo) / (actors * BLOCKS_PER_ACTOR))))
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         make_journal = ray.remote(
             num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here
         )(RemoteJournal)  # fmt: skip
@@ -157,24 +165,28 @@ class RayRunner:
 
     def _actors(self) -> tuple[int, float]:
         """How many actors there is room for, and the share of a GPU of each. Raises UserError for no room."""
-        there = ray.cluster_resources()
-        gpus = self.options.gpus if self.options.gpus is not None else float(there.get("GPU", 0) >= 1)
-        room = there.get("CPU", 0) / self.options.cpus
-        if gpus:
-            room = min(room, there.get("GPU", 0) / gpus)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        there = {name: sum(machine.get(name, 0) for machine in machines) for name in ("CPU", "GPU")}
+        cpus, gpus = self.options.cpus, self.options.gpus if self.options.gpus is not None else float(there["GPU"] >= 1)
+        room = 0
+        for machine in machines:  # an actor is on one machine
+            here = machine.get("CPU", 0) / cpus
+            room += int(min(here, machine.get("GPU", 0) / gpus) if gpus else here)
         if room < 1:
             raise UserError(
-                f"The cluster has {there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs: too few for one "
-                f"actor of {self.options.cpus:g} and {gpus:g} (--cpus-per-actor, --gpus-per-actor)."
+                f"No machine of the cluster has room for an actor of {cpus:g} cores and {gpus:g} GPUs; there are "
+                f"{there['CPU']:g} cores and {there['GPU']:g} GPUs in all (--cpus-per-actor, --gpus-per-actor)."
             )
-        return min(int(room), self.options.actors or int(room)), gpus
+        return min(room, self.options.actors or room), gpus
 
 
-def _probe(address: str | None) -> None:
-    """Raises OSError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+def _probe(address: str | None) -> bool:
+    """Whether it is HOST:PORT. Raises OSError where nothing listens there: Ray itself would try for minutes."""
     host, _, port = (address or "").rpartition(":")
     if port.isdigit() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=PROBE).close()
+        return True
+    return False
 
 
 def _line(error: Exception, number: int) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before a job is unpickled: nothing is ever fetched
+# before a job is unpickled: nothing is ever fetched, and sums are those of lib_negtrans/__main__.py
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 import pickle
 import socket
@@ -82,7 +84,8 @@ class RayWorker:
         rows, before = [], time.perf_counter()
         for done in Pass(ledger, self.worker, items, deque(range(len(items)))).results():
             now = time.perf_counter()
-            rows.append((numbers[done.index], _outcome(done), now - before, self.process))
+            seconds = getattr(done.made, "seconds", now - before)
+            rows.append((numbers[done.index], _outcome(done), seconds, self.process))
             before = now
         self.order.journal.forget.remote(numbers)
         return _table(rows)

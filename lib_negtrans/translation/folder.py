@@ -49,7 +49,7 @@ def plan(source: Path, out: Path, masks: Path | None = None) -> Plan:
     masks: a mask for all, or a folder that mirrors the tree by names; a picture without its mask is found out when it
     is read. Raises ParamError when there is nothing at `source` or `masks`, or no picture in it, OSError for a store.
     """
-    with store_errors():
+    with store_errors(source):
         if masks is not None and not masks.exists():
             raise ParamError(f"there is no mask file or folder {masks}.")
         if source.is_file():

@@ -15,7 +15,7 @@ from lib_negtrans.models.standalone import file_hash
 from lib_negtrans.preparation.captioning import MAX_TOKENS, Captioned, CaptionItem, CaptionJob, captions_of
 from lib_negtrans.runners.runner import ItemDone
 
-from .engine import Rate, add_engine, runner_of, summary
+from .engine import Rate, add_engine, runner_of, shared_place, summary
 from .reporting import EXIT_DONE, CallError, Reporter
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     """Caption; 0 done, 1 some pictures failed. Raises UserError for a wrong call."""
     if args.max_tokens < 1:
         raise CallError(f"--max-tokens {args.max_tokens} must be 1 or more.")
-    folder = place(args.folder)
+    folder = shared_place(args, place(args.folder))
     items = captions_of(folder)  # before the runner, which would make a folder that is not there
     dtype = args.dtype and getattr(torch, args.dtype)
     captioner, prompt = Path(args.captioner).expanduser().absolute(), " ".join(args.prompt.split())

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib_negtrans.files import is_remote
 from lib_negtrans.lora.merge import Loras
 from lib_negtrans.models.standalone import ModelChoice, file_hash, model_file
 from lib_negtrans.runners.launched import runner_here
@@ -59,6 +60,11 @@ def runner_of(args: argparse.Namespace, out: Path, overwrite: bool = False) -> R
     from lib_negtrans.runners.ray_cluster import RayRunner  # an extra, which takes a second to import
 
     return RayRunner(ray, overwrite)
+
+
+def shared_place(args: argparse.Namespace, path: Path) -> Path:
+    """A path as other machines know it: absolute where the work is done there."""
+    return path if args.engine == "local" or is_remote(path) else path.absolute()
 
 
 def _ray_options(args: argparse.Namespace) -> RayOptions | None:

@@ -29,7 +29,7 @@ from lib_negtrans.runners.runner import ItemFailed, make_item
 from lib_negtrans.translation.params import TranslationParams
 
 from .common_options import add_negative, add_params, given, load_host, load_negatives, model_choice
-from .engine import add_engine, for_engine, runner_of
+from .engine import add_engine, for_engine, runner_of, shared_place
 from .reporting import CallError, Reporter
 
 
@@ -125,8 +125,9 @@ def _judge(
     args: argparse.Namespace, report: Reporter, bar: tqdm, files: list[Path], photos: np.ndarray
 ) -> tuple[Evaluation, int]:
     """The table of --outputs, and how many of the pairs have failed."""
-    source, folder = place(args.renders), place(args.outputs)
-    items, without = pairs_of([path.relative_to(source).as_posix() for path in files], source, folder)
+    renders = [path.relative_to(place(args.renders)).as_posix() for path in files]
+    source, folder = (shared_place(args, place(text)) for text in (args.renders, args.outputs))
+    items, without = pairs_of(renders, source, folder)
     for name in without:
         report.problem(f"failed: {name}: has no picture in {folder}.", source=name)
     _enough(items)

@@ -21,7 +21,7 @@ from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationPara
 from lib_negtrans.translation.pipeline import Progress
 
 from .common_options import add_negative, add_params, given, load_negatives, model_choice, output_folder
-from .engine import Rate, add_engine, for_engine, runner_of, summary
+from .engine import Rate, add_engine, for_engine, runner_of, shared_place, summary
 from .reporting import EXIT_DONE, Reporter
 
 
@@ -54,9 +54,9 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     masks = _masks(args)
     params = translation_preset(args.preset, **given(args, TranslationParams))
     size = parse_size(args.size) if args.size else None
-    out = output_folder("--out", args.out)
+    out = shared_place(args, output_folder("--out", args.out))
     runner = runner_of(args, out, args.overwrite)
-    items = plan(place(args.input), out, masks)
+    items = plan(shared_place(args, place(args.input)), out, masks)
     params, embeddings = with_negatives(params, load_negatives(args))
     job = TranslationJob(for_engine(args, model_choice(args)), params, embeddings, size)
     with runner:
@@ -82,7 +82,7 @@ def _masks(args: argparse.Namespace) -> Path | None:
     """The painted masks that --mask names; it is left as the parameter's value."""
     if args.mask is None or (args.mask in SOURCES and args.mask != "file"):
         return None
-    path, args.mask = place(args.mask), "file"
+    path, args.mask = shared_place(args, place(args.mask)), "file"
     return path
 
 
