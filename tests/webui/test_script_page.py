@@ -131,7 +131,7 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     page.fill(f"{PANEL}tac_depths textarea", "0.9 0.5")
     page.wait_for_function(f"() => /strongest 25 %/.test(document.querySelector('{PANEL}summary').innerText)")
     page.fill(f"{PANEL}source_prompt textarea", 'a render, "cg"')
-    page.wait_for_function(f"() => /5 of 20 steps/.test(document.querySelector('{PANEL}summary').innerText)")
+    page.wait_for_function(f"() => /4 of 20 steps/.test(document.querySelector('{PANEL}summary').innerText)")
     assert "away from neg-test" in page.inner_text(f"{PANEL}summary")
     said = generate(page)
     assert "DPM++ 2M was not used" in said or "Euler" in said
