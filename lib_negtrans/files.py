@@ -22,11 +22,13 @@ def place(text: str | Path) -> Path:
 
     Raises UserError where the package for such URLs is not installed.
     """
+    if is_remote(text):
+        return cast(Path, text)
     scheme, separator, _rest = str(text).partition("://")
-    if not separator or not isinstance(text, str):
-        return cast(Path, text) if is_remote(text) else Path(text)
+    if not separator:
+        return Path(text)
     if scheme == "file":
-        return Path(url2pathname(urlsplit(text).path))
+        return Path(url2pathname(urlsplit(str(text)).path))
     try:
         import fsspec
         from upath import UPath

@@ -61,7 +61,7 @@ def spaced(highest: int, count: int, through: int = 0, alphas_cumprod: Tensor | 
     if not 1 <= count <= highest:
         raise ValueError(f"{count} timesteps cannot be taken of {highest}.")
     alphas = sd1_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod
-    levels = [((1.0 - float(abar)) / float(abar)) ** (1 / 3) for abar in alphas[: highest + 1]]  # (s/a)^(2/3)
+    levels = [((1.0 - abar) / abar) ** (1 / 3) for abar in alphas[: highest + 1].tolist()]  # (s/a)^(2/3)
     if not 0 < through < highest or count < 2:
         return _even(levels, 0, highest, count)
     below = round(count * (levels[through] - levels[0]) / (levels[highest] - levels[0]))

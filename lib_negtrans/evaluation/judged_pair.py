@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import Tensor
 
 from lib_negtrans.errors import UserError
-from lib_negtrans.files import stem_and_suffix
+from lib_negtrans.files import stem_and_suffix, store_errors
 from lib_negtrans.models import standalone
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture
 from lib_negtrans.pictures.tree import look_through
-from lib_negtrans.runners.runner import Items, Job, OnStep, Worker
+from lib_negtrans.runners.runner import FileItem, Items, Job, OnStep, Worker
 
 from .crops import Render, load_render
 from .feature_network import Lite0, missing_packages
@@ -22,11 +22,9 @@ from .run import FeatureNetwork, Measures, cut_all, measure, round_trip, source_
 
 
 @dataclass(frozen=True)
-class PairItem:
-    """The files of a render and of its translation; name: the render's path below its folder."""
+class PairItem(FileItem):
+    """A render and its translation; name: the render's path below its folder."""
 
-    source: Path
-    target: Path
     name: str
 
 
@@ -51,8 +49,9 @@ def pairs_of(renders: Sequence[str], source: Path, out: Path) -> tuple[Pairs, li
 
     Also the names of those that have none. Raises OSError for a store.
     """
-    there = out.is_dir()
-    found = {stem_and_suffix(name)[0]: name for name in (look_through(out).pictures if there else ())}
+    with store_errors(out):
+        there = look_through(out).pictures if out.is_dir() else ()
+    found = {stem_and_suffix(name)[0]: name for name in there}
     stems = {name: stem_and_suffix(name)[0] for name in renders}
     names = [f"{name}\n{found[stems[name]]}" for name in renders if stems[name] in found]
     return Pairs(names, source, out), [name for name in renders if stems[name] not in found]

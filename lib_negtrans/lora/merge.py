@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lib_negtrans.files import file_and_weight, is_remote
+from lib_negtrans.files import file_and_weight
 from lib_negtrans.models.protocol import ModelHost, UsedLora
 
 from .files import SHOWN_KEYS, LoraError, LoraFile, read_lora
@@ -45,7 +45,7 @@ class Loras:
 
     def pinned(self) -> Loras:
         """The same for other machines, which must have the same files. Raises LoraError."""
-        files = tuple((path if is_remote(path) else path.absolute(), weight) for path, weight in self.files)
+        files = tuple((path.absolute(), weight) for path, weight in self.files)  # a URL stays as it is
         return Loras(files, tuple(file.sha256 for file, _weight in self.read()))
 
     def __call__(self, host: ModelHost) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lib_negtrans.files import is_remote, stem_and_suffix, walk
+from lib_negtrans.files import is_remote, stem_and_suffix, store_errors, walk
+from lib_negtrans.options import ParamError
 
 from .images import EXTENSIONS, masks_among
 
@@ -51,6 +52,23 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
 def image_files(folder: Path, exclude: Path | None = None) -> list[Path]:
     """The pictures of `look_through`, as paths in the order of paths; what cannot be looked into is passed over."""
     return [folder / name for name in in_path_order(look_through(folder, exclude).pictures)]
+
+
+def pictures_in(folder: Path, exclude: Path | None = None, without: Path | None = None) -> list[str]:
+    """Names below a folder as `look_through` gives them, in the order of paths; `without` one of its files or folders.
+
+    Raises ParamError for nothing there and for no picture, OSError for a store.
+    """
+    with store_errors(folder):
+        if not folder.exists():
+            raise ParamError(f"there is no file or folder {folder}.")
+    names = in_path_order(look_through(folder, exclude).pictures)
+    if without is not None and type(without) is type(folder) and without.is_relative_to(folder):
+        own = without.relative_to(folder).as_posix()
+        names = [name for name in names if name != own and not name.startswith(f"{own}/")]
+    if not names:
+        raise ParamError(f"no pictures were found in {folder}: it takes {', '.join(sorted(EXTENSIONS))} files.")
+    return names
 
 
 def in_path_order(names: Iterable[str]) -> list[str]:

@@ -26,10 +26,9 @@ from lib_negtrans.errors import UserError
 from lib_negtrans.files import stem_and_suffix, store_errors, write_text_atomic
 from lib_negtrans.memory import is_out_of_memory
 from lib_negtrans.models.standalone import file_hash, usable_device
-from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import EXTENSIONS, MINIMUM_SIDE, flatten_alpha, load_picture, to_pil
-from lib_negtrans.pictures.tree import look_through
-from lib_negtrans.runners.runner import Items, Job, OnStep, Worker
+from lib_negtrans.pictures.tree import pictures_in
+from lib_negtrans.runners.runner import FileItem, Items, Job, OnStep, Worker
 
 KINDS: Any = MODEL_FOR_VISION_2_SEQ_MAPPING  # class of a configuration -> class of a model that captions
 MAX_TOKENS = 40
@@ -38,14 +37,6 @@ MAY_MISS = 0.1  # share of a model's tensors: files of known captioners lack a p
 
 class CaptionerError(UserError):
     """The captioner cannot be used; the message is one sentence that says why."""
-
-
-@dataclass(frozen=True)
-class CaptionItem:
-    """A picture, and the text file beside it."""
-
-    source: Path
-    target: Path
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ class Captioned:
 
 
 @dataclass(frozen=True)
-class CaptionPlan(Items[CaptionItem]):
+class CaptionPlan(Items[FileItem]):
     """Pictures by name below `out`, where their texts go too; see `captions_of`."""
 
     names: Sequence[str]
@@ -67,8 +58,8 @@ class CaptionPlan(Items[CaptionItem]):
     def target_name(self, name: str) -> str:
         return f"{stem_and_suffix(name)[0]}.txt"
 
-    def item(self, name: str) -> CaptionItem:
-        return CaptionItem(self.out / name, self.out / self.target_name(name))
+    def item(self, name: str) -> FileItem:
+        return FileItem(self.out / name, self.out / self.target_name(name))
 
 
 def captions_of(source: Path) -> CaptionPlan:
@@ -77,14 +68,8 @@ def captions_of(source: Path) -> CaptionPlan:
     Raises ParamError where there is nothing at `source`, or no picture, OSError for a store.
     """
     with store_errors(source):
-        if source.is_file():
-            folder, names = source.parent, [source.name] if source.suffix.lower() in EXTENSIONS else []
-        elif source.is_dir():
-            folder, names = source, look_through(source).pictures
-        else:
-            raise ParamError(f"there is no file or folder {source}.")
-    if not names:
-        raise ParamError(f"no pictures were found in {source}: it takes {', '.join(sorted(EXTENSIONS))} files.")
+        one = source.is_file() and source.suffix.lower() in EXTENSIONS
+    folder, names = (source.parent, [source.name]) if one else (source, pictures_in(source))
     first: dict[str, str] = {}
     for name in names:
         first.setdefault(stem_and_suffix(name)[0], name)
@@ -92,7 +77,7 @@ def captions_of(source: Path) -> CaptionPlan:
 
 
 @dataclass(frozen=True)
-class CaptionJob(Job[CaptionItem, Captioned]):
+class CaptionJob(Job[FileItem, Captioned]):
     """How every picture is captioned.
 
     captioner: a folder in transformers' layout. prompt: words that the model goes on from. max_tokens: the most that it
@@ -111,7 +96,7 @@ class CaptionJob(Job[CaptionItem, Captioned]):
         return Captioner(self, usable_device(self.device or device))
 
 
-class Captioner(Worker[CaptionItem, Captioned]):
+class Captioner(Worker[FileItem, Captioned]):
     """A job's captions with its model. Raises CaptionerError for a folder without a model that can caption so."""
 
     def __init__(self, job: CaptionJob, device: torch.device) -> None:
@@ -157,17 +142,17 @@ class Captioner(Worker[CaptionItem, Captioned]):
             self.prepare = AutoImageProcessor.from_pretrained(folder, **safe) if apart else both
             self.tokenizer = AutoTokenizer.from_pretrained(folder, **safe) if apart else both.tokenizer
 
-    def read(self, item: CaptionItem) -> Image.Image:
+    def read(self, item: FileItem) -> Image.Image:
         return to_pil(flatten_alpha(load_picture(item.source)))
 
-    def make(self, item: CaptionItem, content: Image.Image, on_step: OnStep | None = None) -> Captioned:
+    def make(self, item: FileItem, content: Image.Image, on_step: OnStep | None = None) -> Captioned:
         began = time.perf_counter()
         text = self._say(content)
         if not text:
             raise CaptionerError("the captioner gave no words for it.")
         return Captioned(item.target, text, time.perf_counter() - began)
 
-    def write(self, item: CaptionItem, result: Captioned) -> Captioned:
+    def write(self, item: FileItem, result: Captioned) -> Captioned:
         write_text_atomic(item.target, result.text)
         return result
 

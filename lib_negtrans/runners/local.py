@@ -10,7 +10,7 @@ from typing import Any
 
 from .claims import Claims
 from .passing import Pass, Turn
-from .runner import ItemDone, Items, ItemT, Job, MadeT, OnStep, still_to_make
+from .runner import ItemDone, Items, ItemT, Job, MadeT, OnStep, still_to_make, those_there_first
 
 
 class Local:
@@ -85,15 +85,9 @@ class LocalToStore(Local):
         self, job: Job[ItemT, MadeT], items: Items[ItemT], on_step: OnStep | None = None
     ) -> Iterator[ItemDone[ItemT, MadeT]]:
         """See `Runner.run`."""
-        todo = list(range(len(items))) if self.overwrite else still_to_make(items)
-        return self._results(Pass(self, job.start(self.device), items, deque(todo), on_step), set(todo))
-
-    @staticmethod
-    def _results(work: Pass[ItemT, MadeT], todo: set[int]) -> Iterator[ItemDone[ItemT, MadeT]]:
-        for index in range(len(work.items)):
-            if index not in todo:
-                yield ItemDone(work.items[index], index, len(work.items), skipped=True)
-        yield from work.results()
+        todo = still_to_make(items, self.overwrite)
+        work = Pass(self, job.start(self.device), items, deque(todo), on_step)
+        return those_there_first(items, todo, work.results())
 
     def begin(self, _index: int, _target: Path) -> Turn:
         return Turn(work=True)

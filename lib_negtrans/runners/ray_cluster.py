@@ -28,7 +28,7 @@ from lib_negtrans.errors import UserError
 
 from .ray_worker import NO_START, Order, RayWorker, RemoteJournal
 from .results_table import FOLDER, ResultsTable
-from .runner import ItemDone, Items, ItemT, Job, MadeT, OnStep, still_to_make
+from .runner import ItemDone, Items, ItemT, Job, MadeT, OnStep, still_to_make, those_there_first
 
 LARGEST_BLOCK = 32  # items that one actor takes at a time
 PROBE = 10.0  # seconds that a cluster may take to answer
@@ -66,12 +66,11 @@ class RayRunner:
     def __enter__(self) -> RayRunner:
         """Raises UserError where no cluster answers."""
         self._quiet.enter_context(redirect_stdout(sys.stderr))  # what Ray tells of its processes is no output of ours
-        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        settings["address"] = self.options.address or "local"
         if self.options.address is None:
-            settings |= {"include_dashboard": False, "address": "local"}
-        else:
-            settings |= {"address": self.options.address}
+            settings["include_dashboard"] = False  # of the Ray that is started
         probed = False
         try:
             probed = _probe(self.options.address)
@@ -98,8 +97,8 @@ class RayRunner:
         self, job: Job[ItemT, MadeT], items: Items[ItemT], on_step: OnStep | None = None
     ) -> Iterator[ItemDone[ItemT, MadeT]]:
         """See `Runner.run`; on_step gets nothing. Raises UserError where the job cannot start on a machine."""
-        make_all = self.overwrite or not job.writes
-        return self._results(job, items, list(range(len(items))) if make_all else still_to_make(items))
+        todo = still_to_make(items, self.overwrite or not job.writes)
+        return those_there_first(items, todo, self._results(job, items, todo) if todo else ())
 
     def finish(self, counts: Mapping[str, int]) -> tuple[dict[str, int], list[int]]:
         """See `Runner.finish`."""
@@ -108,20 +107,15 @@ class RayRunner:
     def _results(
         self, job: Job[ItemT, MadeT], items: Items[ItemT], todo: list[int]
     ) -> Iterator[ItemDone[ItemT, MadeT]]:
-        left = bytearray(len(items))
-        for index in todo:
-            left[index] = True
-        for index in range(len(items)):
-            if not left[index]:
-                yield ItemDone(items[index], index, len(items), skipped=True)
+        told = bytearray(len(items))
         table = ResultsTable(items.out / FOLDER) if job.writes else None
         try:
-            for number, values, seconds, where in self._rows(job, items, todo) if todo else ():
+            for number, values, seconds, where in self._rows(job, items, todo):
                 if number == NO_START:
                     raise UserError(values["error"])
-                if not left[number]:
+                if told[number]:
                     continue  # a block that was given to two
-                left[number] = False
+                told[number] = True
                 done = ItemDone(items[number], number, len(items), where=where, **values)
                 if table is not None:
                     table.add(done, seconds)

@@ -8,7 +8,7 @@ machines of a Ray cluster (`cluster.py`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,17 +20,15 @@ from lib_negtrans.memory import SENTENCE as OUT_OF_MEMORY
 from lib_negtrans.memory import is_out_of_memory
 
 
-class HasFiles(Protocol):
-    """Anything that one file is made of."""
+@dataclass(frozen=True)
+class FileItem:
+    """A file, and the one that is to be made of it."""
 
-    @property
-    def source(self) -> Path: ...
-
-    @property
-    def target(self) -> Path: ...
+    source: Path
+    target: Path
 
 
-ItemT = TypeVar("ItemT", bound=HasFiles)
+ItemT = TypeVar("ItemT", bound=FileItem)
 MadeT = TypeVar("MadeT")
 OnStep = Callable[[Any], object]
 
@@ -71,8 +69,13 @@ class Items(Sequence[ItemT]):
         return self.item(self.names[index])
 
 
-def still_to_make(items: Items[Any]) -> list[int]:
-    """The numbers of the items whose targets are not there. The folder is listed once. Raises OSError."""
+def still_to_make(items: Items[Any], overwrite: bool = False) -> list[int]:
+    """The numbers of the items whose targets are not there, all with overwrite. The folder is listed once.
+
+    Raises OSError.
+    """
+    if overwrite:
+        return list(range(len(items)))
     there = {f"{below}/{name}" if below else name for below, names in walk(items.out) for name in names}
     return [index for index, name in enumerate(items.names) if items.target_name(name) not in there]
 
@@ -145,6 +148,20 @@ class ItemDone(Generic[ItemT, MadeT]):
     skipped: bool = False
     elsewhere: bool = False
     where: str = ""
+
+
+def those_there_first(
+    items: Items[ItemT], todo: Sequence[int], results: Iterable[ItemDone[ItemT, MadeT]]
+) -> Iterator[ItemDone[ItemT, MadeT]]:
+    """What is said of the items that are not among `todo`, ascending numbers, and then the results of those."""
+    left = iter(todo)
+    following = next(left, None)
+    for index in range(len(items)):
+        if index == following:
+            following = next(left, None)
+        else:
+            yield ItemDone(items[index], index, len(items), skipped=True)
+    yield from results
 
 
 class Runner(AbstractContextManager["Runner"], Protocol):

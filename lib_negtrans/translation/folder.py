@@ -9,17 +9,14 @@ from pathlib import Path
 
 from lib_negtrans.files import stem_and_suffix, store_errors
 from lib_negtrans.options import ParamError
-from lib_negtrans.pictures.images import EXTENSIONS
-from lib_negtrans.pictures.tree import in_path_order, look_through
-from lib_negtrans.runners.runner import Items
+from lib_negtrans.pictures.tree import pictures_in
+from lib_negtrans.runners.runner import FileItem, Items
 
 
 @dataclass(frozen=True)
-class Item:
-    """A picture to work on: its file, and the PNG to be made of it. masks and root: see `masks.mask_file`."""
+class Item(FileItem):
+    """A picture, and the PNG to be made of it. masks and root: see `masks.mask_file`."""
 
-    source: Path
-    target: Path
     masks: Path | None = None
     root: Path | None = None
 
@@ -54,15 +51,8 @@ def plan(source: Path, out: Path, masks: Path | None = None) -> Plan:
             raise ParamError(f"there is no mask file or folder {masks}.")
         if source.is_file():
             return Plan([source.name], source.parent, out, masks)
-        if not source.is_dir():
-            raise ParamError(f"there is no file or folder {source}.")
-    names = in_path_order(look_through(source, exclude=out).pictures)
-    if masks is not None and type(masks) is type(source) and masks.is_relative_to(source):
-        place = masks.relative_to(source).as_posix()
-        names = [name for name in names if name != place and not name.startswith(f"{place}/")]
-    if not names:
-        raise ParamError(f"no pictures were found in {source}: it takes {', '.join(sorted(EXTENSIONS))} files.")
-    # compared without case, as Windows and macOS do
-    stems = Counter(stem_and_suffix(name)[0].casefold() for name in names)
-    shared = frozenset(name for name in names if stems[stem_and_suffix(name)[0].casefold()] > 1)
+    names = pictures_in(source, out, masks)
+    stems = [stem_and_suffix(name)[0].casefold() for name in names]  # compared without case, as Windows and macOS do
+    count = Counter(stems)
+    shared = frozenset(name for name, stem in zip(names, stems, strict=True) if count[stem] > 1)
     return Plan(names, source, out, masks, shared, source)

@@ -261,7 +261,7 @@ _PUBLISHED: dict[str, Any] = {
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": ("The published method with its inversion corrected and the render's colours brought back.", {}),
     "fast": (
-        "Two thirds of the default's model calls: fewer steps.",
+        "Needs two thirds of the default's model calls, because it takes fewer steps.",
         {"step_share": 0.4},
     ),
     "faithful": (

@@ -44,10 +44,11 @@ class Hosts:
         self.names = {HEAD: f"ng-a-{os.getpid()}", SECOND: f"ng-b-{os.getpid()}"}
         own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
         threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-        os.environ.pop("MKL_CBWR", None)  # a machine of a cluster has nothing of a call's own environment
         # sockets have short names: the temporary folder of a test is too deep
         self.ray_folder = Path(f"/tmp/ng-ray-{os.getpid()}")
-        self.environment = {**os.environ, **own, **threads, **STORE, "RAY_TMPDIR": str(self.ray_folder)}
+        # a machine of a cluster has nothing that a call sets for itself
+        inherited = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}
+        self.environment = {**inherited, **own, **threads, **STORE, "RAY_TMPDIR": str(self.ray_folder)}
 
     def __enter__(self) -> Hosts:
         for number, (address, name) in enumerate(self.names.items()):

@@ -14,17 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib_negtrans.files import write_bytes_atomic
-from lib_negtrans.runners.runner import Items, Job, Worker
+from lib_negtrans.runners.runner import FileItem, Items, Job, Worker
 
 
 @dataclass(frozen=True)
-class Text:
-    source: Path
-    target: Path
-
-
-@dataclass(frozen=True)
-class Texts(Items[Text]):
+class Texts(Items[FileItem]):
     names: Sequence[str]
     source: Path
     out: Path
@@ -33,11 +27,11 @@ class Texts(Items[Text]):
         return f"{name}.sha"
 
     def item(self, name):
-        return Text(self.source / name, self.out / self.target_name(name))
+        return FileItem(self.source / name, self.out / self.target_name(name))
 
 
 @dataclass(frozen=True)
-class TextJob(Job[Text, str]):
+class TextJob(Job[FileItem, str]):
     """log: a file that gets a line `begin NAME` or `end NAME` for each item that is worked on."""
 
     log: Path
@@ -48,7 +42,7 @@ class TextJob(Job[Text, str]):
         return TextWorker(self.log)
 
 
-class TextWorker(Worker[Text, str]):
+class TextWorker(Worker[FileItem, str]):
     def __init__(self, log):
         self.log = log
 

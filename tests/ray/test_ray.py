@@ -147,9 +147,7 @@ def test_ten_kills_of_anything_lose_nothing(hosts, tmp_path):
     texts(tmp_path / "in", ["wait 0.2"] * 240)
     call = stub(tmp_path, "--block", 6)
     run, kills, seen = hosts.start(*call), [], 0
-    while run.poll() is None or len(kills) < 10:
-        if run.poll() is not None:
-            break
+    while run.poll() is None:
         ended = (tmp_path / "log").read_text().count("end ") if (tmp_path / "log").exists() else 0
         if ended < seen + 8:  # every kill meets a run that works
             time.sleep(0.1)

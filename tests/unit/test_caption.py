@@ -32,8 +32,8 @@ from transformers import (
 
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.models.standalone import file_hash
-from lib_negtrans.preparation.captioning import CaptionerError, CaptionItem, CaptionJob, captions_of
-from lib_negtrans.runners.runner import make_item
+from lib_negtrans.preparation.captioning import CaptionerError, CaptionJob, captions_of
+from lib_negtrans.runners.runner import FileItem, make_item
 from lib_negtrans.training.data.captions import filewords
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -164,7 +164,7 @@ def test_a_job_goes_to_other_processes_and_sees_grey_where_a_picture_is_transpar
     seen = worker.read(item)
     assert seen.mode == "RGB" and seen.getpixel((9, 9)) == (128,) * 3 and seen.getpixel((9, 70)) == (255,) * 3
     assert make_item(worker, item).path == item.target == tmp_path / "a.txt"
-    other = CaptionItem(path, tmp_path / "b.txt")
+    other = FileItem(path, tmp_path / "b.txt")
     assert make_item(worker, other).text == item.target.read_text()
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("upath")
 import fsspec
 import torch
 
-from lib_negtrans.apps.cli import engine
+from lib_negtrans.apps.cli import telling
 from lib_negtrans.embeddings.files import Embedding, read_embedding, write_embedding
 from lib_negtrans.errors import UserError
 from lib_negtrans.files import atomic_write, fetched, file_and_weight, is_remote, place, store_errors, walk
@@ -184,8 +184,8 @@ def test_wrong_engine_options_are_a_sentence(run, tmp_path, monkeypatch, options
 
 
 def test_the_speed_of_actors():
-    now = iter((0.0, 30.0, 30.0, 60.0, 60.0))
-    rate = engine.Rate(lambda: next(now))
+    now = iter((0.0, 30.0, 60.0))
+    rate = telling.Rate(lambda: next(now))
 
     class Done:
         where = "a/1"

@@ -79,25 +79,24 @@ def key(host, latent, values, capture_flag=256, alphas=None, context=None):
 def test_what_changes_the_trajectory_changes_the_key(shared_tiny_host):
     host = shared_tiny_host
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    params = ddim_params
-    plain = key(host, latent, params())
-    assert plain == key(host, latent.clone(), params())
+    plain = key(host, latent, ddim_params())
+    assert plain == key(host, latent.clone(), ddim_params())
     same = ({"prompt": "a photo"}, {"negative_prompt": "neg"}, {"cfg_scale": 2.0}, {"seed": 5}, {"guidance": "perp"})
     for values in same:
-        assert key(host, latent, params(**values)) == plain, values
+        assert key(host, latent, ddim_params(**values)) == plain, values
     other = (
         {"source_prompt": "a render"}, {"strength": 0.4}, {"fixed_point": 2}, {"step_share": 0.5}, {"tac_ratio": 0.5},
         {"solver": "difference"}, {"order": "published", "fixed_point": 0, "features": "recomputed"},
     )  # fmt: skip
-    found = [key(host, latent, params(**values)) for values in other]
+    found = [key(host, latent, ddim_params(**values)) for values in other]
     found += [
-        key(host, latent + 1e-6, params()),
-        key(host, latent, params(), capture_flag=64),
-        key(host, latent, params(), capture_flag=None),
-        key(host, latent, params(), alphas=sd1_alphas_cumprod() * 0.999),
-        key(host, latent, params(), context=host.encode_prompts([""]) * 1.001),
-        key(tiny_host(seed=1), latent, params()),
-        key(tiny_host(dtype=torch.bfloat16), latent, params()),
+        key(host, latent + 1e-6, ddim_params()),
+        key(host, latent, ddim_params(), capture_flag=64),
+        key(host, latent, ddim_params(), capture_flag=None),
+        key(host, latent, ddim_params(), alphas=sd1_alphas_cumprod() * 0.999),
+        key(host, latent, ddim_params(), context=host.encode_prompts([""]) * 1.001),
+        key(tiny_host(seed=1), latent, ddim_params()),
+        key(tiny_host(dtype=torch.bfloat16), latent, ddim_params()),
     ]
     assert plain not in found and len(set(found)) == len(found)
 

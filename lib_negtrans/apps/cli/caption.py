@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import torch
 
 from lib_negtrans.files import place
 from lib_negtrans.models.standalone import file_hash
-from lib_negtrans.preparation.captioning import MAX_TOKENS, Captioned, CaptionItem, CaptionJob, captions_of
-from lib_negtrans.runners.runner import ItemDone
+from lib_negtrans.preparation.captioning import MAX_TOKENS, Captioned, CaptionJob, captions_of
 
-from .engine import Rate, add_engine, runner_of, shared_place, summary
+from .engine import add_engine, runner_of, shared_place
 from .reporting import EXIT_DONE, CallError, Reporter
+from .telling import Telling, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,34 +47,24 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     captioner, prompt = Path(args.captioner).expanduser().absolute(), " ".join(args.prompt.split())
     elsewhere = file_hash(captioner) if args.engine != "local" and captioner.is_dir() else None
     job = CaptionJob(captioner, prompt, args.max_tokens, args.device, dtype, elsewhere)
-    counts: Counter[str] = Counter(captioned=0, failed=0)
     with runner_of(args, items.out, args.overwrite) as runner:
-        results, rate = runner.run(job, items), Rate()
+        results = runner.run(job, items)
         speaker = report if runner.is_main else report.silent()
         with speaker.bar(total=len(items), unit="picture") as bar:
+            telling = _Telling(report, bar, "captioned")
             for result in results:
-                bar.update()
-                if said := rate.add(result):
-                    bar.set_postfix_str(said)
-                _tell(report, result, counts)
-            total, lost = runner.finish(counts)
+                telling.result(result)
+            total, lost = runner.finish(telling.counts)
     if not runner.is_main:
         return EXIT_DONE  # another code would make the launcher end the others
     return summary(report, "captioned", total, lost, len(items), time.time() - runner.began, folder)
 
 
-def _tell(report: Reporter, result: ItemDone[CaptionItem, Captioned], counts: Counter[str]) -> None:
-    """Say what became of a picture, and count it."""
-    fields: dict[str, Any] = {"source": str(result.item.source), "index": result.index, "total": result.total}
-    if result.made is not None:
-        made = result.made
-        counts["captioned"] += 1
-        report.event(
+class _Telling(Telling):
+    """What is said of each picture."""
+
+    def made(self, made: Captioned, fields: dict[str, Any]) -> None:
+        self.report.event(
             "captioned", f"{made.path}  {made.text}", target=str(made.path), text=made.text, seconds=made.seconds,
             **fields,
         )  # fmt: skip
-    elif result.skipped:
-        report.event("skipped", None, **fields)
-    else:
-        counts["failed"] += 1
-        report.problem(f"failed: {result.item.source}: {result.error}", **fields)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from lib_negtrans.files import is_remote
+from lib_negtrans.files import place
 from lib_negtrans.lora.merge import Loras
 from lib_negtrans.models.standalone import ModelChoice, file_hash, model_file
 from lib_negtrans.runners.launched import runner_here
-from lib_negtrans.runners.runner import ItemDone, Runner
+from lib_negtrans.runners.runner import Runner
 
-from .reporting import EXIT_DONE, EXIT_SOME_FAILED, CallError, Reporter
-
-if TYPE_CHECKING:
-    from lib_negtrans.runners.ray_cluster import RayOptions
+from .reporting import CallError
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -34,10 +28,16 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="a Ray cluster that runs, such as HOST:6379, or auto (default: Ray is started on this machine)",
     )  # fmt: skip
     group.add_argument(
-        "--actors", type=int, metavar="N", help="how many actors at most (default: all there is room for)"
+        "--actors",
+        type=int,
+        metavar="N",
+        help="how many actors at most; each is a process that loads the model once (default: all there is room for)",
     )
     group.add_argument(
-        "--gpus-per-actor", type=float, metavar="N", help="a part of one, too (default: 1 where the cluster has GPUs)"
+        "--gpus-per-actor",
+        type=float,
+        metavar="N",
+        help="graphics cards of an actor; 0.5 puts two actors on one card (default: 1 if the cluster has any)",
     )
     group.add_argument(
         "--cpus-per-actor", type=float, default=1.0, metavar="N", help="cores, and threads, of an actor (default: 1)"
@@ -54,43 +54,38 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 def runner_of(args: argparse.Namespace, out: Path, overwrite: bool = False) -> Runner:
     """The runner that the options name, for targets in `out`. Raises CallError, UserError."""
-    ray = _ray_options(args)
-    if ray is None:
-        return runner_here(out, overwrite)
-    from lib_negtrans.runners.ray_cluster import RayRunner  # an extra, which takes a second to import
-
-    return RayRunner(ray, overwrite)
-
-
-def shared_place(args: argparse.Namespace, path: Path) -> Path:
-    """A path as other machines know it: absolute where the work is done there."""
-    return path if args.engine == "local" or is_remote(path) else path.absolute()
-
-
-def _ray_options(args: argparse.Namespace) -> RayOptions | None:
-    values = {
-        "--actors": args.actors, "--gpus-per-actor": args.gpus_per_actor, "--block": args.block,
-        "--cpus-per-actor": args.cpus_per_actor,
-    }  # fmt: skip
-    for option, value in values.items():
-        if value is not None and (value < 0 if option == "--gpus-per-actor" else value <= 0):
-            raise CallError(f"{option} {value:g} must be more than 0.")
-    if args.item_timeout < 0:
-        raise CallError(f"--item-timeout {args.item_timeout:g} must be 0 or more seconds.")
+    _check(args)
     if args.engine == "local":
-        if args.ray_address is not None:
-            raise CallError("--ray-address is for --engine ray: give both, or neither.")
-        return None
+        return runner_here(out, overwrite)
     try:
-        from lib_negtrans.runners.ray_cluster import RayOptions
+        from lib_negtrans.runners.ray_cluster import RayOptions, RayRunner  # an extra, which takes a second to import
     except ImportError as error:
         raise CallError(
             f"--engine ray needs Ray: install this project with `pip install '.[ray]'` into an environment of its own "
             f"({error})."
         ) from error
-    return RayOptions(
+    options = RayOptions(
         args.ray_address, args.gpus_per_actor, args.cpus_per_actor, args.block, args.item_timeout, args.actors
     )
+    return RayRunner(options, overwrite)
+
+
+def shared_place(args: argparse.Namespace, path: Path) -> Path:
+    """A path as other machines know it: absolute where the work is done there; a URL stays as it is."""
+    return path if args.engine == "local" else path.absolute()
+
+
+def _check(args: argparse.Namespace) -> None:
+    counts = {"--actors": args.actors, "--block": args.block, "--cpus-per-actor": args.cpus_per_actor}
+    for option, value in counts.items():
+        if value is not None and value <= 0:
+            raise CallError(f"{option} {value:g} must be more than 0.")
+    if args.gpus_per_actor is not None and args.gpus_per_actor < 0:
+        raise CallError(f"--gpus-per-actor {args.gpus_per_actor:g} must be 0 or more.")
+    if args.item_timeout < 0:
+        raise CallError(f"--item-timeout {args.item_timeout:g} must be 0 or more seconds.")
+    if args.engine == "local" and args.ray_address is not None:
+        raise CallError("--ray-address is for --engine ray: give both, or neither.")
 
 
 def for_engine(args: argparse.Namespace, choice: ModelChoice) -> ModelChoice:
@@ -101,35 +96,5 @@ def for_engine(args: argparse.Namespace, choice: ModelChoice) -> ModelChoice:
     if args.engine == "local":
         return choice
     adapt = choice.adapt.pinned() if isinstance(choice.adapt, Loras) else choice.adapt
-    path = choice.path if "://" in str(choice.path) else Path(choice.path).expanduser().absolute()
+    path = place(choice.path).expanduser().absolute()
     return replace(choice, path=path, sha256=file_hash(model_file(path)), adapt=adapt)
-
-
-class Rate:
-    """The speed of actors, for the progress bar: how many there are, and the pictures of each in a minute."""
-
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock, self._began, self._done = clock, clock(), 0
-        self._actors: dict[str, float] = {}
-
-    def add(self, done: ItemDone) -> str:
-        """A result; what is to be said, "" without actors."""
-        if not done.where:
-            return ""
-        self._done += 1
-        self._actors[done.where] = self._clock()
-        per_minute = 60 * self._done / max(1e-9, self._clock() - self._began) / len(self._actors)
-        return f"{len(self._actors)} actors, {per_minute:.3g} a minute each"
-
-
-def summary(
-    report: Reporter, made: str, total: dict[str, int], lost: list[int], items: int, seconds: float, out: Path
-) -> int:
-    """The last line of a run, and its exit code. made: what was done with the items, the name of its count."""
-    for rank in lost:
-        report.problem(f"process {rank} ended too early; run the same command again to do what it has left.")
-    done, failed = total[made], total["failed"]
-    skipped = max(0, items - done - failed)
-    line = f"{done} {made}, {skipped} done already, {failed} failed, in {seconds:.1f} s; see {out}"
-    report.event("done", line, **{made: done}, skipped=skipped, failed=failed, seconds=seconds)
-    return EXIT_SOME_FAILED if failed or lost else EXIT_DONE

@@ -20,7 +20,7 @@ from lib_negtrans.evaluation.judged_pair import PairItem, PairJob, PairMeasures,
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import SHEET_PICTURES, evaluation_data, evaluation_sheet, markdown_table, row_data
 from lib_negtrans.evaluation.run import THROUGH_VAE, Evaluation, Judge, TableRow, evaluate
-from lib_negtrans.files import place
+from lib_negtrans.files import place, store_errors
 from lib_negtrans.lora.merge import Loras
 from lib_negtrans.models.standalone import usable_device
 from lib_negtrans.pictures.images import ImageError, save_png
@@ -91,10 +91,12 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     return 1 if failed else 0
 
 
-def _pictures(folder: str, option: str, count: int | None) -> list[Path]:
-    if not place(folder).is_dir():
-        raise CallError(f"{option} {folder} is not a folder.")
-    files = spread(image_files(place(folder)), count)
+def _pictures(text: str, option: str, count: int | None) -> list[Path]:
+    folder = place(text)
+    with store_errors(folder):
+        if not folder.is_dir():
+            raise CallError(f"{option} {folder} is not a folder.")
+    files = spread(image_files(folder), count)
     if len(files) < 3:
         raise CallError(f"{option} {folder} holds {len(files)} pictures: at least 3 are needed.")
     return files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ from tqdm import tqdm
 from lib_negtrans.files import place
 from lib_negtrans.pictures.images import parse_size
 from lib_negtrans.pictures.masks import SOURCES
-from lib_negtrans.runners.runner import ItemDone
-from lib_negtrans.translation.folder import Item, plan
+from lib_negtrans.translation.folder import plan
 from lib_negtrans.translation.item import Made, TranslationJob
 from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import Progress
 
 from .common_options import add_negative, add_params, given, load_negatives, model_choice, output_folder
-from .engine import Rate, add_engine, for_engine, runner_of, shared_place, summary
+from .engine import add_engine, for_engine, runner_of, shared_place
 from .reporting import EXIT_DONE, Reporter
+from .telling import Telling, summary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,41 +85,17 @@ def _masks(args: argparse.Namespace) -> Path | None:
     return path
 
 
-class _Telling:
-    """What is said of each picture, and the counts."""
+class _Telling(Telling):
+    """What is said of each picture."""
 
     def __init__(self, report: Reporter, bar: tqdm) -> None:
-        self.report, self.bar = report, bar
-        self.counts: Counter[str] = Counter(translated=0, failed=0)
+        super().__init__(report, bar, "translated")
         self._began = time.perf_counter()
-        self._old = self._seen = 0  # outputs that were there before; all that was told
-        self._rate = Rate()
 
     def progress(self, progress: Progress) -> None:
         self.bar.set_postfix_str(f"{progress.phase} {progress.index + 1}/{progress.total}")
 
-    def result(self, result: ItemDone[Item, Made]) -> None:
-        fields: dict[str, Any] = {"source": str(result.item.source), "index": result.index, "total": result.total}
-        if result.skipped and not result.elsewhere:
-            # says nothing about how long the others will take
-            self._old += 1
-            if not self.bar.disable:
-                self.bar.initial += 1
-        self._seen += 1
-        self.bar.update()
-        if rate := self._rate.add(result):
-            self.bar.set_postfix_str(rate)
-            fields["where"] = result.where
-        if result.made is not None:
-            self._made(result.made, fields)
-        elif result.skipped:
-            self.report.event("skipped", None, **fields)
-        else:
-            self.counts["failed"] += 1
-            self.report.problem(f"failed: {result.item.source}: {result.error}", **fields)
-
-    def _made(self, made: Made, fields: dict[str, Any]) -> None:
-        self.counts["translated"] += 1
+    def made(self, made: Made, fields: dict[str, Any]) -> None:
         line = f"{made.path}  {made.seconds:.1f} s"
         if self.counts["translated"] == 1:
             line += f", {made.forwards}"
@@ -133,5 +108,5 @@ class _Telling:
         )  # fmt: skip
 
     def _remaining(self, total: int) -> float:
-        done = max(1, self._seen - self._old)
-        return round((time.perf_counter() - self._began) / done * (total - self._seen), 1)
+        done = max(1, self.seen - self.old)
+        return round((time.perf_counter() - self._began) / done * (total - self.seen), 1)
