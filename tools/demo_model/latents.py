@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from autoencoder import SCALE, encode, make_autoencoder
+from export import load_autoencoder
 from pictures import NOT_SHRUNK, SETS, SHRUNK, Pictures, resized
 from training import save
 
@@ -38,7 +39,7 @@ def plan(cache: Path, split: str) -> list[tuple[str, int, bool, bool]]:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--cache", type=Path, required=True)
-    ap.add_argument("--autoencoder", type=Path, required=True)
+    ap.add_argument("--autoencoder", type=Path, required=True, help="a training's checkpoint, or an exported model")
     ap.add_argument("--out", type=Path, required=True)
     ap.add_argument("--shard", type=int, default=200)
     ap.add_argument("--seconds", type=float, default=1e9, help="stop after the shard during which they are over")
@@ -46,8 +47,11 @@ def main() -> None:
     args = ap.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    vae = make_autoencoder(soft=True)
-    vae.load_state_dict(torch.load(args.autoencoder, map_location="cpu", weights_only=True)["average"])
+    if args.autoencoder.suffix == ".safetensors":
+        vae = load_autoencoder(args.autoencoder)
+    else:
+        vae = make_autoencoder(soft=True)
+        vae.load_state_dict(torch.load(args.autoencoder, map_location="cpu", weights_only=True)["average"])
     vae.to(args.device).requires_grad_(False)
     start = time.monotonic()
     for split in ("eval", "train"):
