@@ -107,7 +107,7 @@ class WebuiHost:
         return Path(self.model.sd_checkpoint_info.filename)
 
     @property
-    def text_encoder(self) -> nn.Module:
+    def text_encoder(self) -> Any:
         """transformers' CLIPTextModel under the webui's wrappers."""
         return self.model.cond_stage_model.wrapped.transformer
 
@@ -126,8 +126,8 @@ class WebuiHost:
         return self._token_table.weight.shape[1]
 
     @property
-    def _token_table(self) -> nn.Module:
-        table = self.text_encoder.text_model.embeddings.token_embedding
+    def _token_table(self) -> nn.Embedding:
+        table: Any = self.text_encoder.text_model.embeddings.token_embedding
         return getattr(table, "wrapped", table)
 
     def tokenize(self, text: str) -> list[int]:
@@ -367,7 +367,7 @@ def plain_networks() -> Iterator[None]:
     extra_networks.activate(job, {})
     for networks in lists:
         networks.clear()  # "Add network to prompt" in the settings would have put one back
-    if hasattr(lora, "network_apply_weights") and sd_models.model_data.sd_model is not None:
+    if lora is not None and hasattr(lora, "network_apply_weights") and sd_models.model_data.sd_model is not None:
         with torch.no_grad():
             for module in sd_models.model_data.sd_model.modules():
                 if getattr(module, "network_current_names", ()):

@@ -68,7 +68,7 @@ class Training:
         self._kind.check(host, self.params, request.folders, request.name, self.out)
         self._refuse_losses()
         self._stop = False
-        self._good: dict[str, Any] | None = None  # snapshot after the last whole step
+        self._good: dict[str, Any] = {}  # snapshot after the last whole step
 
     def _refuse_losses(self) -> None:
         earlier, resume, overwrite = checkpoints(self.run_folder), self.request.resume, self.request.overwrite
@@ -85,7 +85,7 @@ class Training:
     @property
     def weights(self) -> Weights | None:
         """A copy of the weights after the last whole step, in main memory; None before the first."""
-        return None if self._good is None else on_cpu(result_of(self._good)[0])
+        return on_cpu(result_of(self._good)[0]) if self._good else None
 
     def run(self) -> Iterator[Event]:
         """Train, as a generator of events; the last is Finished or Stopped. Nothing else means success.
@@ -110,13 +110,11 @@ class Training:
             write_request(self.run_folder, self.request)
         interrupted = False
         try:
-            log = (
-                LossLog(self.run_folder / LOSS_FILE, self._state.history, prior=data.prior is not None)
-                if self.workers.main
-                else nullcontext()
-            )
-            with self.host.training(self.params.gradient_checkpointing, self._autocast), log:
-                yield from self._steps(log if self.workers.main else None)
+            log = None
+            if self.workers.main:
+                log = LossLog(self.run_folder / LOSS_FILE, self._state.history, prior=data.prior is not None)
+            with self.host.training(self.params.gradient_checkpointing, self._autocast), log or nullcontext():
+                yield from self._steps(log)
         except GeneratorExit:
             self._save()
             raise
@@ -144,7 +142,7 @@ class Training:
         self._payload, path, complaints = newest_intact(self.run_folder)
         for complaint in complaints:
             yield Notice(complaint, "warning")
-        if self._payload is None:
+        if self._payload is None or path is None:
             yield Notice(f"There is no checkpoint in {self.run_folder}: training starts at step 0.", "warning")
             return None
         check_resumable(self._payload, path, self._identity, self._kind.options, self.steps)
@@ -276,6 +274,7 @@ class Training:
 
     def _finish(self, images: int, begun: float) -> Iterator[Event]:
         checkpoint = self._save()
+        assert checkpoint is not None  # all steps are made
         self._files.write_result(self._good, checkpoint, self.request.overwrite)
         preview = yield from self._previews(self.params.result)
         picture = preview if isinstance(preview, Path) else None

@@ -81,7 +81,9 @@ class RunFiles:
     def try_save(self, good: dict[str, Any], last: bool, early: bool = False) -> Event:
         """A full disk must not end a run that can save again later, or at its end."""
         try:
-            return Saved(good["step"], self.save(good, early))
+            path = self.save(good, early)
+            assert path is not None  # a step was made
+            return Saved(good["step"], path)
         except OSError as error:
             if last:
                 raise

@@ -100,7 +100,7 @@ def build_dataset(
             found = None if file is None else _read(file)
             if found is None:
                 entry, picture = examine(path, folder, words_of)
-                kept: list[Encoded] | Path = _encode(host, picture, params, path)
+                kept = _encode(host, picture, params, path)
             else:
                 # one file may be in the folder twice, or have another caption by now
                 words, captioned = words_of(path)
@@ -110,7 +110,8 @@ def build_dataset(
             dataset.report.skipped.append((path.relative_to(folder).as_posix(), str(error)))
             continue
         dataset.report.entries.append(entry)
-        dataset.shapes.append(tuple(kept[0].mean.shape[1:]))
+        _channels, height, width = kept[0].mean.shape
+        dataset.shapes.append((height, width))
         if file is not None and found is None:
             try:
                 write_bytes_atomic(file, _content(entry, kept))

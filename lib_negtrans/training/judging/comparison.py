@@ -75,6 +75,7 @@ def _embedding(run_folder: Path, payload: dict) -> Embedding:
         **identity["params"],
     }
     vectors, step = result_of(payload)
+    assert isinstance(vectors, Tensor)  # of this kind
     return Embedding(identity["name"], vectors, step, payload["model_name"], identity["model"], metadata)
 
 
@@ -117,7 +118,8 @@ def compare(
 
 def grid(pictures: Sequence[tuple[str, Image.Image]], title: str = "") -> Image.Image:
     """The pictures of a comparison on one sheet, COLUMNS in a row, each under its label."""
-    rows, cell = [], max(max(image.size) for _, image in pictures)
+    rows: list[Image.Image] = []
+    cell = max(max(image.size) for _, image in pictures)
     columns = min(COLUMNS, len(pictures))
     for begin in range(0, len(pictures), columns):
         some = pictures[begin : begin + columns]
