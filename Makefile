@@ -8,7 +8,7 @@ TEST := $(VENV)/.installed-test
 OLD := .diffusers-old
 RAY := .venv-ray
 
-.PHONY: demo test test-ray lint versions app bench clean
+.PHONY: demo test test-ray lint versions app bench gpu clean
 
 demo: $(RUN)
 	$(BIN)/python -m lib_negtrans demo --out demo-out
@@ -48,6 +48,11 @@ bench: $(RUN)
 	$(BIN)/python benchmarks/translate.py --fidelity 2
 	$(BIN)/python benchmarks/train.py $(if $(DIFFUSERS),--diffusers $(DIFFUSERS)) \
 	  $(if $(WEBUI),--webui $(WEBUI) --webui-python $(WEBUI_PYTHON))
+
+# what only a machine with a graphics card can tell, into docs/gpu.md; DRY=1 tries every line on the CPU
+gpu: $(TEST)
+	$(BIN)/python benchmarks/gpu.py $(if $(DRY),--dry-run) $(if $(PEER),--peer $(PEER)) $(if $(DIFFUSERS),--diffusers $(DIFFUSERS)) \
+	  $(if $(KOHYA),--kohya $(KOHYA)) $(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))
 
 $(RUN): requirements.lock requirements-evaluate.lock
 	$(PYTHON) -m venv $(VENV)

@@ -20,6 +20,13 @@ def _resident(field: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
+def limit_memory(gigabytes: float | None) -> None:
+    """A card of so many GB (2^30 bytes): more than this is out of memory for the process. Nothing on the CPU."""
+    if gigabytes and torch.cuda.is_available():
+        whole = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gigabytes * 2**30 / whole))
+
+
 class PeakMemory:
     """`begin()` before the work, `above()` and `whole()` after it, in MiB: of the GPU where there is one.
 

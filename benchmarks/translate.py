@@ -47,6 +47,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=(PEER, *OURS), help="configurations (default: all)")
     parser.add_argument("--once", action="store_true", help="leave out the second runs from the cache")
     parser.add_argument("--device")
+    parser.add_argument("--card", type=float, metavar="GB", help="as on a graphics card with so much memory")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--fidelity", type=int, default=0, metavar="N", help="measure fidelity, on N renders, instead")
     parser.add_argument("--curve", action="store_true", help="with --fidelity: over step counts and both solvers")
@@ -71,11 +72,12 @@ def picture_size(text: str) -> tuple[int, int]:
 def work(args: argparse.Namespace) -> list[dict]:
     """One configuration in this process: a measurement of each run."""
     import torch
-    from memory import PeakMemory
+    from memory import PeakMemory, limit_memory
     from models import benchmark_host
     from PIL import Image
 
     torch.set_num_threads(args.threads)
+    limit_memory(args.card)
     host = benchmark_host(args.model, args.device)
     with Image.open(args.image) as file:
         picture = file.convert("RGB").resize(picture_size(args.size), Image.Resampling.LANCZOS)
