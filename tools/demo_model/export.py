@@ -1,8 +1,8 @@
 """Writes the demonstration model as ONE half-precision file in SD1's naming, with its config and clip folder.
 
 `python export.py --unet unet.pt --autoencoder autoencoder.pt --out ../../assets/demo`; of several checkpoints the mean
-of their averaged weights is taken. Without --unet, the networks of the single-file checkpoint --start. `--check FOLDER`
-reloads a folder through diffusers' own converter.
+of their averaged weights is taken. What is left out is taken from the exported model --start. `--check FOLDER` reloads
+a folder through diffusers' own converter.
 """
 
 import argparse
@@ -225,9 +225,7 @@ def mean_weights(paths: list[Path]) -> dict:
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     ap.add_argument("--unet", type=Path, nargs="+", help="checkpoints of train_unet.py")
-    ap.add_argument(
-        "--start", type=Path, help="instead: a single-file checkpoint whose UNet and text encoder are taken"
-    )
+    ap.add_argument("--start", type=Path, help="an exported model, for the networks that are not named")
     ap.add_argument("--autoencoder", type=Path, nargs="+", help="checkpoints of train_autoencoder.py")
     ap.add_argument("--out", type=Path, default=Path("assets/demo"))
     ap.add_argument("--clip-path", default=CLIP_PATH, help="the text encoder's folder, seen from the webui's root")
@@ -236,9 +234,12 @@ def main() -> None:
     if args.check:
         check(args.check)
         return
-    vae = make_autoencoder(soft=True)
-    vae.load_state_dict(mean_weights(args.autoencoder))
-    vae = fold(vae)
+    if args.autoencoder:
+        vae = make_autoencoder(soft=True)
+        vae.load_state_dict(mean_weights(args.autoencoder))
+        vae = fold(vae)
+    else:
+        vae = load_autoencoder(args.start)
     unet, text = load_networks(args.start) if args.start else (make_unet(), make_text_encoder())
     if args.unet:
         nets = torch.nn.ModuleDict({"unet": unet, "text": text})
