@@ -34,11 +34,8 @@ MAXIMUM_PATH = 4096  # characters
 Values = dict[str, Union[StrictBool, StrictInt, StrictFloat, StrictStr]]  # noqa: UP007 (pydantic 1 reads it)
 
 
-class Body(BaseModel):
+class Body(BaseModel, extra="forbid"):
     """Base of the requests: unknown fields are refused."""
-
-    class Config:
-        extra = "forbid"
 
 
 class TrainBody(Body):

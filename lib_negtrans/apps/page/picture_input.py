@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -18,10 +18,5 @@ class PictureInput(gr.Image):
 
     is_template = True  # the browser sees an ordinary picture field
 
-    def preprocess(self, x: str | None) -> io.BytesIO | None:
-        if not x:
-            return None
-        try:
-            return io.BytesIO(base64.b64decode(x.partition(",")[2] or x, validate=True))
-        except (binascii.Error, ValueError):
-            return io.BytesIO()  # is told from a picture, and refused in words, where it is read
+    def preprocess(self, payload: Any) -> io.BytesIO | None:
+        return io.BytesIO(Path(payload.path).read_bytes()) if payload and payload.path else None

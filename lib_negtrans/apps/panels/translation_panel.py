@@ -1,6 +1,6 @@
 """The translation panel, built from `TranslationParams.options()`: in the webui's script and on the standalone page.
 
-Works in gradio 3.41 (A1111) and 4 (Forge). Element ids begin with `negtrans_`.
+Works in gradio 3.41 (A1111), 4 (Forge) and 6 (the page), as all panels do. Element ids begin with `negtrans_`.
 """
 
 from __future__ import annotations
