@@ -120,7 +120,7 @@ def test_what_cannot_be_done_is_one_sentence_and_the_page_goes_on(page, render, 
     page.click(f"{P}translate")
     refused("The render cannot be read as a picture")
 
-    page.click(f"{P}picture button[aria-label=Clear]")
+    page.click(f"{P}picture button[aria-label='Remove Image']")
     give(page, render)
     fill(page, "steps", "2")
     page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('leaves no step')")

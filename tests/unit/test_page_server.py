@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from gradio.data_classes import ImageData
 
 from lib_negtrans.apps.page.page import read_settings
-from lib_negtrans.apps.page.picture_input import PictureInput
+from lib_negtrans.apps.page.picture_input import picture_input
 from lib_negtrans.apps.page.server import LOOPBACK, Guard, PortTaken, free_socket
 from lib_negtrans.embeddings.folder import EmbeddingFolder
 from lib_negtrans.translation.params import TranslationParams
@@ -92,7 +92,7 @@ def test_embeddings_of_a_folder(tmp_path):
 
 
 def test_the_picture_field_gives_the_file_itself(tmp_path):
-    field = PictureInput()
+    field = picture_input()
     assert field.get_block_name() == "image"
     (tmp_path / "render.png").write_bytes(b"\x89PNG whatever")
     assert field.preprocess(ImageData(path=str(tmp_path / "render.png"))).read() == b"\x89PNG whatever"

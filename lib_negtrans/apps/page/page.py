@@ -39,7 +39,7 @@ from lib_negtrans.translation.infotext import (
 from lib_negtrans.translation.negatives import Negative
 from lib_negtrans.translation.params import TranslationParams
 
-from .picture_input import PictureInput
+from .picture_input import picture_input
 from .server import picture_url
 
 PREFIX = "negtrans_page_"
@@ -51,7 +51,6 @@ FILES = (
     SCRIPT_FILE, SCRIPT_FILE.with_name("negtrans_translate.js"), Path(__file__).with_name("page.js"),
     ROOT / "localizations" / "ja_JP.json",
 )  # fmt: skip
-DROPPED: dict[str, Any] = {"sources": ["upload"], "buttons": []}
 # these have a place of their own on the page; the others are the shared panel's
 OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
 
@@ -113,7 +112,7 @@ class _TranslationTab:
 
         with gr.Row(elem_id=f"{PREFIX}picture_row"):
             with gr.Column(scale=3, min_width=200):
-                self.picture = PictureInput(label="Render", height=260, elem_id=f"{PREFIX}picture", **DROPPED)
+                self.picture = picture_input(label="Render", height=260, elem_id=f"{PREFIX}picture")
             with gr.Column(scale=2, min_width=140):
                 self.longest = gr.Number(
                     label="Longest side",
@@ -124,9 +123,7 @@ class _TranslationTab:
                     label="Settings from a PNG", file_types=[".png"], height=110, elem_id=f"{PREFIX}settings"
                 )
         with gr.Accordion("Painted mask", open=False, elem_id=f"{PREFIX}mask_file_panel"):
-            self.mask = PictureInput(
-                label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file", **DROPPED
-            )
+            self.mask = picture_input(label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file")
         self.note = gr.HTML(elem_id=f"{PREFIX}note")
         texts = {name: component(name) for name in ("prompt", "negative_prompt")}
         with gr.Row():
