@@ -21,10 +21,10 @@ test: lint test-hosts
 # the panels and the API on what each webui brings
 test-hosts: $(TEST) $(GRADIOS)
 	set -e; for gradio in $(GRADIOS); do \
-	  NEGTRANS_GRADIO=$${gradio#.gradio-} PYTHONPATH=$$gradio $(BIN)/python -m pytest -n 2 --dist loadfile tests/fakehost; \
+	  NEGTRANS_GRADIO=$${gradio#.gradio-} PYTHONPATH=$(CURDIR)/$$gradio $(BIN)/python -m pytest -n 2 --dist loadfile tests/fakehost; \
 	done
 
-$(GRADIOS): .gradio-%: requirements-gradio-%.lock
+$(GRADIOS): .gradio-%: requirements-gradio-%.lock | $(RUN)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r $<
 	touch $@
 
