@@ -101,8 +101,9 @@ def add_routes(
     roots: the folders (real paths) below which files may be read, the first of them where relative paths start.
     closed: whether nothing may be written to a real path.
     """
-    if any(getattr(route, "path", "").startswith(PREFIX) for route in app.routes):
+    if getattr(app.state, "negtrans", False):
         return
+    app.state.negtrans = True
     service, place = _Service(manager, roots, closed), manager.workplace
     route, answer = guarded(lambda: [*roots(), place.runs_folder.absolute(), place.embeddings_folder.absolute()])
     router = APIRouter(route_class=route, default_response_class=answer)
