@@ -107,7 +107,7 @@ def build_translation_panel(
     for name in names:
         if options[name].group is None:
             add_control(name)
-    reset = gr.Textbox(
+    reset: Any = gr.Textbox(
         label="Reset", value="", elem_id=f"{elem_prefix}reset", elem_classes=["negtrans_hidden"], container=False
     )
     reset.do_not_save_to_config = True  # the webui's, which keeps what it calls defaults

@@ -39,7 +39,7 @@ def script_panel(
     embeddings: Callable[[], list[str]], rescan_embeddings: Callable[[], list[str]], host_controls: Mapping[str, Any]
 ) -> ScriptPanel:
     """Build the panel. host_controls of another page (the API asks for the panel on its own) are left alone."""
-    version = gr.Number(
+    version: Any = gr.Number(
         label="NegTrans argument list version", value=arguments.LIST_VERSION, precision=0, visible=False,
         elem_id=f"{ELEM_PREFIX}version",
     )  # fmt: skip
