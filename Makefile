@@ -1,4 +1,4 @@
-# Each target does all its set-up: a virtual environment in .venv with the locked packages. Needs Python 3.10 to 3.12.
+# Each target does all its set-up: a virtual environment in .venv with the locked packages. Needs Python 3.10 to 3.13.
 PYTHON ?= python3
 VENV ?= .venv
 # `make bench DIFFUSERS=clone WEBUI=folder WEBUI_PYTHON=its-python` measures those trainers too
@@ -6,24 +6,34 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
 OLD := .diffusers-old
-RAY := .venv-ray
+RAY := $(VENV)/.installed-ray
+# the gradios of A1111 and of Forge with what they cannot share with the page's: folders that stand before .venv's own
+GRADIOS := .gradio-3.41.2 .gradio-4.40.0
 
-.PHONY: demo test test-ray lint versions app bench gpu clean
+.PHONY: demo test test-hosts test-ray lint versions app bench gpu clean
 
 demo: $(RUN)
 	$(BIN)/python -m lib_negtrans demo --out demo-out
 
-test: lint
+test: lint test-hosts
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# folders on several machines, on a cluster of two in network namespaces (needs root and `ip`); an environment of its own
-test-ray: $(RAY)/.installed
-	$(RAY)/bin/python -m pytest tests/ray
+# the panels and the API on what each webui brings
+test-hosts: $(TEST) $(GRADIOS)
+	set -e; for gradio in $(GRADIOS); do \
+	  NEGTRANS_GRADIO=$${gradio#.gradio-} PYTHONPATH=$(CURDIR)/$$gradio $(BIN)/python -m pytest -n 2 --dist loadfile tests/fakehost; \
+	done
 
-$(RAY)/.installed: requirements-ray.lock requirements-evaluate.lock
-	$(PYTHON) -m venv $(RAY)
-	$(RAY)/bin/python -m pip install --quiet -r requirements-ray.lock
-	$(RAY)/bin/python -m pip install --quiet --no-deps -r requirements-evaluate.lock
+$(GRADIOS): .gradio-%: requirements-gradio-%.lock | $(RUN)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r $<
+	touch $@
+
+# folders on several machines, on a cluster of two in network namespaces (needs root and `ip`)
+test-ray: $(RAY)
+	$(BIN)/python -m pytest tests/ray
+
+$(RAY): $(TEST) requirements-ray.lock
+	$(BIN)/python -m pip install --quiet -r requirements-ray.lock
 	touch $@
 
 lint: $(TEST)
@@ -65,4 +75,4 @@ $(TEST): $(RUN) requirements-test.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLD) $(RAY) demo-out
+	rm -rf $(VENV) $(OLD) $(GRADIOS) demo-out

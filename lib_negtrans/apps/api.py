@@ -34,11 +34,8 @@ MAXIMUM_PATH = 4096  # characters
 Values = dict[str, Union[StrictBool, StrictInt, StrictFloat, StrictStr]]  # noqa: UP007 (pydantic 1 reads it)
 
 
-class Body(BaseModel):
+class Body(BaseModel, extra="forbid"):
     """Base of the requests: unknown fields are refused."""
-
-    class Config:
-        extra = "forbid"
 
 
 class TrainBody(Body):
@@ -104,8 +101,9 @@ def add_routes(
     roots: the folders (real paths) below which files may be read, the first of them where relative paths start.
     closed: whether nothing may be written to a real path.
     """
-    if any(getattr(route, "path", "").startswith(PREFIX) for route in app.routes):
+    if getattr(app.state, "negtrans", False):
         return
+    app.state.negtrans = True
     service, place = _Service(manager, roots, closed), manager.workplace
     route, answer = guarded(lambda: [*roots(), place.runs_folder.absolute(), place.embeddings_folder.absolute()])
     router = APIRouter(route_class=route, default_response_class=answer)

@@ -101,7 +101,9 @@ def _status(error: Exception) -> tuple[int, str]:
         return error.status_code, str(error.detail)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        return 422, f"The request's {'.'.join(str(part) for part in first['loc'])} cannot be used: {first['msg']}."
+        # pydantic 2 also says as what it tried a value that may be of several kinds
+        place = ".".join(str(part) for part in first["loc"] if part not in ("bool", "int", "float", "str"))
+        return 422, f"The request's {place} cannot be used: {first['msg']}."
     if isinstance(error, TrainingBusy):
         return 409, str(error)
     if isinstance(error, REFUSED):

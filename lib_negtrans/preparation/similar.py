@@ -34,8 +34,8 @@ class Seen:
 
     def __init__(self, distance: int):
         self.distance = distance
-        self._marks = np.zeros((64, SIDE * SIDE // 8), dtype=np.uint8)
-        self._colours = np.zeros((64, COLOURS * COLOURS * 3), dtype=np.float32)
+        self._marks: np.ndarray = np.zeros((64, SIDE * SIDE // 8), dtype=np.uint8)
+        self._colours: np.ndarray = np.zeros((64, COLOURS * COLOURS * 3), dtype=np.float32)
         self._names: list[str] = []
 
     def add(self, name: str, found: Fingerprint) -> str | None:

@@ -22,7 +22,7 @@ def renders(tmp_path_factory):
 
 
 def open_training(page) -> None:
-    page.locator("#negtrans_tabs button", has_text="Train Negative Embedding").click()
+    page.get_by_role("tab", name="Train Negative Embedding").click()
     page.wait_for_selector(f"{T}start")
 
 
@@ -68,7 +68,7 @@ def test_from_a_folder_to_the_embedding_in_the_translation_tab(page, site, rende
     page.wait_for_function("document.querySelector('#negtrans_page_embedding input').value == 'neg-page'")
     page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('away from neg-page')")
     dropdown.click()
-    assert "neg-page" in page.inner_text("#negtrans_page_embedding ul.options")
+    assert "neg-page" in page.inner_text("ul.options")
 
 
 def test_a_reloaded_page_finds_the_running_training(page, site, renders):

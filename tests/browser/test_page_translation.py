@@ -44,8 +44,8 @@ def split(page) -> float:
 
 def test_it_is_there_and_fits_narrow_windows(page):
     assert page.title() == "Realistic Translation"
-    tabs = page.locator("#negtrans_tabs button").all_inner_texts()
-    assert [text.strip() for text in tabs[:2]] == ["Realistic Translation", "Train Negative Embedding"]
+    tabs = page.get_by_role("tab").all_inner_texts()
+    assert [text.strip() for text in tabs] == ["Realistic Translation", "Train Negative Embedding"]
     assert "Then 9 steps follow" in page.inner_text(f"{P}summary")
     for width in (1280, 800, 420):
         page.set_viewport_size({"width": width, "height": 900})
@@ -120,7 +120,7 @@ def test_what_cannot_be_done_is_one_sentence_and_the_page_goes_on(page, render, 
     page.click(f"{P}translate")
     refused("The render cannot be read as a picture")
 
-    page.click(f"{P}picture button[aria-label=Clear]")
+    page.click(f"{P}picture button[aria-label='Remove Image']")
     give(page, render)
     fill(page, "steps", "2")
     page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('leaves no step')")

@@ -14,6 +14,9 @@ pytest.importorskip("gradio", reason="the panels need gradio: install requiremen
 
 import gradio as gr
 
+if not gr.__version__.startswith("6."):
+    pytest.skip("the page, whose texts are looked at, runs on gradio 6", allow_module_level=True)
+
 from lib_negtrans.apps.page.page import build_page
 from lib_negtrans.apps.panels import training_view, translation_view
 from lib_negtrans.apps.panels.tab_kinds import GROUPS, PHOTOS_TAB

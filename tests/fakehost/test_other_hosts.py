@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -36,6 +37,10 @@ def on_forge(fake_host, folder, monkeypatch):
     fake_host.modules["modules.shared"].sd_model = SimpleNamespace()  # before a checkpoint is loaded
     fake_host.load_scripts()
     return fake_host.scripts_data[-1].script_class()
+
+
+def test_the_gradio_is_the_one_that_was_asked_for():
+    assert gr.__version__.startswith(os.environ.get("NEGTRANS_GRADIO", "6."))
 
 
 @pytest.mark.parametrize("which", ["reforge", "on_forge"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,16 +17,17 @@ pytest.importorskip("gradio", reason="the page needs gradio: install requirement
 
 import httpx
 from fastapi import FastAPI
+from gradio.data_classes import ImageData
 
 from lib_negtrans.apps.page.page import read_settings
-from lib_negtrans.apps.page.picture_input import PictureInput
+from lib_negtrans.apps.page.picture_input import picture_input
 from lib_negtrans.apps.page.server import LOOPBACK, Guard, PortTaken, free_socket
 from lib_negtrans.embeddings.folder import EmbeddingFolder
 from lib_negtrans.translation.params import TranslationParams
 
 
 def ask(hosts, base: str, origin: str | None = None) -> httpx.Response:
-    """GET / of a guarded app. (Starlette's TestClient of the webui's version does not go with today's httpx.)"""
+    """GET / of a guarded app."""
     app = FastAPI()
     app.get("/")(lambda: {"here": True})
     app.add_middleware(Guard, hosts=hosts)
@@ -92,13 +91,12 @@ def test_embeddings_of_a_folder(tmp_path):
         folder.vectors("neg-c")
 
 
-def test_the_picture_field_gives_the_file_itself():
-    field = PictureInput()
+def test_the_picture_field_gives_the_file_itself(tmp_path):
+    field = picture_input()
     assert field.get_block_name() == "image"
-    content = b"\x89PNG whatever"
-    assert field.preprocess("data:image/png;base64," + base64.b64encode(content).decode()).read() == content
+    (tmp_path / "render.png").write_bytes(b"\x89PNG whatever")
+    assert field.preprocess(ImageData(path=str(tmp_path / "render.png"))).read() == b"\x89PNG whatever"
     assert field.preprocess(None) is None
-    assert isinstance(field.preprocess("data:image/png;base64,%%%"), io.BytesIO)
 
 
 def test_emptied_numbers_are_defaults():

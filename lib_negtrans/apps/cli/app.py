@@ -15,7 +15,6 @@ from .common_options import load_host, output_folder
 from .reporting import EXIT_DONE, CallError, Reporter
 
 PORT = 7870
-NEEDED_GRADIO = "3.41.2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +38,7 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
         from lib_negtrans.apps.page.server import LOOPBACK, free_socket, make_app, serve
     except ImportError as error:
         raise CallError(
-            f"The page needs gradio {NEEDED_GRADIO} ({error}): pip install -r requirements.lock, or see README."
+            f"The page needs gradio 6 ({error}): pip install -r requirements.lock, or see README."
         ) from error
 
     if args.port is not None and not 0 <= args.port <= 65535:

@@ -1,5 +1,5 @@
-// Asks for the translation's state while its tab can be seen, twice a second while one is under way. A machine that
-// computes answers late, so a question waits for the answer to the last one, which is a change or no longer pending.
+// Asks for the translation's state while its tab can be seen, twice a second while one is under way. gradio ignores a
+// click while it waits for the answer to the last one.
 (function () {
     "use strict";
 
@@ -12,7 +12,6 @@
         const button = document.querySelector("#negtrans_page_poll");
         // offsetParent is null while another tab is chosen
         if (!status || !button || status.offsetParent === null || document.hidden) return;
-        if (status.querySelector(".pending")) return;
         const busy = status.querySelector("[data-busy='1']");
         const now = Date.now();
         if (now - asked < (busy ? BUSY_MS : IDLE_MS)) return;

@@ -17,7 +17,7 @@ from lib_negtrans.apps.panels.components import QUIET, TAB_ID, option_component
 from lib_negtrans.apps.panels.dataset_panel import dropped_path
 from lib_negtrans.apps.panels.markup import message_html
 from lib_negtrans.apps.panels.tab_kinds import RENDERS_TAB
-from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, TabOptions, build_train_tab
+from lib_negtrans.apps.panels.training_panel import SCRIPT_FILE, STYLE_FILE, TabOptions, build_train_tab
 from lib_negtrans.apps.panels.translation_panel import build_translation_panel, relisted
 from lib_negtrans.apps.panels.translation_view import progress_html, result_html, stage_html
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
@@ -39,15 +39,15 @@ from lib_negtrans.translation.infotext import (
 from lib_negtrans.translation.negatives import Negative
 from lib_negtrans.translation.params import TranslationParams
 
-from .picture_input import PictureInput
+from .picture_input import picture_input
 from .server import picture_url
 
 PREFIX = "negtrans_page_"
 TABS, TRANSLATE_TAB = "negtrans_tabs", "negtrans_translate"
 ROOT = Path(__file__).resolve().parents[3]
 # the webui takes the files at the root by itself; an installed package has none of them
-STYLES = (ROOT / "style.css", Path(__file__).with_name("page.css"))
 FILES = (
+    ROOT / "style.css", STYLE_FILE, Path(__file__).with_name("page.css"),
     SCRIPT_FILE, SCRIPT_FILE.with_name("negtrans_translate.js"), Path(__file__).with_name("page.js"),
     ROOT / "localizations" / "ja_JP.json",
 )  # fmt: skip
@@ -60,12 +60,9 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
 
     Without gradio's queue: that asks its own server over HTTP, and gives up where a busy machine takes 5 s to answer.
     """
-    # named fonts would be fetched from Google
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    css = "\n".join(path.read_text(encoding="utf-8") for path in STYLES if path.is_file())
     host = workplace.host
     name = " + ".join([host.checkpoint_name, *(f"{lora.name}:{lora.weight:g}" for lora in host.loras)])
-    with gr.Blocks(theme=theme, css=css, title=TITLE, analytics_enabled=False) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         gr.HTML(
             f"<header class='negtrans-header'><h1>Rendered to real</h1><p>{html.escape(name)} "
             f"on {html.escape(str(host.device))}</p></header>"
@@ -83,6 +80,8 @@ def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: Tran
         for event in (tab.select, blocks.load):
             event(partial(relisted, page.choices), [page.panel.embedding], [page.panel.embedding], **QUIET)
         blocks.load(page.shown, [page.seen], page.view, **QUIET)
+    for event in blocks.fns.values():
+        event.api_visibility = "private"  # their description would be sent with every page
     blocks.allowed_paths = [str(Path(p).resolve()) for p in (workplace.embeddings_folder, workplace.runs_folder)]
     return blocks
 
@@ -113,9 +112,7 @@ class _TranslationTab:
 
         with gr.Row(elem_id=f"{PREFIX}picture_row"):
             with gr.Column(scale=3, min_width=200):
-                self.picture = PictureInput(
-                    label="Render", height=260, elem_id=f"{PREFIX}picture", show_download_button=False
-                )
+                self.picture = picture_input(label="Render", height=260, elem_id=f"{PREFIX}picture")
             with gr.Column(scale=2, min_width=140):
                 self.longest = gr.Number(
                     label="Longest side",
@@ -126,9 +123,7 @@ class _TranslationTab:
                     label="Settings from a PNG", file_types=[".png"], height=110, elem_id=f"{PREFIX}settings"
                 )
         with gr.Accordion("Painted mask", open=False, elem_id=f"{PREFIX}mask_file_panel"):
-            self.mask = PictureInput(
-                label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file", show_download_button=False
-            )
+            self.mask = picture_input(label="Mask: white is translated", height=160, elem_id=f"{PREFIX}mask_file")
         self.note = gr.HTML(elem_id=f"{PREFIX}note")
         texts = {name: component(name) for name in ("prompt", "negative_prompt")}
         with gr.Row():

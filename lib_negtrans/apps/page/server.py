@@ -1,11 +1,10 @@
 """The standalone page's web server: gradio on a port of this machine, without the network and without strangers.
 
-gradio 3.41 answers requests of any web site (CORS "*") and its page loads two scripts from elsewhere; both end here.
+gradio answers requests of other web sites too, and a page of it may load what they like; both end here.
 """
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -15,8 +14,7 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
-from gradio.routes import templates
+from fastapi.responses import PlainTextResponse, Response
 
 from lib_negtrans.errors import UserError
 from lib_negtrans.jobs.translation import TranslationRunner
@@ -30,9 +28,6 @@ POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self' data: blob:; worker-src 'self' blob:; frame-ancestors 'none'"
-)
-_ELSEWHERE = re.compile(
-    r'<script\s+src="https?://[^>]*>\s*</script>|<link\s+rel="preconnect"[^>]*>|<meta\s+(?:property|name)="(?:og|twitter):[^>]*>'
 )
 
 
@@ -110,19 +105,9 @@ class Guard:
 
 
 def make_app(blocks: gr.Blocks, runner: TranslationRunner, host: str, files: Sequence[Path] = ()) -> FastAPI:
-    """The web application: the page, its pictures and its files, of which the scripts are loaded by the page."""
-    blocks.show_api = False
+    """The web application: the page, its pictures and its files, of which it loads the styles and scripts."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     by_name = {path.name: path for path in files if path.is_file()}
-
-    @app.get("/", response_class=HTMLResponse)
-    def page() -> HTMLResponse:
-        config = blocks.config
-        config["root"] = ""
-        text = _ELSEWHERE.sub("", templates.get_template("frontend/index.html").render(config=config))
-        scripts = (name for name in by_name if name.endswith(".js"))
-        tags = "".join(f'<script src="{SCRIPTS}/{name}" defer></script>' for name in scripts)
-        return HTMLResponse(text.replace("</head>", f"{tags}</head>", 1), headers={"cache-control": "no-store"})
 
     @app.get(SCRIPTS + "/{name}")
     def script(name: str) -> Response:
@@ -139,7 +124,13 @@ def make_app(blocks: gr.Blocks, runner: TranslationRunner, host: str, files: Seq
         kind = "image/jpeg" if name.endswith(".jpg") else "image/png"
         return Response(content, media_type=kind, headers={"cache-control": "no-store"})
 
-    app = gr.mount_gradio_app(app, blocks, path="/")
+    app = gr.mount_gradio_app(
+        app, blocks, path="/", footer_links=[], allowed_paths=blocks.allowed_paths,
+        # named fonts would be fetched from Google
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css_paths=[path for name, path in by_name.items() if name.endswith(".css")],
+        head="".join(f'<script src="{SCRIPTS}/{name}" defer></script>' for name in by_name if name.endswith(".js")),
+    )  # fmt: skip
     app.add_middleware(Guard, hosts=LOOPBACK if host in LOOPBACK else None)
     return app
 
@@ -149,6 +140,18 @@ def picture_url(number: int, name: str) -> str:
     return f"{PICTURES}/{number}/{name}"
 
 
+class _Server(uvicorn.Server):
+    """Calls on_ready once requests are answered."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()
+
+
 def serve(app: FastAPI, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM, and return; on_ready is called once requests are answered."""
 
@@ -156,11 +159,10 @@ def serve(app: FastAPI, listener: socket.socket, on_ready: Callable[[], None]) -
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)
-    app.add_event_handler("startup", on_ready)
     # pages that are open keep their connections: they must not hold up the end
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config, on_ready).run(sockets=[listener])
     except KeyboardInterrupt:
         pass  # uvicorn has shut down in order, and gives the signal on
     finally:

@@ -15,6 +15,11 @@ TAB_ID, PHOTOS_TAB_ID = "negtrans_train", "negtrans_finetune"
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
 
 
+def in_browser(script: str) -> dict[str, str]:
+    """What has an event run this JavaScript before its function: gradio 3 calls it _js."""
+    return {"js" if hasattr(gr, "on") else "_js": script}
+
+
 def elem_ids(tab: str) -> Callable[[str], str]:
     """Name -> element id, for the components of a tab: that of renders is TAB_ID, so negtrans_train_folder."""
     return f"{tab}_{{}}".format

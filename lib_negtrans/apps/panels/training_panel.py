@@ -32,7 +32,7 @@ from .tab_kinds import RENDERS_TAB, TrainTab
 from .training_view import status_html
 
 SCRIPT_FILE = Path(__file__).resolve().parents[3] / "javascript" / "negtrans_train.js"
-STYLE = Path(__file__).with_name("training.css").read_text(encoding="utf-8")
+STYLE_FILE = Path(__file__).with_name("training.css")
 # what any preset sets, in order
 PRESET_OPTIONS = list(dict.fromkeys(name for _, values in TRAINING_PRESETS.values() for name in values))
 
@@ -71,7 +71,7 @@ class TrainingPanel:
         self.comparison = ComparePanel(manager.comparison, tab)
 
     def build(self) -> None:
-        gr.HTML(f"<style>{STYLE}</style>", elem_id=self.ids("style"))
+        gr.HTML(f"<style>{STYLE_FILE.read_text(encoding='utf-8')}</style>", elem_id=self.ids("style"))
         with gr.Row(elem_id=self.ids("panel")):
             with gr.Column(scale=5, min_width=360):
                 self.preparation.build(visible=self.options.typed_folders)

@@ -1,6 +1,6 @@
 """The translation panel, built from `TranslationParams.options()`: in the webui's script and on the standalone page.
 
-Works in gradio 3.41 (A1111) and 4 (Forge). Element ids begin with `negtrans_`.
+Works in gradio 3.41 (A1111), 4 (Forge) and 6 (the page), as all panels do. Element ids begin with `negtrans_`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def build_translation_panel(
     for name in names:
         if options[name].group is None:
             add_control(name)
-    reset = gr.Textbox(
+    reset: Any = gr.Textbox(
         label="Reset", value="", elem_id=f"{elem_prefix}reset", elem_classes=["negtrans_hidden"], container=False
     )
     reset.do_not_save_to_config = True  # the webui's, which keeps what it calls defaults

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 from gradio.context import Context
 
-from lib_negtrans.apps.panels.components import QUIET, option_component
+from lib_negtrans.apps.panels.components import QUIET, in_browser, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, STRENGTH
 from lib_negtrans.options import Option
@@ -39,7 +39,7 @@ def script_panel(
     embeddings: Callable[[], list[str]], rescan_embeddings: Callable[[], list[str]], host_controls: Mapping[str, Any]
 ) -> ScriptPanel:
     """Build the panel. host_controls of another page (the API asks for the panel on its own) are left alone."""
-    version = gr.Number(
+    version: Any = gr.Number(
         label="NegTrans argument list version", value=arguments.LIST_VERSION, precision=0, visible=False,
         elem_id=f"{ELEM_PREFIX}version",
     )  # fmt: skip
@@ -76,8 +76,9 @@ def _mirror(strength: Any) -> None:
     mirror = option_component(shown, strength.value, f"{ELEM_PREFIX}strength")
     mirror.do_not_save_to_config = True
     # in the browser alone, so that neither runs behind the other while one is moved
-    mirror.input(None, [mirror], [strength], _js="(value) => value", **QUIET)
-    strength.change(None, [strength], [mirror], _js="(value) => value", **QUIET)
+    copied = in_browser("(value) => value") | QUIET
+    mirror.input(None, [mirror], [strength], **copied)
+    strength.change(None, [strength], [mirror], **copied)
 
 
 def _canvas_html() -> str:

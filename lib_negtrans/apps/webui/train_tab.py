@@ -8,7 +8,7 @@ import gradio as gr
 from modules import infotext_utils, script_callbacks, scripts, shared
 
 from lib_negtrans import TITLE as SCRIPT_TITLE
-from lib_negtrans.apps.panels.components import QUIET
+from lib_negtrans.apps.panels.components import QUIET, in_browser
 from lib_negtrans.apps.panels.tab_kinds import PHOTOS_TAB, RENDERS_TAB
 from lib_negtrans.apps.panels.training_panel import TabOptions, TrainingPanel, build_train_tab
 from lib_negtrans.apps.panels.translation_panel import preset_updates
@@ -42,7 +42,7 @@ def connect_next(button: Any, negative: TrainingPanel) -> None:
         state = manager().snapshot()
         return f"{state.name}:1" if state.kind == "lora" else ""
 
-    button.click(fill, None, [negative.loras], _js="negtransShowTrain", **QUIET)
+    button.click(fill, None, [negative.loras], **in_browser("negtransShowTrain"), **QUIET)
 
 
 def connect_use_trained(button: Any) -> None:
@@ -56,7 +56,7 @@ def connect_use_trained(button: Any) -> None:
             return text
         return f"{text or ''} <lora:{state.name}:1>".strip()
 
-    button.click(fill, [prompt], [prompt], _js="negtransUseTrained", **QUIET)
+    button.click(fill, [prompt], [prompt], **in_browser("negtransUseTrained"), **QUIET)
 
 
 def connect_use(button: Any) -> None:
@@ -73,7 +73,7 @@ def connect_use(button: Any) -> None:
         return [gr.update(value=SCRIPT_TITLE), chosen, *preset_updates(list(panel.host), preset)]
 
     outputs = [runner.inputs[0], panel.embedding, *panel.host.values()]
-    button.click(fill, [panel.preset], outputs, _js="negtransShowImg2img", **QUIET)
+    button.click(fill, [panel.preset], outputs, **in_browser("negtransShowImg2img"), **QUIET)
 
 
 def _field(name: str) -> Any | None:
