@@ -22,7 +22,7 @@ from lib_negtrans.translation.pipeline import translate
 from tests.webui.client import SIZE, Client, arguments, difference, encode, infotext, pixels, render
 from tests.webui.server import REPOSITORY
 
-STRONG = {"cfg_scale": 20.0, "negative_prompt": "cg"}
+STRONG = {"cfg_scale": 30.0, "negative_prompt": "cg"}
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,15 @@ def standalone(demo_model):
 
 
 def on_plain_ground() -> Image.Image:
-    """A render whose background is one colour."""
-    file = next(p for p in sorted((REPOSITORY / "assets" / "renders").rglob("mask_*.png")))
-    garment = Image.open(file).convert("L").resize((SIZE, SIZE), Image.LANCZOS)
-    return Image.composite(render(), Image.new("RGB", (SIZE, SIZE), (150, 150, 152)), garment)
+    """A render with much around the garment, all of one colour."""
+    folder = REPOSITORY / "assets" / "renders" / "eval"
+    picture, garment = (
+        Image.open(folder / name).resize((SIZE, SIZE), Image.LANCZOS)
+        for name in ("fl_62_010.jpg", "mask_fl_62_010.png")
+    )
+    return Image.composite(
+        picture.convert("RGB"), Image.new("RGB", (SIZE, SIZE), (150, 150, 152)), garment.convert("L")
+    )
 
 
 def cut_out() -> Image.Image:
