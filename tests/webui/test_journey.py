@@ -7,7 +7,7 @@ import os
 import pytest
 from PIL import Image
 
-from tests.webui.client import SIZE, Client, difference, encode, render
+from tests.webui.client import SIZE, Client, arguments, difference, encode, render
 from tests.webui.files import copy_renders
 from tests.webui.test_script_page import (  # noqa: F401
     PANEL,
@@ -92,10 +92,12 @@ def test_a_grid(page, webui, source):  # noqa: F811
     page.wait_for_selector("#script_img2img_xyz_plot_x_type")
     small(page, source)
     page.fill("#img2img_neg_prompt textarea", "cg")
-    for axis, label, values in (("x", "[NegTrans] Strength", "0.2,0.4"), ("y", "[NegTrans] TAC ratio", "0,0.5")):
+    axes = {"x": ("[NegTrans] Strength", "0.2,0.4"), "y": ("[NegTrans] TAC ratio", "0,0.5")}
+    for axis, (label, _) in axes.items():
         choose(page, f"#script_img2img_xyz_plot_{axis}_type", label)
+    page.wait_for_timeout(3000)  # the page empties the values of an axis that was chosen
+    for axis, (_, values) in axes.items():
         page.fill(f"#script_img2img_xyz_plot_{axis}_values textarea", values)
-        page.keyboard.press("Tab")
     generate(page)
     screenshot(page, "journey-grid")
     grid = max((webui.data / "outputs").rglob("*grid*/**/*.png"), key=lambda file: file.stat().st_mtime)
@@ -119,13 +121,12 @@ def test_a_folder_in_the_batch_tab(page, webui, tmp_path):  # noqa: F811
     generate(page)
     screenshot(page, "journey-batch")
     client = Client(webui)
-    for file in sorted(folder.iterdir()):
+    files, made = sorted(folder.iterdir()), sorted(results.glob("*.png"))
+    assert len(files) == len(made)
+    for file, result in zip(files, made, strict=True):  # in the files' order, whose names Forge does not keep
         with Image.open(file) as picture:
-            alone = client.translate(
-                [{"version": 2, "embedding": "neg-test"}], init_images=[encode(picture.convert("RGB"))]
-            )
-        (made,) = results.glob(f"{file.stem}*.png")
-        with Image.open(made) as picture:
+            alone = client.translate(arguments(embedding="neg-test"), init_images=[encode(picture.convert("RGB"))])
+        with Image.open(result) as picture:
             assert difference(picture, alone["images"][0]) == 0
             assert "NegTrans negative embedding: neg-test" in picture.text["parameters"]
     assert page.errors == []
