@@ -74,7 +74,7 @@ def test_every_way_holds_the_colours_and_is_in_the_text(client):
         assert difference(picture, off) > 1 and f"NegTrans colour: {way}, NegTrans colour strength: 0.9" in infotext(
             answer
         )
-        # what a coarse latent decodes to hangs on the fine one: at this scale the demonstration model shows other colours
+        # what a coarse latent decodes to hangs on the fine one: so strongly guided, this model shows other colours
         assert way == "latent" or drift(picture, source) < 0.7 * drift(off, source), way
 
 
