@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -55,7 +56,7 @@ def answers(server: WebuiServer) -> dict[str, object]:
         found[path] = sorted(ways), answer.status_code
         if path.startswith(("/sdapi/", "/controlnet/")) and path not in CHANGING:
             text = answer.text.replace(str(server.data), "DATA")
-            found[path] = sorted(ways), answer.status_code, theirs(answer.json()) if answer.ok else text
+            found[path] = sorted(ways), answer.status_code, theirs(json.loads(text)) if answer.ok else text
     return found
 
 
