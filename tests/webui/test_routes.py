@@ -14,6 +14,8 @@ from tests.webui.server import WebuiServer, free_port
 
 OURS = re.compile(r"\[NegTrans\]|^negtrans_|^realistic translation$|sd-webui-negtrans|^/negtrans/", re.IGNORECASE)
 THEIRS = ("/sdapi/", "/controlnet/", "/internal/")  # the others are gradio's
+# from the cache a checkpoint's hash is known at the start, and in its name
+LEFT = ("sd-webui-negtrans", "outputs", "cache")
 # of the process at this moment, or its command line
 CHANGING = (
     "/sdapi/v1/memory", "/sdapi/v1/progress", "/sdapi/v1/cmd-flags", "/internal/pending-tasks", "/internal/sysinfo",
@@ -25,7 +27,7 @@ CHANGING = (
 def without(webui, tmp_path_factory):
     """A second webui with the same files but for this extension."""
     data = tmp_path_factory.mktemp("without") / "data"
-    shutil.copytree(webui.data, data, symlinks=True, ignore=shutil.ignore_patterns("sd-webui-negtrans", "outputs"))
+    shutil.copytree(webui.data, data, symlinks=True, ignore=shutil.ignore_patterns(*LEFT))
     server = replace(webui, data=data, port=free_port(), process=None)
     server.start()
     Client(server).plain()  # Forge loads its checkpoint with the first picture
