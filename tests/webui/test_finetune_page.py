@@ -25,7 +25,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(webui):
-    with browser_page(120_000) as page:
+    with browser_page(300_000) as page:  # a loaded machine is slow
         open_tab(page, webui, "Finetune on Photos", f"{T}start")
         yield page
 

@@ -105,7 +105,7 @@ def agreement(client, standalone, webui, changes):
 
 
 def test_plain_pictures_stay_the_same_to_the_byte(client, webui):
-    """Before our script, after it, after an interrupt in the inversion, after an error in mid-sampling."""
+    """Before our script, after it, after an interrupt in either direction, after an error in mid-sampling."""
     request = {"prompt": "a photo", "seed": 5, "denoising_strength": 0.5}
     client.plain(**request)  # the host's VAE draws from torch's global generator: begin from a known state
     before = client.plain(**request)["images"]
@@ -113,20 +113,21 @@ def test_plain_pictures_stay_the_same_to_the_byte(client, webui):
     client.translate(arguments(embedding="neg-test"))
     assert client.plain(**request)["images"] == before
 
-    answers = []
-    job = threading.Thread(
-        target=lambda: answers.append(
-            client.translate(arguments(fixed_point=10), steps=400, denoising_strength=0.5, seed=9)
+    for step in (2, 125):  # of 240, half of them down
+        answers = []
+        job = threading.Thread(
+            target=lambda answers=answers: answers.append(
+                client.translate(arguments(embedding="neg-test"), steps=400, denoising_strength=0.5, seed=9)
+            )
         )
-    )
-    job.start()
-    _wait_for_step(webui)
-    began = time.monotonic()
-    webui.post("/sdapi/v1/interrupt")
-    job.join()
-    assert time.monotonic() - began < 30
-    assert len(answers[0]["images"]) == 1
-    assert client.plain(**request)["images"] == before
+        job.start()
+        assert (_wait_for_step(webui, step) < 110) == (step < 110)
+        began = time.monotonic()
+        webui.post("/sdapi/v1/interrupt")
+        job.join()
+        assert time.monotonic() - began < 30
+        assert len(answers[0]["images"]) == 1
+        assert client.plain(**request)["images"] == before
 
     sabotage = {"negtrans test saboteur": {"args": [3]}}
     answer = client.ask(arguments(embedding="neg-test"), alwayson_scripts=sabotage)
@@ -134,13 +135,13 @@ def test_plain_pictures_stay_the_same_to_the_byte(client, webui):
     assert client.plain(**request)["images"] == before
 
 
-def _wait_for_step(webui, step: int = 2) -> None:
+def _wait_for_step(webui, step: int) -> int:
     for _ in range(600):
         state = webui.get("/sdapi/v1/progress?skip_current_image=true").json()["state"]
         if state["sampling_steps"] > 100 and state["sampling_step"] >= step:
-            return
+            return state["sampling_step"]
         time.sleep(0.2)
-    raise AssertionError("the inversion did not begin")
+    raise AssertionError("that step did not come")
 
 
 @pytest.mark.parametrize(
