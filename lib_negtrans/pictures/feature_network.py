@@ -68,7 +68,7 @@ class Lite0:
 
     def __init__(self, device: str | torch.device = "cpu", batch: int = 16):
         self.device, self.batch = torch.device(device), batch
-        self.network = lite0(self.device)
+        self.network: Any = lite0(self.device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> np.ndarray:
