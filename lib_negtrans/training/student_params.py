@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from lib_negtrans.core.schedule import TRAIN_STEPS
-from lib_negtrans.options import option
+from lib_negtrans.options import ParamError, option
 from lib_negtrans.student.network import StudentDesign
 
 from .common_params import CommonParams
@@ -40,6 +40,15 @@ class StudentParams(CommonParams):
     decoder_rank: int = option(
         StudentDesign.decoder_rank, "Decoder rank", "How much the LoRA on the VAE's decoder can hold.",
         minimum=1, maximum=1024, step=1,
+    )  # fmt: skip
+    init: str = option(
+        "", "Start from", "A student's file of the same design whose weights the training begins with. Empty: none."
+    )
+    latent_weight: float = option(
+        1.0, "Latent weight",
+        "How much the squared difference of latents counts. Alone, with the three other weights at 0, it trains the "
+        "UNet without decoding anything, which is several times as fast.",
+        minimum=0.0, maximum=1000.0, step=0.1,
     )  # fmt: skip
     l2_weight: float = option(
         10.0, "L2 weight", "How much the squared difference of pixels counts.", minimum=0.0, maximum=1000.0, step=0.1
@@ -94,6 +103,19 @@ class StudentParams(CommonParams):
     @property
     def design(self) -> StudentDesign:
         return StudentDesign(self.timestep, self.prompt, self.rank, self.decoder_rank)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether any part of the loss looks at pictures."""
+        return any((self.l2_weight, self.perceptual_weight, self.adversarial_weight))
+
+    def validate(self) -> StudentParams:
+        super().validate()
+        if not self.latent_weight and not self.decodes:
+            raise ParamError("All weights of the loss are 0, so nothing would be learnt: set one of them.")
+        if self.warmup >= self.steps:
+            raise ParamError(f"Warm-up must be shorter than the training of {self.steps} steps, not {self.warmup}.")
+        return self
 
     @property
     def rates(self) -> LearningRate:

@@ -16,9 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib_negtrans.apps.cli.main import main
+from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import load_picture
 from lib_negtrans.steps import finish
 from lib_negtrans.student.files import read_student
+from lib_negtrans.student.network import StudentNetwork, skip_name
 from lib_negtrans.training.data.batch import counted_generator
 from lib_negtrans.training.data.captions import Captions
 from lib_negtrans.training.data.pairs import PairSource, read_pairs
@@ -158,6 +160,27 @@ def test_a_resumed_run_ends_as_one_in_one_go(tmp_path, host, folders):
     list(job(host, folders, tmp_path / "parts", resume=True).run())
     for file in (f"{NAME}.safetensors", "run/loss.csv", "run/checkpoint-00000004.safetensors"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "parts" / file).read_bytes(), file
+
+
+def test_latents_alone_train_the_unet_and_another_training_starts_from_that(tmp_path, host, folders, monkeypatch):
+    alone = {"l2_weight": 0.0, "perceptual_weight": 0.0, "adversarial_weight": 0.0}
+    params = small(steps=20, lr="3e-3", ema=0.5, file_precision="fp32", **alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(StudentNetwork, "decode", None)  # nothing is decoded
+        events = list(job(host, folders, tmp_path / "a", params).run())
+    losses = [event.loss for event in events if isinstance(event, StepDone)]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    file = tmp_path / "a" / f"{NAME}.safetensors"
+    found = read_student(file).weights
+    assert not any(found[skip_name(level)].any() for level in range(4))
+    second = small(steps=1, lr="1e-9", init=str(file), file_precision="fp32")
+    list(job(host, folders, tmp_path / "b", second).run())
+    began = read_student(tmp_path / "b" / f"{NAME}.safetensors").weights
+    assert all(torch.allclose(began[name], tensor, atol=1e-7) for name, tensor in found.items())
+    with pytest.raises(TrainingError, match="has another design or base model"):
+        list(job(host, folders, tmp_path / "c", small(init=str(file), rank=4)).run())
+    with pytest.raises(ParamError, match="All weights of the loss are 0"):
+        small(latent_weight=0.0, **alone)
 
 
 def test_the_discriminator_is_trained_and_is_in_the_checkpoint_only(tmp_path, host, folders):

@@ -47,9 +47,20 @@ class StudentTraining:
         self.network = StudentNetwork(host, params.design)
         with torch.inference_mode(False), torch.no_grad():
             self.weights: StudentWeights = self.network.initial(lambda name: counted_generator(params.seed, name))
+            for name, tensor in self._begun().items():
+                self.weights[name].copy_(tensor)
             if params.adversarial_weight:
                 dtype = next(iter(self.weights.values())).dtype
                 self.weights |= initial_discriminator(counted_generator(params.seed, PREFIX), host.device, dtype)
+
+    def _begun(self) -> StudentWeights:
+        """The weights of the student that the training starts from, if any. Raises TrainingError, StudentError."""
+        if not self.params.init:
+            return {}
+        begun = read_student(Path(self.params.init))
+        if begun.design != self.params.design or begun.facts["model_hash"] != self.host.model_hash:
+            raise TrainingError(f"{begun.path} has another design or base model than this student: start without it.")
+        return begun.weights
 
     @staticmethod
     def check(host: ModelHost, params: StudentParams, folders: Folders, name: str, out: Path) -> None:
@@ -87,12 +98,20 @@ class StudentTraining:
 
     def loss(self, _model: object, rows: PairRows) -> Tensor:
         """Of each row, (B,), with the weights that are applied."""
-        params = self.params
-        return student_loss(
-            rows.render, rows.translation, self.network(rows.render),
-            self.perceptual if params.perceptual_weight else None, self._split(self.weights)[1],
-            params.l2_weight, params.perceptual_weight, params.adversarial_weight,
-        )  # fmt: skip
+        params, network = self.params, self.network
+        latent, taken = network.encode(rows.render)
+        clean = network.clean(latent)
+        loss = clean.new_zeros(len(clean))
+        if params.latent_weight:
+            wanted = self.host.encode_image(rows.translation)
+            loss = loss + params.latent_weight * (clean - wanted).square().flatten(1).mean(1)
+        if params.decodes:
+            loss = loss + student_loss(
+                rows.render, rows.translation, network.decode(clean, taken),
+                self.perceptual if params.perceptual_weight else None, self._split(self.weights)[1],
+                params.l2_weight, params.perceptual_weight, params.adversarial_weight,
+            )  # fmt: skip
+        return loss
 
     @staticmethod
     def _split(weights: Mapping[str, Tensor]) -> tuple[StudentWeights, StudentWeights]:
