@@ -164,7 +164,7 @@ def test_a_resumed_run_ends_as_one_in_one_go(tmp_path, host, folders):
 
 def test_latents_alone_train_the_unet_and_another_training_starts_from_that(tmp_path, host, folders, monkeypatch):
     alone = {"l2_weight": 0.0, "perceptual_weight": 0.0, "adversarial_weight": 0.0}
-    params = small(steps=20, lr="3e-3", ema=0.5, file_precision="fp32", **alone)
+    params = small(steps=20, lr="1e-2", ema=0.5, file_precision="fp32", timestep=400, **alone)
     with monkeypatch.context() as patch:
         patch.setattr(StudentNetwork, "decode", None)  # nothing is decoded
         events = list(job(host, folders, tmp_path / "a", params).run())
@@ -173,12 +173,12 @@ def test_latents_alone_train_the_unet_and_another_training_starts_from_that(tmp_
     file = tmp_path / "a" / f"{NAME}.safetensors"
     found = read_student(file).weights
     assert not any(found[skip_name(level)].any() for level in range(4))
-    second = small(steps=1, lr="1e-9", init=str(file), file_precision="fp32")
+    second = small(steps=1, lr="1e-9", init=str(file), file_precision="fp32", timestep=400)
     list(job(host, folders, tmp_path / "b", second).run())
     began = read_student(tmp_path / "b" / f"{NAME}.safetensors").weights
     assert all(torch.allclose(began[name], tensor, atol=1e-7) for name, tensor in found.items())
     with pytest.raises(TrainingError, match="has another design or base model"):
-        list(job(host, folders, tmp_path / "c", small(init=str(file), rank=4)).run())
+        list(job(host, folders, tmp_path / "c", small(init=str(file), timestep=400, rank=4)).run())
     with pytest.raises(ParamError, match="All weights of the loss are 0"):
         small(latent_weight=0.0, **alone)
 
