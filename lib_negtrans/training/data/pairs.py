@@ -87,7 +87,7 @@ def read_pairs(renders: Path, translations: Path, size: int) -> Generator[Event,
         shape = _fitting(source, target)
         digest = sha256_of([source, target])
         dataset.report.entries.append(Entry(name, shape, False, "", False, digest))
-        dataset.shapes.append(tuple(side // FACTOR for side in _crop(shape, size)))
+        dataset.shapes.append((min(shape[1], size) // FACTOR, min(shape[0], size) // FACTOR))
         dataset.files.append((source, target))
         yield Caching(number, len(targets))
     return dataset
@@ -106,12 +106,6 @@ def _fitting(source: Path, target: Path) -> tuple[int, int]:
             "shape: translate it again, or remove it."
         )
     return size
-
-
-def _crop(size: tuple[int, int], limit: int) -> tuple[int, int]:
-    """(height, width) of what is trained of a picture of (width, height)."""
-    width, height = (min(side, limit) // FACTOR * FACTOR for side in size)
-    return height, width
 
 
 class PairSource(RowSource):
