@@ -28,9 +28,9 @@ sys.path.insert(0, str(ROOT))
 from lib_negtrans.embeddings.files import read_embedding  # noqa: E402
 from lib_negtrans.evaluation.configurations import parse_configurations  # noqa: E402
 from lib_negtrans.evaluation.crops import load_photos, load_render, spread  # noqa: E402
-from lib_negtrans.evaluation.feature_network import Lite0, missing_packages  # noqa: E402
 from lib_negtrans.evaluation.run import evaluate  # noqa: E402
 from lib_negtrans.models.standalone import default_model_path, load_model  # noqa: E402
+from lib_negtrans.pictures.feature_network import Lite0, missing_packages  # noqa: E402
 from lib_negtrans.pictures.tree import image_files  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
 from lib_negtrans.training.request import TrainingRequest  # noqa: E402

@@ -4,7 +4,8 @@
 
 DIR is a clone of Style3D/FashionR2R. Each configuration runs in a process of its own: model, then one picture from
 pixels to pixels; then for our presets the same picture with another negative prompt, its inversion, its latent
-and its own decoding (for the colours) from the cache, whose memory was held before.
+and its own decoding (for the colours) from the cache, whose memory was held before. `student` is one with untrained
+weights, merged as trained ones are, which cost the same.
 Forwards are UNet rows, each counted whole; "whole" is the same work by FLOPs, where a row that is cut short or shared
 counts its part. "Above weights" is the peak of memory above what was held when the picture began. Fewer --steps take
 less time and keep the ratios nearly: fast takes 0.4 of them, rounded.
@@ -33,6 +34,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 PEER = "published"
 OURS = ("fashionr2r", "default", "fast")
+STUDENT = "student"
 NEGATIVES = ("a 3d render of a dress on a mannequin", "cgi, plastic")
 
 
@@ -44,14 +46,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--size", default="512", metavar="N|WxH", help="picture size (default: 512)")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--strength", type=float, default=0.3)
-    parser.add_argument("--only", nargs="+", choices=(PEER, *OURS), help="configurations (default: all)")
+    parser.add_argument("--only", nargs="+", choices=(PEER, *OURS, STUDENT), help="configurations (default: all)")
     parser.add_argument("--once", action="store_true", help="leave out the second runs from the cache")
     parser.add_argument("--device")
     parser.add_argument("--card", type=float, metavar="GB", help="as on a graphics card with so much memory")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--fidelity", type=int, default=0, metavar="N", help="measure fidelity, on N renders, instead")
     parser.add_argument("--curve", action="store_true", help="with --fidelity: over step counts and both solvers")
-    parser.add_argument("--worker", choices=(PEER, *OURS), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=(PEER, *OURS, STUDENT), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if PEER in (args.only or ()) and not args.peer:
         parser.error(f"{PEER} needs --peer DIR, a clone of Style3D/FashionR2R.")
@@ -105,6 +107,8 @@ def work(args: argparse.Namespace) -> list[dict]:
 
     allow_reuse()  # as the command line does
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(host.device) / 255
+    if args.worker == STUDENT:
+        return [student_work(host, image, memory)]
     params = translation_preset(args.worker, steps=args.steps, strength=args.strength)
     latent_size = (image.shape[2] // 8, image.shape[3] // 8)
     share = source_share(
@@ -132,6 +136,21 @@ def work(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
+def student_work(host, image, memory) -> dict:
+    """A picture by a student."""
+    import torch
+
+    from lib_negtrans.student.network import StudentDesign, StudentNetwork
+    from lib_negtrans.translation.student import student_params, translate_with_student
+
+    network = StudentNetwork(host, StudentDesign())
+    network.merge(network.initial(lambda _name: torch.Generator().manual_seed(0)))
+    memory.begin()
+    began = time.perf_counter()
+    translate_with_student(network, image, student_params())
+    return measurement(STUDENT, 1, 1.0, time.perf_counter() - began, memory)
+
+
 def measurement(name: str, rows: int, whole: float, seconds: float, memory) -> dict:
     """What a run took, as plain data."""
     return {
@@ -152,7 +171,7 @@ def run_worker(args: argparse.Namespace, name: str) -> list[dict]:
 
 def cost_table(args: argparse.Namespace) -> None:
     """Run every configuration and print the table, a row as soon as it is there."""
-    names = args.only or [*([PEER] if args.peer else []), *OURS]
+    names = args.only or [*([PEER] if args.peer else []), *OURS, STUDENT]
     width, height = picture_size(args.size)
     print(
         f"{args.model or 'demonstration model'}, {width}x{height}, {args.steps} steps at strength {args.strength:g}, "

@@ -12,8 +12,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib_negtrans.evaluation.crops import load_photos
-from lib_negtrans.evaluation.feature_network import SIZE, Lite0
 from lib_negtrans.evaluation.reference import PHOTO_FEATURES
+from lib_negtrans.pictures.feature_network import SIZE, Lite0
 from lib_negtrans.pictures.tree import image_files
 
 

@@ -12,12 +12,12 @@ from lib_negtrans.errors import UserError
 from lib_negtrans.files import stem_and_suffix, store_errors
 from lib_negtrans.models import standalone
 from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.pictures.feature_network import Lite0, missing_packages
 from lib_negtrans.pictures.images import ImageError, flatten_alpha, load_picture
 from lib_negtrans.pictures.tree import look_through
 from lib_negtrans.runners.runner import FileItem, Items, Job, OnStep, Worker
 
 from .crops import Render, load_render
-from .feature_network import Lite0, missing_packages
 from .run import FeatureNetwork, Measures, cut_all, measure, round_trip, source_crops
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .feature_network import SIZE, WIDTH
+from lib_negtrans.pictures.feature_network import SIZE, WIDTH
 
 PHOTO_FEATURES = Path(__file__).resolve().parents[2] / "assets" / "photo_features.npz"
 

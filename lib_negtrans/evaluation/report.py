@@ -7,10 +7,10 @@ from typing import Any
 
 from PIL import Image
 
+from lib_negtrans.pictures.feature_network import SIZE
 from lib_negtrans.pictures.images import to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 
-from .feature_network import SIZE
 from .run import Evaluation, TableRow
 
 SHEET_PICTURES = 8

@@ -25,9 +25,9 @@ class TrainingRequest:
     """What a user asks for. preview_image: see `render`.
 
     kind: what is trained, a name in `kinds.KINDS`. images: the folder that is learnt from, renders or photos by the
-    kind; photos or renders: one with pictures of the other kind; validation, and validation_photos or
-    validation_renders: folders with pictures to validate on. class_images: see `PositiveParams.prior`. loras: files,
-    each FILE or FILE:WEIGHT, which are in the model meanwhile.
+    kind; photos or renders: one with pictures of the other kind, for a student the translations of its images;
+    validation, and validation_photos or validation_renders: folders with pictures to validate on. class_images: see
+    `PositiveParams.prior`. loras: files, each FILE or FILE:WEIGHT, which are in the model meanwhile.
     """
 
     name: str

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.training.data.batch import RowSource
 from lib_negtrans.training.data.sets import TrainingData
 from lib_negtrans.training.judging.judging import Judging
 
@@ -176,7 +175,7 @@ class Training:
 
         together = params.rows_per_step * self.workers.count
         sources = {
-            name: RowSource(
+            name: trainable.source(
                 dataset, captions[name], trainable.trigger, params.timesteps, generator, params, together,
                 name if trainable.counted else "",
             )

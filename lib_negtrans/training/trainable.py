@@ -15,6 +15,7 @@ from torch import Tensor
 from lib_negtrans.models.protocol import ModelHost
 
 from .common_params import CommonParams
+from .data.batch import RowSource
 from .data.captions import Captions
 from .data.sets import Folders, TrainingData
 from .events import Event, Notice
@@ -26,17 +27,18 @@ from .weights import Weights
 class Trainable(Protocol):
     """The weights of one training. Made anew for each run, at the start of its steps.
 
-    options: the class of its parameters. kind: what the result is, for its file and card; noun: its weights in a
-    sentence ("The vectors became NaN"); suffix: of its file. domain: "renders" or "photos", which it learns from.
-    trigger: the word of captions and prompts that stands for it, "" for none. weights: float32 leaves with gradient,
-    changed in place. copied: whether all state is copied after every step, so that a step that fails costs nothing; of
-    large weights it is not, and what has come since the last checkpoint is lost. counted: whether the random numbers
-    of a row depend on (seed, step, row) alone. masters: whether float32 copies of the model's own weights are trained
-    in their place. usual_size: of what a well-trained weight's size (the first number of
-    `measure`) is, inf where nobody knows.
+    options: the class of its parameters. source: that of what draws its rows. kind: what the result is, for its file
+    and card; noun: its weights in a sentence ("The vectors became NaN"); suffix: of its file. domain: "renders" or
+    "photos", which it learns from. trigger: the word of captions and prompts that stands for it, "" for none. weights:
+    float32 leaves with gradient, changed in place. copied: whether all state is copied after every step, so that a step
+    that fails costs nothing; of large weights it is not, and what has come since the last checkpoint is lost. counted:
+    whether the random numbers of a row depend on (seed, step, row) alone. masters: whether float32 copies of the
+    model's own weights are trained in their place. usual_size: of what a well-trained weight's size (the first number
+    of `measure`) is, inf where nobody knows.
     """
 
     options: ClassVar[type[CommonParams]]
+    source: ClassVar[type[RowSource]]
     kind: str
     noun: str
     suffix: str

@@ -16,6 +16,8 @@ VERSION_KEY = "NegTrans version"
 # the negative embedding has keys of its own where it is chosen from a list: the negative prompt is then as it was typed
 EMBEDDING_KEY = "NegTrans negative embedding"
 WEIGHT_KEY = "NegTrans embedding weight"
+# of a student's picture: which file made it
+STUDENT_KEY, STUDENT_HASH_KEY = "NegTrans student", "NegTrans student hash"
 _NEGATIVE = "Negative prompt:"
 LORA_HASHES_KEY = "Lora hashes"  # the webui's, by which it finds the files again
 _HASH_DIGITS = 12
@@ -46,17 +48,48 @@ def format_infotext(
 
     LoRAs stand in it as if the webui had loaded them: `<lora:name:weight>` in the prompt, and their hashes.
     """
-    tags = " ".join(f"<lora:{lora.name}:{lora.weight:g}>" for lora in loras)
-    hashes = ", ".join(f"{re.sub('[:,]', '', lora.name)}: {lora.webui_hash[:_HASH_DIGITS]}" for lora in loras)
-    prompt = " ".join(filter(None, (params.prompt, tags)))
     fields = {
         "Steps": params.steps, "Sampler": "DDIM", "CFG scale": params.cfg_scale, "Seed": params.seed,
         "Size": f"{size[0]}x{size[1]}", "Denoising strength": params.strength, "Script": TITLE,
-        **translation_fields(params), **({LORA_HASHES_KEY: hashes} if hashes else {}), **(extra or {}),
+        **translation_fields(params),
     }  # fmt: skip
-    lines = [prompt, f"Negative prompt: {params.negative_prompt}" if params.negative_prompt else None]
+    return _text(params.prompt, params.negative_prompt, fields, extra, loras)
+
+
+def student_infotext(
+    params: TranslationParams,
+    student: tuple[str, str],
+    options: Sequence[str],
+    size: tuple[int, int],
+    extra: dict[str, object] | None = None,
+    loras: Sequence[UsedLora] = (),
+) -> str:
+    """`format_infotext` of a student's picture: one step, the student's (name, sha256), and the options it has."""
+    kept = {key: value for key, value in translation_fields(params).items() if key in _keys(options)}
+    fields = {
+        "Steps": 1, "Size": f"{size[0]}x{size[1]}", "Script": TITLE, VERSION_KEY: __version__,
+        STUDENT_KEY: student[0], STUDENT_HASH_KEY: student[1][:_HASH_DIGITS], **kept,
+    }  # fmt: skip
+    return _text("", "", fields, extra, loras)
+
+
+def _keys(options: Sequence[str]) -> set[str | None]:
+    return {TranslationParams.options()[name].infotext for name in options}
+
+
+def _text(
+    prompt: str,
+    negative_prompt: str,
+    fields: dict[str, object],
+    extra: dict[str, object] | None,
+    loras: Sequence[UsedLora],
+) -> str:
+    tags = " ".join(f"<lora:{lora.name}:{lora.weight:g}>" for lora in loras)
+    hashes = ", ".join(f"{re.sub('[:,]', '', lora.name)}: {lora.webui_hash[:_HASH_DIGITS]}" for lora in loras)
+    fields = {**fields, **({LORA_HASHES_KEY: hashes} if hashes else {}), **(extra or {})}
     pairs = ", ".join(f"{key}: {_quote(value)}" for key, value in fields.items())
-    return "\n".join([line for line in lines if line is not None] + [pairs])
+    first = " ".join(filter(None, (prompt, tags)))
+    return "\n".join([first, *([f"{_NEGATIVE} {negative_prompt}"] if negative_prompt else []), pairs])
 
 
 def parse_pairs(line: str) -> dict[str, str]:
@@ -92,12 +125,14 @@ def _number(weight: str) -> float:
 
 
 def settings_from_infotext(text: str) -> dict[str, object]:
-    """Every option of a translation that a PNG's `parameters` name, prompts included, typed; {} for no picture of ours.
+    """Every option of a translation that a PNG's `parameters` name, prompts included, typed.
+
+    {} for no picture of ours, and for a student's, which these options did not make.
 
     Raises ParamError for a bad number.
     """
     prompt, negative, pairs = parse_infotext(text)
-    if not any(key.startswith("NegTrans ") for key in pairs):
+    if STUDENT_KEY in pairs or not any(key.startswith("NegTrans ") for key in pairs):
         return {}
     options, defaults = TranslationParams.options(), TranslationParams()
     shared = {str(options[name].infotext): pairs[key] for name, key in _SHARED_KEYS.items() if key in pairs}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -51,6 +53,34 @@ def prepared(
     return Loaded(rgb, alpha, mask, note)
 
 
+def read_item(item: Item, params: TranslationParams, size: tuple[int, int] | None) -> Loaded:
+    """An item's files, `prepared`. Raises ImageError."""
+    picture = load_picture(item.source)
+    painted = None
+    if item.masks is not None:
+        painted = load_mask(mask_file(item.masks, item.source, item.root), picture.size)
+    return prepared(picture, params, painted, size)
+
+
+def write_item(
+    item: Item, loaded: Loaded, image: Tensor, host: ModelHost, infotext: Callable[..., str], details: dict[str, Any]
+) -> None:
+    """Write an item's PNG, (3, H, W), with its texts: the webui's, and all that is known as JSON.
+
+    infotext: gives the first for (width, height), further fields and LoRAs.
+    """
+    name = host.checkpoint_name
+    told = {
+        "version": __version__, "source": item.source.name, "checkpoint": name,
+        "loras": [asdict(lora) for lora in host.loras], **details,
+    }  # fmt: skip
+    text = {
+        "parameters": infotext(loaded.size, {"Model": name}, host.loras),
+        "negtrans": json.dumps(told, ensure_ascii=False),
+    }
+    save_png(item.target, to_pil(image, loaded.alpha), text)
+
+
 @dataclass(frozen=True)
 class Made:
     """A translated picture's file, what it cost, and what was found of a mask."""
@@ -90,11 +120,7 @@ class Translator(Worker[Item, Made]):
         self.host, self.job = host, job
 
     def read(self, item: Item) -> Loaded:
-        picture = load_picture(item.source)
-        painted = None
-        if item.masks is not None:
-            painted = load_mask(mask_file(item.masks, item.source, item.root), picture.size)
-        return prepared(picture, self.job.params, painted, self.job.size)
+        return read_item(item, self.job.params, self.job.size)
 
     def make(self, item: Item, content: Loaded, on_step: OnStep | None = None) -> tuple[Loaded, Tensor, Made]:
         host, job, mask = self.host, self.job, content.mask
@@ -107,14 +133,6 @@ class Translator(Worker[Item, Made]):
 
     def write(self, item: Item, result: tuple[Loaded, Tensor, Made]) -> Made:
         loaded, image, made = result
-        name, params = self.host.checkpoint_name, self.job.params
-        details = {
-            "version": __version__, "source": item.source.name, "checkpoint": name,
-            "loras": [asdict(lora) for lora in self.host.loras], "params": params.to_dict(),
-        }  # fmt: skip
-        text = {
-            "parameters": format_infotext(params, loaded.size, {"Model": name}, self.host.loras),
-            "negtrans": json.dumps(details, ensure_ascii=False),
-        }
-        save_png(item.target, to_pil(image, loaded.alpha), text)
+        params = self.job.params
+        write_item(item, loaded, image, self.host, partial(format_infotext, params), {"params": params.to_dict()})
         return made

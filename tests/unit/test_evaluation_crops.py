@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_negtrans.evaluation import feature_network as features
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import (
     centre_box,
@@ -22,6 +21,7 @@ from lib_negtrans.evaluation.crops import (
 )
 from lib_negtrans.evaluation.reference import PHOTO_FEATURES, load_photo_features
 from lib_negtrans.options import ParamError
+from lib_negtrans.pictures import feature_network as features
 from lib_negtrans.pictures.images import ImageError
 from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.translation.negatives import Negative

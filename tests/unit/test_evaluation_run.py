@@ -16,12 +16,12 @@ pytest.importorskip("skimage", reason="scikit-image is not installed")
 from lib_negtrans.apps.cli import evaluate as command
 from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.apps.cli.reporting import CallError
-from lib_negtrans.evaluation import feature_network as features
 from lib_negtrans.evaluation.configurations import parse_configurations
 from lib_negtrans.evaluation.crops import load_render
 from lib_negtrans.evaluation.report import HEADER, evaluation_data, evaluation_sheet, markdown_table
 from lib_negtrans.evaluation.run import Cost, evaluate, judge_pictures, round_trip
 from lib_negtrans.models import standalone
+from lib_negtrans.pictures import feature_network as features
 from lib_negtrans.pictures.tree import image_files
 
 needs_features = pytest.mark.skipif(features.missing_packages() is not None, reason=str(features.missing_packages()))

@@ -37,12 +37,15 @@ options = dict(
     size=64, batch_size=1, accumulation=1, save_every=2, latent_sampling="step", flip=True, alpha_weight=True,
     shuffle_tags=True, tag_dropout=0.2, latent_cache="disk", ema=0.9, validate_every=4, result="best",
 )
+if kind == "student":
+    options = dict(size=64, batch_size=1, save_every=2, flip=True, ema=0.9)
 options |= {
     "negative": dict(steps=40, vectors=2, template="filewords", lr="5e-2:20, 1e-2"),
     "lora": dict(
         steps=20, rank=2, conv_rank=2, text_encoder=True, lr="1e-2", scheduler="cosine", warmup=3, prior="base",
         caption_dropout=0.2, precision="bf16",
     ),
+    "student": dict(steps=16, rank=2, decoder_rank=2, lr="1e-3", warmup=3),
     "full": dict(steps=12, text_encoder=True, lr="1e-4", scheduler="linear", warmup=2, save_every=1),
 }[kind]
 params = KINDS[kind].options.from_dict(options)
@@ -53,6 +56,9 @@ for number, size in enumerate([(64, 64), (64, 96), (96, 64), (64, 64), (64, 64),
     values = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     Image.fromarray(values).save(renders / f"{number}.png")
     (renders / f"{number}.txt").write_text("a coat, red, long, wool")
+    (place / "photos").mkdir(exist_ok=True)
+    Image.fromarray(255 - values[..., :3]).save(place / "photos" / f"{number}.png")
+photos = place / "photos" if kind == "student" else None
 
 def train(out):
     pid = os.fork()
@@ -60,7 +66,7 @@ def train(out):
         return pid
     code = 1
     try:
-        request = TrainingRequest(NAME, renders, params, resume=True, kind=kind)
+        request = TrainingRequest(NAME, renders, params, resume=True, kind=kind, photos=photos)
         job = Training(request, host, out / "run", out / f"{NAME}{suffix}")
         for _ in job.run():
             pass
@@ -95,7 +101,7 @@ print(done)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-@pytest.mark.parametrize("kind", ["negative", "lora", "full"])
+@pytest.mark.parametrize("kind", ["negative", "lora", "full", "student"])
 def test_killed_at_random_moments(tmp_path, kind):
     quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     done = subprocess.run(

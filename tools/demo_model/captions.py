@@ -19,7 +19,7 @@ from scipy.ndimage import binary_erosion, gaussian_filter
 from skimage.color import rgb2lab
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from lib_negtrans.evaluation.feature_network import Lite0
+from lib_negtrans.pictures.feature_network import Lite0
 
 CLASS_WORDS = {"t": "t-shirt", "longsleeve": "long sleeve top", "outwear": "jacket"}
 PALETTE = {

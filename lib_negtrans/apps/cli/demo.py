@@ -18,12 +18,12 @@ from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.evaluation.ablation import FULL, NO_NEGATIVE, NO_POSITIVE, NO_TAC, ablation, ablation_table
 from lib_negtrans.evaluation.configurations import Configuration
 from lib_negtrans.evaluation.crops import Render, load_render, spread
-from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data
 from lib_negtrans.evaluation.run import THROUGH_VAE, judge_pictures, round_trip, translate_pictures
 from lib_negtrans.lora.merge import Loras, merged
 from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.pictures.feature_network import Lite0, missing_packages
 from lib_negtrans.pictures.images import save_png, to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 from lib_negtrans.pictures.tree import image_files

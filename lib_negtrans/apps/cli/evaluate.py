@@ -15,7 +15,6 @@ from lib_negtrans.embeddings.files import check_width
 from lib_negtrans.evaluation.ablation import ablation, ablation_table
 from lib_negtrans.evaluation.configurations import describe_names, parse_configurations
 from lib_negtrans.evaluation.crops import Render, load_photos, load_render, spread
-from lib_negtrans.evaluation.feature_network import Lite0, missing_packages
 from lib_negtrans.evaluation.judged_pair import PairItem, PairJob, PairMeasures, Pairs, pairs_of
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import SHEET_PICTURES, evaluation_data, evaluation_sheet, markdown_table, row_data
@@ -23,6 +22,7 @@ from lib_negtrans.evaluation.run import THROUGH_VAE, Evaluation, Judge, TableRow
 from lib_negtrans.files import place, store_errors
 from lib_negtrans.lora.merge import Loras
 from lib_negtrans.models.standalone import usable_device
+from lib_negtrans.pictures.feature_network import Lite0, missing_packages
 from lib_negtrans.pictures.images import ImageError, save_png
 from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.runners.runner import ItemFailed, make_item

@@ -23,6 +23,7 @@ COMMANDS = {
     "translate": ("translate", "turn renders into photographs"),
     "train-negative": ("train", "learn what makes a folder of renders look rendered"),
     "train-positive": ("train_positive", "teach the model how garments look on photographs"),
+    "distill": ("distill", "teach a student to translate in one call of the model, from translations"),
     "adapt": ("adapt", "learn from photographs, then from renders, into one file"),
     "prepare": ("prepare", "make a training folder from any folder of pictures"),
     "caption": ("caption", "write a caption beside each picture"),

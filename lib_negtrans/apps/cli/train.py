@@ -94,7 +94,7 @@ def with_workers(
 
 
 def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: Workers) -> int:
-    request, folder = _request(args, report)
+    request, folder = requested(args, report)
     out = Path(args.out) / f"{request.name}{KINDS[request.kind].suffix}"
     return train(request, host, folder, out, report, _preview(args, report, host, request, folder), workers)
 
@@ -125,12 +125,12 @@ def train(
         return EXIT_INTERRUPTED
     for complaint in last.complaints:
         report.problem(complaint)
-    use = {"negative": "--negative", "lora": "--lora", "full": "--model"}[request.kind]
+    use = {"negative": "--negative", "lora": "--lora", "full": "--model", "student": "--student"}[request.kind]
     report.event("written", f"{out} and its card are ready; use it with {use}.")
     return EXIT_DONE
 
 
-def _request(args: argparse.Namespace, report: Reporter) -> tuple[TrainingRequest, Path]:
+def requested(args: argparse.Namespace, report: Reporter) -> tuple[TrainingRequest, Path]:
     """What the call asks for, and the run folder; with --resume what the run was asked for, changed by the call.
 
     Raises CallError, ParamError, TrainingError.

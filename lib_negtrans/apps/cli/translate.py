@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,22 @@ from tqdm import tqdm
 from lib_negtrans.files import place
 from lib_negtrans.pictures.images import parse_size
 from lib_negtrans.pictures.masks import SOURCES
+from lib_negtrans.student.files import StudentChoice
 from lib_negtrans.translation.folder import plan
 from lib_negtrans.translation.item import Made, TranslationJob
 from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import Progress
+from lib_negtrans.translation.student import DEFAULTS as STUDENT_DEFAULTS
+from lib_negtrans.translation.student import OPTIONS as STUDENT_OPTIONS
+from lib_negtrans.translation.student import StudentJob, student_params
 
 from .common_options import add_negative, add_params, given, load_negatives, model_choice, output_folder
 from .engine import add_engine, for_engine, runner_of, shared_place
-from .reporting import EXIT_DONE, Reporter
+from .reporting import EXIT_DONE, CallError, Reporter
 from .telling import Telling, summary
+
+PRESET = "default"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_negative(parser)
     presets = "; ".join(f"{name}: {text}" for name, (text, _values) in TRANSLATION_PRESETS.items())
-    parser.add_argument("--preset", default="default", choices=tuple(TRANSLATION_PRESETS), help=presets)
+    parser.add_argument("--preset", choices=tuple(TRANSLATION_PRESETS), help=f"{presets} (default: {PRESET})")
+    parser.add_argument(
+        "--student", metavar="FILE",
+        help="translate in one call of the model with a student of it, which distill has trained; of the options below "
+        f"only {_flags(STUDENT_OPTIONS)} are then used (default colour: {STUDENT_DEFAULTS['colour']})",
+    )  # fmt: skip
     parser.add_argument(
         "--size", metavar="WxH", help="fit the picture into this size and keep its shape (default: its own size)"
     )
@@ -51,16 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, report: Reporter) -> int:
     """Translate; 0 done, 1 some pictures failed. Raises UserError for a wrong call."""
     masks = _masks(args)
-    params = translation_preset(args.preset, **given(args, TranslationParams))
+    student = _student(args) if args.student else None
+    options = given(args, TranslationParams)
+    params = student_params(**options) if student else translation_preset(args.preset or PRESET, **options)
     size = parse_size(args.size) if args.size else None
     out = shared_place(args, output_folder("--out", args.out))
     runner = runner_of(args, out, args.overwrite)
     items = plan(shared_place(args, place(args.input)), out, masks)
     params, embeddings = with_negatives(params, load_negatives(args))
-    job = TranslationJob(for_engine(args, model_choice(args)), params, embeddings, size)
+    model = for_engine(args, model_choice(args))
+    job = StudentJob(model, student, params, size) if student else TranslationJob(model, params, embeddings, size)
     with runner:
         results = runner.run(job, items, lambda step: telling.progress(step))
-        if params.prompt == params.negative_prompt and runner.is_main:
+        if not student and params.prompt == params.negative_prompt and runner.is_main:
             report.event(
                 "warning", "note: without --negative or --negative-prompt, the result is the same picture again.",
                 message="no negative: the pictures are only reconstructed",
@@ -75,6 +90,23 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     if not runner.is_main:
         return EXIT_DONE  # another code would make the launcher end the others
     return summary(report, "translated", total, lost, len(items), time.time() - runner.began, out)
+
+
+def _flags(options: Iterable[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in options)
+
+
+def _student(args: argparse.Namespace) -> StudentChoice:
+    """The student that --student names. Raises CallError for options that it does not have, StudentError."""
+    named = {"negative": args.negative, "preset": args.preset, "feature_memory": args.feature_memory}
+    used = [name for name, value in (named | given(args, TranslationParams)).items() if value not in (None, [])]
+    if foreign := [name for name in used if name not in STUDENT_OPTIONS]:
+        raise CallError(
+            f"{_flags(foreign[:1])} has no meaning with --student, which does what its pairs have taught it: leave it "
+            "out."
+        )
+    choice = StudentChoice(shared_place(args, place(args.student)))
+    return choice.pinned() if args.engine != "local" else choice
 
 
 def _masks(args: argparse.Namespace) -> Path | None:

@@ -76,11 +76,11 @@ class RowSource:
         same: list[Row] = []
         for row in workers.share(rows):
             if same and (len(same) == size or row.latent.shape != same[0].latent.shape):
-                yield stack(same, device)
+                yield self.stack(same, device)
                 same = []
             same.append(row)
         if same:
-            yield stack(same, device)
+            yield self.stack(same, device)
 
     def _row(self, index: int, generator: torch.Generator) -> Row:
         params = self.params
@@ -102,6 +102,10 @@ class RowSource:
             latent = latent + picture.std * torch.randn(latent.shape, generator=generator)
         noise = torch.randn(latent.shape, generator=generator)
         return Row(latent, noise, timestep, caption, picture.weight)
+
+    def stack(self, rows: list[Row], device: torch.device | str = "cpu") -> Any:
+        """What an objective gets of rows of one shape."""
+        return stack(rows, device)
 
     def _of_picture(self, index: int, flipped: bool) -> torch.Generator:
         """One for a picture, the same every time: it does not depend on what else is in the folder."""

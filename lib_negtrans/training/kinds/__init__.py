@@ -7,5 +7,8 @@ from lib_negtrans.training.trainable import Trainable
 from .full import FullModel
 from .lora import Lora
 from .negative import NegativeEmbedding
+from .student import StudentTraining
 
-KINDS: dict[str, type[Trainable]] = {"negative": NegativeEmbedding, "lora": Lora, "full": FullModel}
+KINDS: dict[str, type[Trainable]] = {
+    "negative": NegativeEmbedding, "lora": Lora, "full": FullModel, "student": StudentTraining,
+}  # fmt: skip

@@ -1,13 +1,8 @@
-"""A LoRA: small matrices beside the model's own, y + alpha/rank * up(down(x)) (arXiv 2106.09685); the model is frozen.
-
-They are hooks on the modules' own forward, so that ldm's and diffusers' modules are trained alike, and nothing of them
-is replaced.
-"""
+"""A LoRA: small matrices beside the model's own (`lora.live`); the model is frozen."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from lib_negtrans.files import atomic_write
 from lib_negtrans.lora.files import LoraPair, read_lora, write_lora
+from lib_negtrans.lora.live import DOWN, UP, Layer, LiveLora, LoraWeights
 from lib_negtrans.lora.names import is_text, lora_targets
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.batch import counted_generator
@@ -30,10 +25,6 @@ from lib_negtrans.training.optimizers import MovingAverage
 from lib_negtrans.training.positive_params import SHALLOW, LoraParams
 
 from .positive import FILE_DTYPES, PositiveKind, total_norm
-
-DOWN, UP = ".lora_down.weight", ".lora_up.weight"
-Layer = nn.Linear | nn.Conv2d
-LoraWeights = dict[str, Tensor]  # kohya name + DOWN or UP -> matrix, or kernel of a convolution
 
 
 class Lora(PositiveKind[LoraParams]):
@@ -47,22 +38,11 @@ class Lora(PositiveKind[LoraParams]):
         self.targets = trained_targets(host, params)
         self.scale = params.alpha / params.rank
         self.dtype = torch.float64 if host.dtype == torch.float64 else torch.float32
-        self._applied: list[LoraWeights | None] = []
+        self.live = LiveLora(self.targets, self.rank_of, self.scale)
         with torch.inference_mode(False), torch.no_grad():
-            self.weights: LoraWeights = self._initial()
-
-    def _initial(self) -> LoraWeights:
-        """down: kaiming uniform with a = sqrt 5, from a generator of each module's own; up: zeros, so no effect."""
-        weights = {}
-        for name, module in self.targets.items():
-            rank = self.rank_of(module)
-            shape = (rank, *module.weight.shape[1:])
-            bound = 1.0 / math.sqrt(math.prod(shape[1:]))
-            down = torch.empty(shape).uniform_(-bound, bound, generator=counted_generator(self.params.seed, name))
-            up = torch.zeros(module.weight.shape[0], rank, *(1,) * (len(shape) - 2))
-            for suffix, tensor in ((DOWN, down), (UP, up)):
-                weights[name + suffix] = tensor.to(self.host.device, self.dtype).requires_grad_()
-        return weights
+            self.weights: LoraWeights = self.live.initial(
+                lambda name: counted_generator(params.seed, name), host.device, self.dtype
+            )
 
     def rank_of(self, module: Layer) -> int:
         """Of a 3x3 convolution the conv rank, of all else the rank."""
@@ -81,27 +61,10 @@ class Lora(PositiveKind[LoraParams]):
     @contextmanager
     def applied(self, weights: LoraWeights | None) -> Iterator[Mapping[str, Tensor]]:
         with ExitStack() as undo:
-            if not self._applied and weights is not None:
+            if not self.live.active and weights is not None:
                 undo.enter_context(self.differentiable_input())
-                for name, module in self.targets.items():
-                    undo.callback(module.register_forward_hook(self._hook(name)).remove)
-            self._applied.append(weights)
-            undo.callback(self._applied.pop)
+            undo.enter_context(self.live.applied(weights))
             yield {}
-
-    def _hook(self, name: str) -> Any:
-        def add(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            weights = self._applied[-1]
-            if weights is None:
-                return None
-            x = args[0]
-            down, up = (weights[name + suffix].to(x.device, x.dtype) for suffix in (DOWN, UP))
-            if isinstance(module, nn.Conv2d):
-                small = F.conv2d(x, down, stride=module.stride, padding=module.padding, dilation=module.dilation)
-                return output + F.conv2d(small * self.scale, up).to(output.dtype)
-            return output + F.linear(F.linear(x, down) * self.scale, up).to(output.dtype)
-
-        return add
 
     @torch.no_grad()
     def measure(self, initial: LoraWeights) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from lib_negtrans.embeddings.card import write_card
 from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, validate_name, write_embedding
 from lib_negtrans.embeddings.inspection import nearest_tokens
 from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.training.data.batch import RowSource
 from lib_negtrans.training.data.captions import Captions, load_captions
 from lib_negtrans.training.data.sets import Folders, TrainingData, read_data
 from lib_negtrans.training.errors import DatasetError, TrainingError
@@ -27,7 +28,7 @@ from lib_negtrans.training.params import TrainingParams
 class NegativeEmbedding:
     """A `Trainable`; its weights are vectors (n, width)."""
 
-    options = TrainingParams
+    options, source = TrainingParams, RowSource
     kind, noun, suffix, domain = "negative embedding", "vectors", ".pt", "renders"
     copied, counted, masters = True, False, False
 

@@ -17,6 +17,7 @@ from lib_negtrans.embeddings.card import write_files
 from lib_negtrans.embeddings.files import validate_name
 from lib_negtrans.errors import UserError
 from lib_negtrans.models.protocol import ModelHost
+from lib_negtrans.training.data.batch import RowSource
 from lib_negtrans.training.data.captions import FILEWORDS, Captions
 from lib_negtrans.training.data.photographs import read_photographs
 from lib_negtrans.training.data.sets import Folders, TrainingData
@@ -41,7 +42,7 @@ class PositiveKind(ABC, Generic[P]):
 
     kind: str
     noun: str
-    suffix, domain, trigger = ".safetensors", "photos", ""
+    suffix, domain, trigger, source = ".safetensors", "photos", "", RowSource
     counted, masters, copied = True, False, True
     usual_size = float("inf")
     data: TrainingData
