@@ -34,6 +34,8 @@ class Option:
     infotext: str | None = None  # key in the PNG text, beginning with "NegTrans"
     group: str | None = None  # the panel's folded part that it is in
     applies: tuple[str, tuple[Any, ...]] | None = None  # (field, values) under which it does anything at all
+    lines: int = 1  # of a text's box
+    of_picture: bool = False  # what is wanted of this picture, which no preset changes
 
 
 def option(default: Any, label: str, help: str, **limits: Any) -> Any:

@@ -115,7 +115,8 @@ def wrong_length(count: int) -> str:
 def preset_of(options: dict[str, Any]) -> str | None:
     """The preset whose panel values these are, if any."""
     for name, (_text, values) in TRANSLATION_PRESETS.items():
-        if all(options[key] == {**_panel_defaults(), **values}[key] for key in PANEL_OPTIONS):
+        wanted, described = {**_panel_defaults(), **values}, TranslationParams.options()
+        if all(options[key] == wanted[key] for key in PANEL_OPTIONS if not described[key].of_picture):
             return name
     return None
 

@@ -49,7 +49,19 @@ class Recorder:
         yield
 
 
-def made(module, cond, *, of_image=(0,), guide=None, both=False, needs_empty=False, scale=7.5, mask=None, after=()):
+def made(
+    module,
+    cond,
+    *,
+    of_image=(0,),
+    guide=None,
+    both=False,
+    needs_empty=False,
+    scale=7.5,
+    mask=None,
+    after=(),
+    concepts=(),
+):
     """A denoiser of ours on a patched UNet, after `__init__`; cond: (context, weight) pairs."""
     patcher = forge.Patcher(noise)
     patcher.model_options["sampler_post_cfg_function"] = list(after)
@@ -66,6 +78,7 @@ def made(module, cond, *, of_image=(0,), guide=None, both=False, needs_empty=Fal
     ours.of_image, ours.control, ours.guide = list(of_image), Recorder(), guide or Guidance("cfg")
     ours.tac = SimpleNamespace(layers=("IN01",), both_halves=both, strengths=lambda step: {})
     ours._needs_empty, ours._empty_context = needs_empty, EMPTY
+    ours._concepts = dict(concepts)
     ours._injection, ours._step, ours._theirs = None, 0, patcher
     ours._patcher = ours._patched(patcher)
     return ours

@@ -17,8 +17,8 @@ class Processing:
         self.sampler_name, self.scheduler = "Euler a", "Karras"
         self.extra_generation_params = {"Theirs": 1}
         self.cached_c = self.cached_uc = ["class", "cache"]
-        self.negative_prompts = ["blurry", ""]
-        self.all_prompts = ["", ""]
+        self.prompts, self.negative_prompts = ["", ""], ["blurry", ""]
+        self.all_prompts, self.all_negative_prompts = ["", ""], ["blurry", ""]
         self.comments = []
         self.init_images = ["a picture"]
         self.seen = []

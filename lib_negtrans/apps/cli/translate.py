@@ -18,7 +18,7 @@ from lib_negtrans.translation.negatives import with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import Progress
 
-from .common_options import add_negative, add_params, given, load_negatives, model_choice, output_folder
+from .common_options import add_concept, add_negative, add_params, given, load_negatives, model_choice, output_folder
 from .engine import add_engine, for_engine, runner_of, shared_place
 from .reporting import EXIT_DONE, Reporter
 from .telling import Telling, summary
@@ -45,7 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "translated), or a folder of such masks with the same names as the input (default: none)",
     )  # fmt: skip
     add_engine(parser)
-    add_params(parser, TranslationParams, skip=("mask",))
+    add_concept(parser)
+    add_params(parser, TranslationParams, skip=("mask", "concepts"))
 
 
 def run(args: argparse.Namespace, report: Reporter) -> int:
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     job = TranslationJob(for_engine(args, model_choice(args)), params, embeddings, size)
     with runner:
         results = runner.run(job, items, lambda step: telling.progress(step))
-        if params.prompt == params.negative_prompt and runner.is_main:
+        asked = params.steering
+        if asked.prompt == asked.negative_prompt and not asked.concepts and runner.is_main:
             report.event(
                 "warning", "note: without --negative or --negative-prompt, the result is the same picture again.",
                 message="no negative: the pictures are only reconstructed",

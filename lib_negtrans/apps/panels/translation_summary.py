@@ -25,8 +25,11 @@ STRENGTH = "Strength of change"  # the webui's own slider once more, in the pane
 
 
 def preset_values(preset: str) -> dict[str, Any]:
-    """Every option as this preset has it. Raises KeyError for an unknown one."""
-    return TranslationParams().to_dict() | TRANSLATION_PRESETS[preset][1]
+    """Every option that presets set, as this one has it. Raises KeyError for an unknown one."""
+    options = TranslationParams.options()
+    own = {name for name, option in options.items() if option.of_picture}
+    values = TranslationParams().to_dict() | TRANSLATION_PRESETS[preset][1]
+    return {name: value for name, value in values.items() if name not in own}
 
 
 def summary_html(preset: str | None, embedding: str | None, weight: float | None, values: Mapping[str, Any]) -> str:
@@ -59,7 +62,7 @@ def differences(preset: str, params: TranslationParams | None, values: Mapping[s
     """Option name -> (its value, the preset's), for what has another and does something. params None: invalid."""
     wanted, found = preset_values(preset), {}
     for name, value in values.items():
-        if name == "negative_prompt" or (params is not None and not params.applies(name)):
+        if name not in wanted or (params is not None and not params.applies(name)):
             continue
         try:
             typed = TranslationParams.typed(name, value)

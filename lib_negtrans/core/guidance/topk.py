@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .variant import Variant, computed, push_away, setting
+from .variant import Variant, computed, setting
 
 
 @dataclass
@@ -24,8 +24,8 @@ class TopK(Variant):
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
     )  # fmt: skip
 
-    def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
-        return push_away(empty, cond, keep_largest(negative - empty, self.ratio), scale)
+    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+        return keep_largest(vector, self.ratio)
 
     def kept(self) -> str:
         return f"using only its strongest {100 * self.ratio:g} %"
