@@ -178,7 +178,7 @@ def test_the_negative_prompt_is_encoded_at_scale_one_too(job_module):
 
 def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):
     p = Processing()
-    p.all_prompts = ["a photo AND_PERP red"]
+    p.all_prompts = ["a photo AND_PERP red"] * 2
     monkeypatch.setattr(type(job_module.host()), "guided_by_others", lambda _, prompts: "AND_PERP" in prompts[0])
     with make(job_module, p, guidance="topk", cfg_rescale=0.5).attached():
         p.init()

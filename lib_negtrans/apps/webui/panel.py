@@ -46,9 +46,8 @@ def script_panel(
     version.do_not_save_to_config = True  # an old ui-config.json must not hide a newer version
     blocks = getattr(Context.root_block, "blocks", {})
     on_this_page = {name: c for name, c in host_controls.items() if blocks.get(c._id) is c}
-    prompts: dict[str, Any] = {
-        name: on_this_page.pop(name) for name in ("prompt", "negative_prompt") if name in on_this_page
-    }
+    typed = [name for name in ("prompt", "negative_prompt") if name in on_this_page]
+    prompts: dict[str, Any] = {name: on_this_page.pop(name) for name in typed}
 
     def above_the_options() -> None:
         if "strength" in on_this_page:
