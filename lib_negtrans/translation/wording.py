@@ -117,7 +117,7 @@ def _concepts(params: TranslationParams) -> list[Sentence]:
     if not concepts:
         return []
     without = replace(params, concepts="", prompt=params.steering.prompt, negative_prompt="")
-    template = "Concepts: {names}. They take {rows} more model calls at each step."
+    template = "Concepts: {names}. They add {rows} to the model calls of each step."
     rows = guided_rows(params) - guided_rows(without)
     return [Sentence(template, {"names": "; ".join(map(written, concepts)), "rows": rows})]
 
