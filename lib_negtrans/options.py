@@ -35,7 +35,6 @@ class Option:
     group: str | None = None  # the panel's folded part that it is in
     applies: tuple[str, tuple[Any, ...]] | None = None  # (field, values) under which it does anything at all
     lines: int = 1  # of a text's box
-    of_picture: bool = False  # what is wanted of this picture, which no preset changes
 
 
 def option(default: Any, label: str, help: str, **limits: Any) -> Any:

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lib_negtrans.core.guidance import VARIANTS, Concept, Variant
-from lib_negtrans.core.guidance.topk import TopK
+from lib_negtrans.core.guidance.topk import ConceptTopK
 from lib_negtrans.options import ParamError
 
 MAXIMUM = 20  # each is a row of the model at every step
 MAXIMUM_WEIGHT = 100.0
 DEFAULT_KIND = "sega"
 _DEFAULT_WEIGHTS = {"sega": 5.0}  # its authors'; of the other kinds 1
-_TOPK_SHARE = 0.05  # neutral-prompt's
+_KINDS: dict[str, type[Variant]] = {**VARIANTS, "topk": ConceptTopK}
 _WORDS = {"AND": "cfg", "AND_PERP": "perp", "AND_SALT": "salience", "AND_TOPK": "topk"}
 _WORD = re.compile(r"\b(AND(?:_PERP|_SALT|_TOPK)?)\b")
 CONCEPT_WORD = re.compile(r"\bAND_(?:PERP|SALT|TOPK)\b")
@@ -76,10 +76,10 @@ def _split(prompt: str, keeps_and: bool) -> tuple[str, list[Concept]]:
     else:
         first, own = _text_and_weight(first)
         # the first prompt's own weight: as much more or less of its direction
-        concepts.append(Concept(first, VARIANTS["cfg"](), 0.0 if own is None else own - 1))
+        concepts.append(Concept(first, _KINDS["cfg"](), 0.0 if own is None else own - 1))
     for word, part in parts:
         text, weight = _weighted(part, 1.0, word)
-        concepts.append(Concept(text, _with_defaults(VARIANTS[_WORDS[word]]()), weight))
+        concepts.append(Concept(text, _KINDS[_WORDS[word]](), weight))
     return first, concepts
 
 
@@ -101,10 +101,6 @@ def _weighted(text: str, default: float, where: str) -> tuple[str, float]:
     if abs(weight) > MAXIMUM_WEIGHT:
         raise ParamError(f"{where} has the weight {weight:g}: it must lie between -100 and 100.")
     return bare, weight
-
-
-def _with_defaults(variant: Variant) -> Variant:
-    return replace(variant, ratio=_TOPK_SHARE) if isinstance(variant, TopK) else variant
 
 
 def numbered(lines: str) -> list[tuple[int, Concept]]:
@@ -139,12 +135,12 @@ def _of_line(line: str, number: int) -> Concept:
     text, options = _apart(line)
     given = _pairs(options, where)
     kind = given.pop("kind", DEFAULT_KIND)
-    if kind not in VARIANTS:
-        raise ParamError(f"{where}: kind must be one of {', '.join(VARIANTS)}, not {kind}.")
+    if kind not in _KINDS:
+        raise ParamError(f"{where}: kind must be one of {', '.join(_KINDS)}, not {kind}.")
     text, weight = _weighted(text, _DEFAULT_WEIGHTS.get(kind, 1.0), where)
     if word := _WORD.search(text) or re.search(r"<\w+:[^>]+>", text):
         raise ParamError(f"{where}: {word[0]} belongs in the prompt, not here; the kind is written as | kind=topk.")
-    variant = _with_defaults(VARIANTS[kind]())
+    variant = _KINDS[kind]()
     fields = {field.name: field for field in dataclasses.fields(variant) if field.init}
     schedule = {name: getattr(variant, name, 0) for name in _SCHEDULE}
     values: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from lib_negtrans.pictures.masks import SOURCES as MASK_SOURCES
 from .concepts import Steering, steering
 
 DEPTHS = 4  # resolutions of an SD1 UNet
+OF_PICTURE = ("prompt", "negative_prompt", "concepts")  # what is wanted of one picture: no preset sets it
 _Class = TypeVar("_Class")
 
 
@@ -40,13 +41,10 @@ def _with_guidance_options(params: type[_Class]) -> type[_Class]:
 class TranslationParams(Params):
     """One translation. Defaults are ours; `preset("fashionr2r")` is the published code's behaviour."""
 
-    prompt: str = option(
-        "", "Prompt", "What the photograph should show. Leave it empty to work as the paper does.", of_picture=True,
-    )  # fmt: skip
+    prompt: str = option("", "Prompt", "What the photograph should show. Leave it empty to work as the paper does.")
     negative_prompt: str = option(
-        "", "Negative prompt",
-        "What the result should move away from. The negative embedding's trigger word goes here.", of_picture=True,
-    )  # fmt: skip
+        "", "Negative prompt", "What the result should move away from. The negative embedding's trigger word goes here."
+    )
     source_prompt: str = option(
         "", "Source prompt", "Describes the render while it is inverted. In most cases it should be empty.",
         infotext="NegTrans source prompt", group="Inversion",
@@ -104,7 +102,7 @@ class TranslationParams(Params):
         "", "Concepts",
         "What the picture is pushed towards, one a line: a text, a colon and its weight, such as wool :3. A weight "
         "below 0 pushes away. Behind a bar come options: wool :3 | kind=sega threshold=0.9 warmup=1 cooldown=0.",
-        infotext="NegTrans concepts", group="Guidance", lines=2, of_picture=True,
+        infotext="NegTrans concepts", group="Guidance", lines=2,
     )  # fmt: skip
     tac_halves: str = option(
         "cond", "TAC halves",

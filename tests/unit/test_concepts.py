@@ -10,7 +10,7 @@ from lib_negtrans.core.guidance.classifier_free import ClassifierFree
 from lib_negtrans.core.guidance.perp import Perp
 from lib_negtrans.core.guidance.salience import Salience
 from lib_negtrans.core.guidance.sega import Sega
-from lib_negtrans.core.guidance.topk import TopK
+from lib_negtrans.core.guidance.topk import ConceptTopK
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation import denoiser
 from lib_negtrans.translation.concepts import MAXIMUM, Steering, numbered, steering, with_weight
@@ -22,7 +22,7 @@ from lib_negtrans.translation.plan import guided_rows
 from lib_negtrans.translation.wording import describe_translation
 from tests.tiny_model import tiny_host
 
-WOOL = Concept("wool, visible weave", TopK(0.05), 0.6)
+WOOL = Concept("wool, visible weave", ConceptTopK(), 0.6)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ WOOL = Concept("wool, visible weave", TopK(0.05), 0.6)
             Steering("a photo", "", (Concept("(red:1.2)", Salience(), -0.5), Concept("two\nlines", Perp(), 2.0))),
         ),
         ("a", "neg AND_PERP a doll :0.5", Steering("a", "neg", (Concept("a doll", Perp(), -0.5),))),
-        ("[a:b:0.5] AND_TOPK [c|d]", "", Steering("[a:b:0.5]", "", (Concept("[c|d]", TopK(0.05)),))),
+        ("[a:b:0.5] AND_TOPK [c|d]", "", Steering("[a:b:0.5]", "", (Concept("[c|d]", ConceptTopK()),))),
         ("ANDROID AND_PERPETUAL :0.5", "BRAND_TOPK", Steering("ANDROID AND_PERPETUAL :0.5", "BRAND_TOPK")),
         ("a AND b :0.5", "", Steering("a", "", (Concept("b", ClassifierFree(), 0.5),))),
         (
@@ -58,7 +58,7 @@ def test_words_of_a_prompt(prompt, negative, expected):
 def test_a_host_that_joins_prompts_keeps_its_and():
     found = steering("a :0.25 AND_PERP x AND b :0.5", "x AND y AND_TOPK z", composes_and=True)
     assert found.prompt == "a :0.25 AND b :0.5" and found.negative_prompt == "x AND y"
-    assert found.concepts == (Concept("x", Perp()), Concept("z", TopK(0.05), -1.0))
+    assert found.concepts == (Concept("x", Perp()), Concept("z", ConceptTopK(), -1.0))
     assert steering("a AND b", "", composes_and=True) == Steering("a AND b", "")
 
 
@@ -71,8 +71,8 @@ def test_a_host_that_joins_prompts_keeps_its_and():
             "wool :3 | threshold=0.8 warmup=2 cooldown=7",
             Concept("wool", Sega(threshold=0.8, warmup=0), 3.0, warmup=2, cooldown=7),
         ),
-        ("wool :.6 | kind = topk, ratio=0.2", Concept("wool", TopK(0.2), 0.6)),
-        ("wool|kind=topk cooldown=3", Concept("wool", TopK(0.05), 1.0, cooldown=3)),
+        ("wool :.6 | kind = topk, ratio=0.2", Concept("wool", ConceptTopK(0.2), 0.6)),
+        ("wool|kind=topk cooldown=3", Concept("wool", ConceptTopK(), 1.0, cooldown=3)),
         ("[a|b] :2 | kind=cfg", Concept("[a|b]", ClassifierFree(), 2.0)),
         ("[a|b]", Concept("[a|b]", Sega(warmup=0), 5.0, warmup=1)),
     ],

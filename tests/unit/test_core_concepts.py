@@ -12,7 +12,7 @@ from lib_negtrans.core.guidance.classifier_free import ClassifierFree
 from lib_negtrans.core.guidance.perp import Perp
 from lib_negtrans.core.guidance.salience import Salience
 from lib_negtrans.core.guidance.sega import Sega
-from lib_negtrans.core.guidance.topk import TopK
+from lib_negtrans.core.guidance.topk import ConceptTopK, TopK
 
 W = 7.5
 EACH = {
@@ -69,6 +69,16 @@ def test_perp_adds_what_is_perpendicular_to_the_prompts_direction():
     along = (own - moved).flatten(1)  # and what is left out is all along it
     cosine = torch.nn.functional.cosine_similarity(along, direction.flatten(1)).abs()
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+def test_a_concept_keeps_as_many_values_as_neutral_prompt_does():
+    """Its `filter_abs_top_k`, in other words: what reaches the int(size * 0.95)-th smallest magnitude."""
+    for shape in ((1, 4, 16, 16), (1, 4, 64, 64), (1, 4, 13, 9)):
+        v = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+        smallest = v.abs().flatten().sort().values[int(v.numel() * (1 - 0.05)) - 1]
+        kept = ConceptTopK().limited(v, v, 0)
+        assert torch.equal(kept, torch.where(v.abs() >= smallest, v, 0.0))
+    assert torch.equal(ConceptTopK(1.0).limited(v, v, 0), v)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.5, 1.0])

@@ -12,7 +12,7 @@ from typing import Any
 
 from lib_negtrans.embeddings import chosen_embedding
 from lib_negtrans.options import ParamError
-from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.params import OF_PICTURE, TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.translation.wording import Sentence, cannot_work, translation_sentences
 
 ALL = "all"  # stands for every option where one is named to be reset
@@ -26,10 +26,8 @@ STRENGTH = "Strength of change"  # the webui's own slider once more, in the pane
 
 def preset_values(preset: str) -> dict[str, Any]:
     """Every option that presets set, as this one has it. Raises KeyError for an unknown one."""
-    options = TranslationParams.options()
-    own = {name for name, option in options.items() if option.of_picture}
     values = TranslationParams().to_dict() | TRANSLATION_PRESETS[preset][1]
-    return {name: value for name, value in values.items() if name not in own}
+    return {name: value for name, value in values.items() if name not in OF_PICTURE}
 
 
 def summary_html(preset: str | None, embedding: str | None, weight: float | None, values: Mapping[str, Any]) -> str:
