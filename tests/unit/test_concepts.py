@@ -214,6 +214,13 @@ def test_a_concepts_row_takes_the_sources_attention_as_the_prompts_does(host, im
     torch.testing.assert_close(translate(host, image, asked).latent, together.latent, rtol=0, atol=1e-6)
 
 
+def test_a_concept_is_held_at_the_first_step_too_where_the_prompt_is_the_sources(host, image, monkeypatch):
+    asked = params(prompt="", concepts="wool :3", tac_layers=4096)
+    found = translate(host, image, asked).latent
+    monkeypatch.setattr(denoiser.StandaloneDenoiser, "_is_the_source", lambda self, z, position: False)
+    torch.testing.assert_close(translate(host, image, asked).latent, found, rtol=0, atol=1e-9)
+
+
 def same_for_brackets(encode):
     def encoded(prompts, embeddings=None):
         return encode([prompt.strip("()") for prompt in prompts], embeddings)
