@@ -191,3 +191,14 @@ def test_concepts_that_cannot_be_read_are_refused_in_one_sentence(client):
     assert "Line 1 of Concepts: kind must be one of cfg, perp" in answer.text
     answer = client.ask(negative_prompt="a photo AND_TOPK [a AND_PERP b]")
     assert "AND_PERP within square brackets is not supported" in answer.text
+
+
+def test_a_concepts_text_is_edited_by_steps_as_a_prompts_is_and_a_batch_has_it_in_each_picture(client):
+    def made(text, **more):
+        return client.translate(arguments(concepts=text), negative_prompt="cg", steps=50, **more)["images"]
+
+    first, last, edited = (made(text)[0] for text in ("red :20", "a blue coat :20", "[red:a blue coat:4] :20"))
+    assert min(difference(first, edited), difference(edited, last)) > 1
+    grid, one, two = made("red :20", batch_size=2)
+    assert difference(one, first) <= 1 and difference(two, first) <= 1 and grid
+    assert difference(made("red :20", cfg_scale=1)[0], made("", cfg_scale=1)[0]) > 1
