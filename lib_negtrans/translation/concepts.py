@@ -24,7 +24,7 @@ _KINDS: dict[str, type[Variant]] = {**VARIANTS, "topk": ConceptTopK}
 _WORDS = {"AND": "cfg", "AND_PERP": "perp", "AND_SALT": "salience", "AND_TOPK": "topk"}
 _WORD = re.compile(r"\b(AND(?:_PERP|_SALT|_TOPK)?)\b")
 CONCEPT_WORD = re.compile(r"\bAND_(?:PERP|SALT|TOPK)\b")
-_WEIGHT = re.compile(r"\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*$")
+_WEIGHT = re.compile(r":\s*([-+]?(?:\d+(?:\.\d*)?|\.\d+))$")
 _SCHEDULE = ("warmup", "cooldown")
 
 
@@ -89,8 +89,9 @@ def _opened(text: str) -> int:
 
 
 def _text_and_weight(text: str) -> tuple[str, float | None]:
+    text = text.strip()
     found = _WEIGHT.search(text)
-    return (text.strip(), None) if found is None else (text[: found.start()].strip(), float(found[1]))
+    return (text, None) if found is None else (text[: found.start()].strip(), float(found[1]))
 
 
 def _weighted(text: str, default: float, where: str) -> tuple[str, float]:
@@ -161,7 +162,7 @@ def _of_line(line: str, number: int) -> Concept:
 
 def _pairs(options: str, where: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for pair in re.sub(r"\s*=\s*", "=", options).replace(",", " ").split():
+    for pair in re.sub(" ?= ?", "=", " ".join(options.replace(",", " ").split())).split():
         name, equals, value = pair.partition("=")
         if not equals or not name or not value:
             raise ParamError(f"{where}: options are written as name=value, such as threshold=0.8, not {pair}.")

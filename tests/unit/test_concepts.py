@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
 import pytest
 import torch
 
@@ -106,6 +109,17 @@ def test_what_is_wrong_is_said_in_one_sentence(prompt, lines, says):
     with pytest.raises(ParamError) as error:
         TranslationParams(prompt=prompt, concepts=lines).validate()
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 9_000 + "x", "x:" + "1" * 9_000 + "x", "AND " * 2_400, "x | " + " " * 9_000 + "y"]
+)
+def test_long_texts_are_read_at_once(text):
+    began = time.process_time()
+    for prompt, lines in ((f"a AND_PERP {text}", ""), ("", text)):
+        with contextlib.suppress(ParamError):
+            steering(prompt, "", lines)
+    assert time.process_time() - began < 1.0
 
 
 def test_another_weight_leaves_the_rest_of_the_lines():
