@@ -35,11 +35,11 @@ LARGE = 2 * 64 * 64  # latent pixels; on the CPU the prompts of a larger picture
 class GuidedDenoiser(ABC):
     """One translation of S distinct sources to B pictures, as one model computes it.
 
+    concepts: of the host's own prompts, by default the parameters'.
     latent: clean sources (S, 4, h, w), float32. of_image: the source of each picture, by default there is one for each.
-    region (1 or S, 1, h, w) in [0, 1]: where attention control acts, everywhere by default. concepts: of the host's own
-    prompts, by default the parameters'. Predictions are the UNet's raw output, float32. A subclass has `noise`
-    (B, 4, h, w) where the translation starts from noise, `source_context` (1, tokens, width), and `share` where a
-    background is kept.
+    region (1 or S, 1, h, w) in [0, 1]: where attention control acts, everywhere by default. Predictions are the UNet's
+    raw output, float32. A subclass has `noise` (B, 4, h, w) where the translation starts from noise, `source_context`
+    (1, tokens, width), and `share` where a background is kept.
     """
 
     noise: Tensor
