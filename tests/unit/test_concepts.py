@@ -229,7 +229,7 @@ def test_a_concepts_row_takes_the_sources_attention_as_the_prompts_does(host, im
 
 
 def test_a_concept_is_held_at_the_first_step_too_where_the_prompt_is_the_sources(host, image, monkeypatch):
-    asked = params(prompt="", concepts="wool :3", tac_layers=4096)
+    asked = params(prompt="", concepts="wool :3", tac_layers=4096, features="recomputed")
     found = translate(host, image, asked).latent
     monkeypatch.setattr(denoiser.StandaloneDenoiser, "_is_the_source", lambda self, z, position: False)
     torch.testing.assert_close(translate(host, image, asked).latent, found, rtol=0, atol=1e-9)
