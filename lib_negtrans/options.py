@@ -34,6 +34,7 @@ class Option:
     infotext: str | None = None  # key in the PNG text, beginning with "NegTrans"
     group: str | None = None  # the panel's folded part that it is in
     applies: tuple[str, tuple[Any, ...]] | None = None  # (field, values) under which it does anything at all
+    lines: int = 1  # of a text's box
 
 
 def option(default: Any, label: str, help: str, **limits: Any) -> Any:

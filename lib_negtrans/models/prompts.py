@@ -3,7 +3,8 @@
 The semantics are those of A1111 v1.10.1 with its default options (emphasis "Original", comma backtrack 20). Two of its
 slips are not repeated: BREAK inside weighted brackets still breaks, and an embedding that comma backtracking moves into
 the next chunk takes its vectors along. What the webui handles before the tokens and this module does not (editing as in
-`[a:b:0.5]` and `[a|b]`, AND, `<lora:...>`) is refused by `PromptError`: read as plain text it would be silently wrong.
+`[a:b:0.5]` and `[a|b]`, AND and its like, `<lora:...>`) is refused by `PromptError`: read as plain text it would be
+silently wrong.
 """
 
 from __future__ import annotations
@@ -54,9 +55,10 @@ class Chunk:
 
 def refuse_unsupported(prompt: str) -> None:
     """Raises PromptError where the webui would do something that happens outside the text encoder."""
-    if re.search(r"\bAND\b", prompt):
+    if found := re.search(r"\bAND(?:_PERP|_SALT|_TOPK)?\b", prompt):
         raise PromptError(
-            "AND (several prompts in one) works only in the webui: use a comma here, or 'and' if the word is meant."
+            f"{found[0]} (several prompts in one) works only in a translation's prompt: use a comma here, or 'and' if "
+            "the word is meant."
         )
     if found := _EXTRA_NETWORK.search(prompt):
         raise PromptError(f"{found[0]} works only in the webui: take it out, and name a LoRA's file with --lora.")

@@ -16,7 +16,7 @@ from lib_negtrans import TITLE
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.options import ParamError
 
-from .params import TRANSLATION_PRESETS, TranslationParams
+from .params import OF_PICTURE, TRANSLATION_PRESETS, TranslationParams
 
 VERSION, LIST_VERSION = 2, 1
 # what the host has controls of its own for, by its names
@@ -115,7 +115,8 @@ def wrong_length(count: int) -> str:
 def preset_of(options: dict[str, Any]) -> str | None:
     """The preset whose panel values these are, if any."""
     for name, (_text, values) in TRANSLATION_PRESETS.items():
-        if all(options[key] == {**_panel_defaults(), **values}[key] for key in PANEL_OPTIONS):
+        wanted = {**_panel_defaults(), **values}
+        if all(options[key] == wanted[key] for key in PANEL_OPTIONS if key not in OF_PICTURE):
             return name
     return None
 

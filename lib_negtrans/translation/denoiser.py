@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lib_negtrans.core import guidance
 from lib_negtrans.core.attention import AttentionControl, Features
 from lib_negtrans.core.colour import to_latent_size
+from lib_negtrans.core.guidance import Concept
 from lib_negtrans.core.inversion import Trajectory
 from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.core.translate import Source
@@ -27,12 +28,14 @@ from .params import TranslationParams
 from .plan import guidance_of, tac_plan_of
 from .preservation import controlled_region
 
+_CONCEPT = "concept: "  # before its text, the name of its row
 LARGE = 2 * 64 * 64  # latent pixels; on the CPU the prompts of a larger picture are computed one after the other
 
 
 class GuidedDenoiser(ABC):
     """One translation of S distinct sources to B pictures, as one model computes it.
 
+    concepts: of the host's own prompts, by default the parameters'.
     latent: clean sources (S, 4, h, w), float32. of_image: the source of each picture, by default there is one for each.
     region (1 or S, 1, h, w) in [0, 1]: where attention control acts, everywhere by default. Predictions are the UNet's
     raw output, float32. A subclass has `noise` (B, 4, h, w) where the translation starts from noise, `source_context`
@@ -52,12 +55,13 @@ class GuidedDenoiser(ABC):
         *,
         of_image: Sequence[int] | None = None,
         region: Tensor | None = None,
+        concepts: Sequence[Concept] | None = None,
     ) -> None:
         self.params, self.unet, self.latent, self.schedule = params, unet, latent, schedule
         self.of_image = of_image
         self.tac = tac_plan_of(params, unet, (latent.shape[-2], latent.shape[-1]))
         self.control = AttentionControl(self.tac.layers, region)
-        self.guide = guidance_of(params)
+        self.guide = guidance_of(params, concepts)
         self.trajectory: Trajectory | None = None  # of the sources, as soon as it is known
         self.features = ""  # where its captured features were kept at first, in words
 
@@ -142,9 +146,16 @@ class StandaloneDenoiser(GuidedDenoiser):
         super().__init__(params, host.unet, latent, schedule, region=controlled_region(params, mask, size))
         self.host = host
         # contexts (1, 77*k, width): of one length where they are rows of one call
-        prompts = [params.prompt, params.negative_prompt, *([""] if self.guide.needs_unconditional else [])]
+        asked = params.steering
+        empty = self.guide.reads_empty(params.cfg_scale)
+        self._text = asked.prompt.strip()  # a concept of this text is the conditional row itself
+        texts = [text for text in self.guide.concepts.texts if text != self._text]
+        prompts = [asked.prompt, asked.negative_prompt, *([""] if empty else []), *texts]
         self._cond, self._negative, *others = host.encode_prompts(prompts, embeddings).split(1)
-        self._empty = next((other for other in others if not torch.equal(other, self._cond)), None)
+        self._empty = others.pop(0) if empty else None
+        if self._empty is not None and torch.equal(self._empty, self._cond):
+            self._empty = None
+        self._concepts = dict(zip(texts, others, strict=True))
         self.source_context = host.encode_prompts([params.source_prompt], embeddings)
         self._unconditional = host.encode_prompts([""]) if params.inverts_guided else None
         if params.start != "inversion":
@@ -156,9 +167,8 @@ class StandaloneDenoiser(GuidedDenoiser):
         self._together = latent.device.type != "cpu" or size[0] * size[1] <= LARGE
         # under TAC the two branches differ even for equal prompts, unless it controls both
         self._same_prompts = torch.equal(self._cond, self._negative)
-        self._source_is_cond = (
-            params.source_prompt == params.prompt and not self.tac.both_halves and self._empty is None
-        )
+        controlled = self.tac.both_halves or self._empty is not None or bool(self._concepts)  # rows beside it
+        self._source_is_cond = params.source_prompt == asked.prompt and not controlled
         # once more captured rather than recomputed: the source's output is then the conditional one
         self._first_known = params.features_from == "captured" and torch.equal(self.source_context, self._cond)
         self.counts = dict.fromkeys(("inversion", "guided", "source", "beside"), 0)
@@ -209,7 +219,9 @@ class StandaloneDenoiser(GuidedDenoiser):
         cond = found.pop("cond") if known is None else known
         if not found:
             return cond
-        return self.guide(found.get("empty", cond), cond, found.get("negative", cond), self.params.cfg_scale, step)
+        empty, negative = found.pop("empty", cond), found.pop("negative", cond)
+        concepts = {self._text: cond} | {text: found[_CONCEPT + text] for text in self._concepts}
+        return self.guide(empty, cond, negative, self.params.cfg_scale, step, concepts)
 
     def _is_the_source(self, z: Tensor, position: int) -> bool:
         """Whether the conditional branch is still the source's: at the start, from the inversion's own end."""
@@ -219,14 +231,17 @@ class StandaloneDenoiser(GuidedDenoiser):
 
     def _rows(self, source: Source, known: Tensor | None) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
         """The contexts that a guided call needs, and for each the source that each row takes its attention from."""
-        every, guides = list(range(len(self.latent))), self.params.cfg_scale != 1
+        every = list(range(len(self.latent)))
         contexts: dict[str, Tensor] = {}
         rows: dict[str, list[int]] = {}
-        if guides and not (self._same_prompts and (source is None or self.tac.both_halves)):
+        same = self._same_prompts and (source is None or self.tac.both_halves)
+        if self.guide.reads_negative(self.params.cfg_scale) and not same:
             contexts["negative"] = self._negative
             rows["negative"] = every if self.tac.both_halves else [-1] * len(every)
-        if guides and self._empty is not None:
-            contexts["empty"], rows["empty"] = self._empty, every
+        controlled = {} if self._empty is None else {"empty": self._empty}
+        controlled |= {_CONCEPT + text: context for text, context in self._concepts.items()}
+        for name, context in controlled.items():
+            contexts[name], rows[name] = context, every
         if known is None:
             contexts["cond"], rows["cond"] = self._cond, every
         return contexts, rows

@@ -115,7 +115,8 @@ class Translator(Worker[Item, Made]):
     def __init__(self, host: ModelHost, job: TranslationJob) -> None:
         for name, vectors in job.embeddings.items():
             check_width(name, vectors, host.embedding_width)
-        prompts = [job.params.prompt, job.params.negative_prompt, job.params.source_prompt]
+        asked = job.params.steering
+        prompts = [asked.prompt, asked.negative_prompt, job.params.source_prompt, *asked.texts]
         host.encode_prompts(prompts, job.embeddings)
         self.host, self.job = host, job
 

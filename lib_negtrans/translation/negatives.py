@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lib_negtrans.embeddings.files import stands_in
 
+from .concepts import CONCEPT_WORD
 from .params import TranslationParams
 
 
@@ -35,4 +36,5 @@ def with_triggers(triggers: Iterable[tuple[str, float]], prompt: str) -> str:
     words = [
         name if weight == 1.0 else f"({name}:{weight:g})" for name, weight in triggers if not stands_in(name, prompt)
     ]
-    return ", ".join([*words, prompt] if prompt.strip() else words)
+    between = " " if CONCEPT_WORD.match(prompt.strip()) else ", "
+    return between.join(filter(None, (", ".join(words), prompt if prompt.strip() else "")))

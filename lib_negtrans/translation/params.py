@@ -15,7 +15,10 @@ from lib_negtrans.core.translate import FeatureSource, Solver, controlled_steps
 from lib_negtrans.options import ParamError, Params, option
 from lib_negtrans.pictures.masks import SOURCES as MASK_SOURCES
 
+from .concepts import Steering, steering
+
 DEPTHS = 4  # resolutions of an SD1 UNet
+OF_PICTURE = ("prompt", "negative_prompt", "concepts")  # what is wanted of one picture: no preset sets it
 _Class = TypeVar("_Class")
 
 
@@ -95,6 +98,12 @@ class TranslationParams(Params):
         0.0, "CFG rescale", "Guidance raises the contrast; this brings it back. 0 is off, 1 brings it back fully.",
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans CFG rescale", group="Guidance",
     )  # fmt: skip
+    concepts: str = option(
+        "", "Concepts",
+        "What the picture is pushed towards, one a line: a text, a colon and its weight, such as wool :3. A weight "
+        "below 0 pushes away. Behind a bar come options: wool :3 | kind=sega threshold=0.9 warmup=1 cooldown=0.",
+        infotext="NegTrans concepts", group="Guidance", lines=2,
+    )  # fmt: skip
     tac_halves: str = option(
         "cond", "TAC halves",
         "cond: attention control acts on the prompt's prediction only. both: it acts on the negative's prediction too.",
@@ -171,11 +180,17 @@ class TranslationParams(Params):
         except ValueError as error:
             raise ParamError(str(error)) from error
         self.depth_ratios()
+        self.steering  # noqa: B018, raises
         if self.order == "published" and (self.fixed_point or self.features == "captured"):
             raise ParamError("The published inversion order needs 0 fixed-point iterations and recomputed features.")
         if self.order == "published" and (self.solver != "ddim" or self.step_share != 1):
             raise ParamError("The published inversion order needs the solver ddim and a step share of 1.")
         return self
+
+    @property
+    def steering(self) -> Steering:
+        """The prompts and concepts as a host of our own computes them. Raises ParamError."""
+        return steering(self.prompt, self.negative_prompt, self.concepts)
 
     @property
     def timesteps(self) -> tuple[int, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from lib_negtrans.core.attention import AttentionControl, self_attention_layers, shallow_layers
 from lib_negtrans.core.features import FeatureBudget
-from lib_negtrans.core.guidance import OPTIONS, Guidance
+from lib_negtrans.core.guidance import OPTIONS, Concept, Guidance
 from lib_negtrans.core.inversion import (
     InversionStep,
     Predict,
@@ -50,17 +50,18 @@ def inversion_rows(params: TranslationParams) -> list[int]:
     return [(1 + extra) * (1 + params.inverts_guided) for extra in planned_iterations(schedule, params.fixed_point)]
 
 
-def guidance_of(params: TranslationParams) -> Guidance:
-    """A new guidance object, for one translation."""
+def guidance_of(params: TranslationParams, concepts: Sequence[Concept] | None = None) -> Guidance:
+    """A new guidance object, for one translation. concepts: of a host's own prompts, by default the parameters'."""
     options = {name: getattr(params, name) for name in OPTIONS}
-    return Guidance(params.guidance, options, rescale_amount=params.cfg_rescale)
+    concepts = params.steering.concepts if concepts is None else concepts
+    return Guidance(params.guidance, options, rescale_amount=params.cfg_rescale, concepts=concepts)
 
 
 def guided_rows(params: TranslationParams) -> int:
-    """The UNet's rows for one picture in each guided call: prompt, negative, and the empty prompt where it is read."""
-    if params.cfg_scale == 1:
-        return 1
-    return 3 if guidance_of(params).needs_unconditional and params.prompt.strip() else 2
+    """The UNet's rows for one picture in each guided call: prompt, negative, the empty prompt where read, concepts."""
+    guide, prompt, scale = guidance_of(params), params.steering.prompt.strip(), params.cfg_scale
+    empty = guide.reads_empty(scale) and bool(prompt)
+    return 1 + guide.reads_negative(scale) + empty + len({*guide.concepts.texts} - {prompt})
 
 
 def tac_plan_of(params: TranslationParams, unet: nn.Module, latent_size: tuple[int, int]) -> TacPlan:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib_negtrans.options import ParamError
 
+from .concepts import written
 from .params import TranslationParams
 from .plan import guidance_of, guided_rows, inversion_rows
 
@@ -57,6 +58,7 @@ def translation_sentences(
         _way_up(params, rows_up),
         _way_down(params, embedding, weight),
         _attention(params, tac_steps, layers),
+        *_concepts(params),
         Sentence("This takes about {calls} model calls.", {"calls": calls}),
     ]
     if params.colour != "off" and params.colour_strength:
@@ -83,7 +85,9 @@ def _way_up(params: TranslationParams, rows_up: int) -> Sentence:
 
 def _way_down(params: TranslationParams, embedding: str | None, weight: float) -> Sentence:
     values = {"used": len(params.timesteps), "scale": f"{params.cfg_scale:g}"}
-    typed = bool(params.negative_prompt.strip())
+    typed = bool(params.steering.negative_prompt.strip())
+    if not embedding and not typed and params.steering.concepts:
+        return Sentence("Then {used} steps follow, with CFG scale {scale}.", values)
     if not embedding and not typed:
         return Sentence(
             "Then {used} steps follow, with CFG scale {scale}. There is nothing to lead away from: choose a negative "
@@ -105,6 +109,17 @@ def _attention(params: TranslationParams, tac_steps: int, layers: int) -> Senten
         f"In the first {{steps}} of them, {{layers}} of 16 attention layers {hold} the render's texture.",
         {"steps": tac_steps, "layers": layers, "share": f"{100 * params.tac_blend:g}"},
     )
+
+
+def _concepts(params: TranslationParams) -> list[Sentence]:
+    """Which concepts there are, and what they cost."""
+    concepts = params.steering.concepts
+    if not concepts:
+        return []
+    without = replace(params, concepts="", prompt=params.steering.prompt, negative_prompt="")
+    template = "Concepts: {names}. They add {rows} to the model calls of each step."
+    rows = guided_rows(params) - guided_rows(without)
+    return [Sentence(template, {"names": "; ".join(map(written, concepts)), "rows": rows})]
 
 
 def _layers(params: TranslationParams) -> int:

@@ -106,6 +106,29 @@ def test_translate_compare_download_and_restore(page, render, tmp_path):
     assert page.input_value(f"{P}negative_prompt textarea") == "3d render, plastic"
 
 
+def test_concepts_are_summed_up_made_and_restored(page, render, tmp_path):
+    lines = "red :3\nstriped :-1 | kind=topk"
+    give(page, render)
+    fill(page, "steps", "10")
+    page.fill(f"{P}prompt textarea", "a photo AND_PERP wool :0.6")
+    page.click(f"{P}group_guidance .label-wrap")
+    page.fill(f"{P}concepts textarea", lines)
+    page.wait_for_selector(f"{P}summary >> text=Concepts: wool :0.6 (perp); red :3 (sega); striped :-1 (topk).")
+    page.wait_for_selector(f"{P}summary >> text=They add 4 to the model calls of each step.")
+    page.click(f"{P}translate")
+    page.wait_for_selector(f"{P}result a[download]")
+    with page.expect_download() as download:
+        page.click(f"{P}result a[download]")
+    saved = tmp_path / "made.png"
+    download.value.save_as(saved)
+    page.reload()
+    page.wait_for_selector(f"{P}translate")
+    page.set_input_files(f"{P}settings input[type=file]", saved)
+    page.wait_for_selector(f"{P}note >> text=Settings restored.")
+    assert page.input_value(f"{P}prompt textarea") == "a photo AND_PERP wool :0.6"
+    assert page.locator(f"{P}concepts textarea").input_value() == lines
+
+
 def test_what_cannot_be_done_is_one_sentence_and_the_page_goes_on(page, render, tmp_path):
     def refused(what: str, where: str = "message") -> None:
         page.wait_for_selector(f"{P}{where} .negtrans-error >> text={what}")

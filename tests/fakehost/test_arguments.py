@@ -107,17 +107,18 @@ def test_ranges_are_those_of_the_parameters(position, value):
         arguments.parse(wrong).params(50, 7.5, 0.3)
 
 
-@pytest.mark.parametrize("length", [0, len(FULL) - 1, len(FULL) + 1])
+@pytest.mark.parametrize("length", [0, len(FULL) - 1, len(arguments.NAMES) + 1])
 def test_a_list_of_another_length_is_refused_with_the_order(length):
     with pytest.raises(
         ParamError, match=f"has {length} values, Realistic Translation takes one object, or {len(FULL)}: v"
     ):
-        arguments.parse([*FULL, 0][:length])
+        arguments.parse([*FULL, *[0] * 9][:length])
 
 
 def page(sent, behind=()):
     """A job whose request put `sent` into all scripts' arguments: one always-on script, a script, ours, another."""
-    spans = [(1, 3), (3, 4), (4, 4 + len(FULL)), (4 + len(FULL), 6 + len(FULL))]
+    end = 4 + len(arguments.NAMES)
+    spans = [(1, 3), (3, 4), (4, end), (end, end + 2)]
     scripts = [SimpleNamespace(args_from=a, args_to=b) for a, b in spans]
     args = ["choice", "on 1", "on 2", "before", *sent, "after 1", "after 2"]
     runner = SimpleNamespace(scripts=scripts, alwayson_scripts=[scripts[0], *(scripts[i] for i in behind)])
@@ -132,7 +133,7 @@ def test_what_a_request_moved_is_moved_back(fake_host, sent):
     got = own_arguments(script, p, p.script_args[script.args_from : script.args_to])
     assert arguments.parse(got) == arguments.parse(sent)
     assert p.script_args[:4] == ["choice", "on 1", "on 2", "before"] and p.script_args[-2:] == ["after 1", "after 2"]
-    assert len(p.script_args) == 6 + len(FULL)
+    assert len(p.script_args) == 6 + len(arguments.NAMES)
     again = own_arguments(script, p, p.script_args[script.args_from : script.args_to])  # the Batch tab's next picture
     assert arguments.parse(again) == arguments.parse(sent)
 
@@ -141,9 +142,9 @@ def test_what_a_request_moved_is_moved_back(fake_host, sent):
     ("sent", "behind", "words"),
     [
         (FULL[:-1], (), f"has {len(FULL) - 1} values"),
-        ([*FULL, 0], (), f"has {len(FULL) + 1} values"),
+        ([*FULL, *[0] * 9], (), f"has {len(FULL) + 9} values"),
         ([], (), "has 0 values"),
-        ([{}], (3,), f"script_args must have {len(FULL)} values here: put nulls"),
+        ([{}], (3,), f"script_args must have {len(arguments.NAMES)} values here: put nulls"),
     ],
 )
 def test_what_cannot_be_moved_back_is_refused(fake_host, sent, behind, words):
@@ -160,3 +161,18 @@ def test_an_axis_goes_before_the_panel_and_a_preset_before_its_options(fake_host
     assert _values(FULL, {"tac_ratio": 0.1}).options == {**arguments.parse(FULL).options, "tac_ratio": 0.1}
     preset = _values([{"preset": "default", "source_prompt": "a", "tac_ratio": 0.5}], {"preset": "texture"})
     assert (preset.options["source_prompt"], preset.options["tac_ratio"]) == ("a", 1.0)
+
+
+def test_an_axis_changes_the_weight_of_one_concept_and_a_preset_leaves_them(fake_host):
+    from lib_negtrans.apps.webui.xyz import CONCEPT_AXES, _values
+
+    panel = [{"concepts": "wool :3 | kind=topk ratio=0.2\n\ndenim | warmup=2"}]
+    assert _values(panel, {"concept 1": -0.5}).options["concepts"] == (
+        "wool :-0.5 | kind=topk ratio=0.2\n\ndenim | warmup=2"
+    )
+    both = _values(panel, {"concept 2": 0.0, "preset": "texture", "concept 1": 1.0}).options
+    assert both["concepts"] == "wool :1 | kind=topk ratio=0.2\n\ndenim :0 | warmup=2" and both["guidance"] == "topk"
+    assert CONCEPT_AXES == (1, 2, 3)
+    with pytest.raises(ParamError, match="There is no concept 3: Concepts has 2, one a line"):
+        _values(panel, {"concept 3": 1.0})
+    assert arguments.preset_of(arguments.parse(panel).options) == "default"

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib_negtrans.core.guidance import Guidance, cfg
+from lib_negtrans.core.guidance import Concept, Guidance, cfg
+from lib_negtrans.core.guidance.topk import TopK
 
 W = 7.5
 
@@ -65,6 +66,18 @@ def test_the_empty_prompts_prediction_is_asked_for_once_and_only_where_it_is_use
     assert asked == []
     combine(combined_by, Guidance("perp"), unconditional)
     assert asked == [1]
+
+
+@pytest.mark.parametrize("scale", [W, 1.0])
+def test_concepts_are_added_to_what_the_host_composed(combined_by, scale):
+    wool, x = rows(2)[:2], rows()
+    guidance = Guidance(concepts=[Concept("wool", TopK(0.1), 0.5)])
+    denoiser = CfgDenoiser()
+    with combined_by(denoiser, guidance, 0, None, lambda: {"wool": wool}):
+        found = denoiser.combine_denoised(x, CONDS, torch.zeros(2, 77, 8), scale)
+    cond = CfgDenoiser().combine_denoised(x, CONDS, torch.zeros(2, 77, 8), 1.0)
+    torch.testing.assert_close(found, guidance(cond, cond, x[-2:], scale, 0, {"wool": wool}))
+    assert (found - cond).abs().max() > 1
 
 
 def test_an_empty_prompt_is_its_own_unconditional(combined_by):

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from lib_negtrans.core.attention import AttentionShapeError
-from lib_negtrans.core.guidance import Guidance
+from lib_negtrans.core.guidance import Concept, Guidance
+from lib_negtrans.core.guidance.perp import Perp
+from lib_negtrans.core.guidance.sega import Sega
 from lib_negtrans.core.tac import TacPlan
 from tests.fakehost import forge
 
@@ -28,9 +30,11 @@ def module(fake_host, monkeypatch, tmp_path):
     from lib_negtrans.apps.webui.forge import denoiser
 
     composed = [[(0, 1.0)]]
-    monkeypatch.setattr(
-        denoiser.prompt_parser, "reconstruct_multicond_batch", lambda cond, step: (composed, None), raising=False
-    )
+    for name, stand_in in (
+        ("reconstruct_multicond_batch", lambda cond, step: (composed, None)),
+        ("reconstruct_cond_batch", lambda cond, step: cond),
+    ):
+        monkeypatch.setattr(denoiser.prompt_parser, name, stand_in, raising=False)
     denoiser.composed = composed
     return denoiser
 
@@ -49,7 +53,19 @@ class Recorder:
         yield
 
 
-def made(module, cond, *, of_image=(0,), guide=None, both=False, needs_empty=False, scale=7.5, mask=None, after=()):
+def made(
+    module,
+    cond,
+    *,
+    of_image=(0,),
+    guide=None,
+    both=False,
+    needs_empty=False,
+    scale=7.5,
+    mask=None,
+    after=(),
+    concepts=(),
+):
     """A denoiser of ours on a patched UNet, after `__init__`; cond: (context, weight) pairs."""
     patcher = forge.Patcher(noise)
     patcher.model_options["sampler_post_cfg_function"] = list(after)
@@ -66,6 +82,7 @@ def made(module, cond, *, of_image=(0,), guide=None, both=False, needs_empty=Fal
     ours.of_image, ours.control, ours.guide = list(of_image), Recorder(), guide or Guidance("cfg")
     ours.tac = SimpleNamespace(layers=("IN01",), both_halves=both, strengths=lambda step: {})
     ours._needs_empty, ours._empty_context = needs_empty, EMPTY
+    ours._concepts = dict(concepts)
     ours._injection, ours._step, ours._theirs = None, 0, patcher
     ours._patcher = ours._patched(patcher)
     return ours
@@ -124,6 +141,25 @@ def test_the_empty_prompts_rows_take_the_sources_attention_and_later_calls_do_no
     ours = made(module, [(COND, 1.0)], guide=Guidance("perp"), needs_empty=True, after=[self_attention_guidance])
     ours.guided(Z, 2, {})
     assert ours._theirs.calls == [2, 1, 1] and ours.control.rows == [[-1, 0], [0]]
+
+
+WOOL, RED = (torch.full((1, 77, 1), value) for value in (0.7, -0.2))
+CONCEPTS = [Concept("wool", Perp(), 0.5), Concept("red", Sega(warmup=0), -2.0), Concept("wool", Sega(warmup=0), 1.0)]
+
+
+@pytest.mark.parametrize("scale", [7.5, 1.0])
+def test_concepts_are_rows_of_the_same_attention_each_text_once(module, scale):
+    module.composed[:] = [[(0, 1.0)], [(0, 1.0)]]
+    ours = made(
+        module, [(COND, 1.0)], of_image=(0, 1), guide=Guidance("topk", concepts=CONCEPTS), needs_empty=True,
+        scale=scale, concepts={"wool": WOOL, "red": RED},
+    )  # fmt: skip
+    z = torch.cat([Z, Z.flip(-1)])
+    found = ours.guided(z, 2, {})
+    assert ours.control.rows == [[-1, -1, 0, 1], [0, 1], [0, 1], [0, 1]]
+    texts = {"wool": noise(z, WOOL), "red": noise(z, RED)}
+    expected = Guidance("topk", concepts=CONCEPTS)(noise(z, EMPTY), noise(z, COND), noise(z, UNCOND), scale, 1, texts)
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-3)
 
 
 def test_at_scale_one_the_prompts_prediction_is_the_result(module):

@@ -17,8 +17,8 @@ class Processing:
         self.sampler_name, self.scheduler = "Euler a", "Karras"
         self.extra_generation_params = {"Theirs": 1}
         self.cached_c = self.cached_uc = ["class", "cache"]
-        self.negative_prompts = ["blurry", ""]
-        self.all_prompts = ["", ""]
+        self.prompts, self.negative_prompts = ["", ""], ["blurry", ""]
+        self.all_prompts, self.all_negative_prompts = ["", ""], ["blurry", ""]
         self.comments = []
         self.init_images = ["a picture"]
         self.seen = []
@@ -32,6 +32,7 @@ class Processing:
 
     def setup_conds(self):
         self.seen.append(("conds", list(self.negative_prompts)))
+        self.prompts_of_conds = list(self.prompts)
         self.scale_of_conds = self.cfg_scale
 
     def sample(self, conditioning, unconditional_conditioning, **_):
@@ -178,7 +179,7 @@ def test_the_negative_prompt_is_encoded_at_scale_one_too(job_module):
 
 def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):
     p = Processing()
-    p.all_prompts = ["a photo AND_PERP red"]
+    p.all_prompts = ["a photo AND_PERP red"] * 2
     monkeypatch.setattr(type(job_module.host()), "guided_by_others", lambda _, prompts: "AND_PERP" in prompts[0])
     with make(job_module, p, guidance="topk", cfg_rescale=0.5).attached():
         p.init()
@@ -191,6 +192,46 @@ def test_neutral_prompts_keywords_rule_and_it_is_said(job_module, monkeypatch):
     with make(job_module, p).attached():  # plain guidance has nothing to stand down from
         p.init()
     assert not any("neutral-prompt" in text for text in p.comments)
+    # its words stay in the prompt, ours are left out everywhere
+    p.prompts = p.all_prompts
+    p.negative_prompts = p.all_negative_prompts = ["cg AND_TOPK doll"] * 2
+    with make(job_module, p, concepts="wool :3").attached():
+        p.init()
+        p.setup_conds()
+        assert [one.concepts for one in p._negtrans_job._batch()] == [(), ()]
+        written = p.extra_generation_params
+    assert written["NegTrans guidance stood down"] == "concepts" and "NegTrans concepts" not in written
+    assert p.prompts_of_conds == p.all_prompts and p.seen[-1] == ("conds", ["cg", "cg"])
+
+
+def test_concepts_are_taken_out_of_the_prompts_while_these_are_encoded(job_module):
+    p = Processing()
+    p.prompts = p.all_prompts = ["a photo AND_TOPK wool :0.6 AND red :0.5"] * 2
+    p.negative_prompts = p.all_negative_prompts = ["AND_PERP doll"] * 2
+    with make(job_module, p, embedding="neg-render", concepts="blue :3").attached():
+        p.init()
+        p.setup_conds()
+        asked = p._negtrans_job._batch()
+        assert p.extra_generation_params["NegTrans concepts"] == "blue :3"
+    assert p.prompts_of_conds == ["a photo AND red :0.5"] * 2 and p.seen[-1] == ("conds", ["neg-render"] * 2)
+    assert p.prompts == p.all_prompts and p.negative_prompts == ["AND_PERP doll"] * 2
+    assert [(c.text, c.variant.name, c.weight) for c in asked[1].concepts] == [
+        ("wool", "topk", 0.6), ("doll", "perp", -1.0), ("blue", "sega", 3.0),
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_read_is_refused_before_the_inversion_and_a_batch_has_the_same_concepts(job_module):
+    p = Processing()
+    p.all_prompts = ["", "a AND_PERP [b AND_SALT c]"]
+    with pytest.raises(job_module.TranslationRefused, match="AND_SALT within square"), make(job_module, p).attached():
+        p.init()
+    p.prompts = p.all_prompts = ["a AND_TOPK wool", "a AND_TOPK silk"]
+    with make(job_module, p).attached():
+        p.init()
+        with pytest.raises(job_module.TranslationRefused, match="different concepts: set Batch size to 1"):
+            p.setup_conds()
+    with pytest.raises(job_module.TranslationRefused, match="Line 1 of Concepts: kind must be"):
+        make(job_module, p, concepts="wool | kind=x").check()
 
 
 def test_a_preset_axis_sets_the_hosts_sliders_that_the_preset_names(job_module, fake_host):

@@ -111,7 +111,7 @@ def in_summaries() -> set[str]:
     changes = [
         {"solver": "ddim"}, {"start": "noise"}, {"tac_ratio": 0.0}, {"tac_blend": 0.5}, {"mask": "alpha"},
         {"mask": "alpha", "background": "keep"}, {"strength": 0.9}, {"strength": 0.0},
-        *({"guidance": kind} for kind in GUIDANCE_KINDS),
+        {"concepts": "wool :3"}, *({"guidance": kind} for kind in GUIDANCE_KINDS),
     ]  # fmt: skip
     texts = {DIFFERS, PUT_ALL_BACK, "changed", CANVAS_STRETCHES, CANVAS_SET, STRENGTH, "the negative prompt"}
     for change, embedding, typed in itertools.product(changes, (None, "neg"), ("", "blurry")):

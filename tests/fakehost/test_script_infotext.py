@@ -44,7 +44,13 @@ def job_for(fake_host, panel, **attributes):
         fake_host.embeddings[name] = SimpleNamespace(vec=vector)
     module.refuse_job = lambda p, inverts: None
     module.refuse_host = lambda: None
-    attributes |= {"steps": 50, "cfg_scale": 7.5, "denoising_strength": 0.3, "all_prompts": [""]}
+    attributes |= {
+        "steps": 50,
+        "cfg_scale": 7.5,
+        "denoising_strength": 0.3,
+        "all_prompts": [""],
+        "all_negative_prompts": [""],
+    }
     p = SimpleNamespace(extra_generation_params={}, init_images=["one"], **attributes)
     job = module.TranslationJob(p, lambda: arguments.parse(panel))
     return p, job
@@ -59,6 +65,10 @@ def panels():
     yield "topk", filled([*start, "topk", 0.25, *[None] * 9, "ddim"])
     start = [1, "default", "None", 1.0, 'two\nlines "quoted", \\', "inversion", 0, 64, 0.0, "auto", "ascending"]
     yield "quotes", filled([*start, *[None] * 11, "ddim"])
+    yield (
+        "concepts",
+        [{"concepts": 'wool, "visible": weave :3 | threshold=0.8\n\nred :-1 | kind=topk', "preset": "fast"}],
+    )
 
 
 def filled(values):

@@ -127,7 +127,11 @@ def test_json_events_are_one_object_a_line(run, tmp_path):
         (["--input", "p.png", "--negative", "nothing.pt"], "nothing.pt"),
         (["--input", "p.png", "--negative", "p.png"], "p.png"),
         (["--input", "p.png", "--preset", "fashionr2r", "--fixed-point", "1"], "published inversion order"),
-        (["--input", "p.png", "--prompt", "a coat AND a hat"], "works only in the webui"),
+        (["--input", "p.png", "--source-prompt", "a coat AND a hat"], "works only in a translation's prompt"),
+        (["--input", "p.png", "--negative-prompt", "a AND b"], "works only in a translation's prompt"),
+        (["--input", "p.png", "--prompt", "a AND_PERP [b AND_SALT c]"], "AND_SALT within square brackets is not"),
+        (["--input", "p.png", "--concept", "wool :3 | kind=tok"], "Line 1 of Concepts: kind must be one of cfg, perp"),
+        (["--input", "p.png", "--concept", "a", "--concept", "b | 3"], "Line 2 of Concepts: options are written as"),
         (["--input", "p.png", "--feature-memory", "-1"], "--feature-memory -1 must be 0 or more MB"),
     ],
 )

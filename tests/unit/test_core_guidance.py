@@ -129,7 +129,7 @@ def test_every_kind_by_its_name():
     assert set(expected) == set(VARIANTS)
     for kind, result in expected.items():
         guidance = Guidance(kind, {"topk_ratio": 0.3})
-        assert guidance.needs_unconditional == (kind != "cfg")
+        assert guidance.reads_empty(W) == (kind != "cfg") and not guidance.reads_empty(1)
         assert torch.equal(guidance(u, c, n, W, 3), result), kind
         rescaled = Guidance(kind, {"topk_ratio": 0.3}, rescale_amount=0.7)
         assert torch.equal(rescaled(u, c, n, W, 3), rescale(result, c, 0.7)), kind

@@ -81,6 +81,7 @@ def test_infotext_gives_every_option_back():
         guidance="sega", sega_threshold=0.8, sega_warmup=2, sega_cooldown=9, sega_momentum=0.3, sega_beta=0.5,
         cfg_rescale=0.7, tac_halves="both", tac_blend=0.5, tac_depths="0.9 0.5",
         colour="statistics", colour_strength=0.4, mask="border", background="keep",
+        concepts='wool, "weave" :3 | threshold=0.8\nred: dark :-1 | kind=topk',
     )  # fmt: skip
     text = format_infotext(params, (256, 128))
     first, second, last = text.split("\n")

@@ -17,6 +17,7 @@ from lib_negtrans.memory import allow_reuse
 from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, StandaloneHost
 from lib_negtrans.options import ParamError, Params
+from lib_negtrans.translation.concepts import lines_of
 from lib_negtrans.translation.negatives import Negative
 
 from .reporting import CallError
@@ -51,6 +52,21 @@ def add_negative(parser: argparse.ArgumentParser) -> None:
         "--negative", action="append", default=[], metavar="FILE[:WEIGHT]",
         help="a negative embedding, or the name of one that a --lora brings; may be repeated",
     )  # fmt: skip
+
+
+def add_concept(parser: argparse.ArgumentParser) -> None:
+    """The option --concept, a line of the parameter `concepts` each time."""
+    parser.add_argument(
+        "--concept", dest="concepts", action=_AddLine, metavar="'TEXT :WEIGHT | NAME=VALUE ..'",
+        help="a text that the picture is pushed towards, or with a weight below 0 away from; may be repeated. Behind "
+        "the bar: kind=sega|topk|perp|salience|cfg, warmup, cooldown, and the kind's own options. AND_TOPK, AND_PERP "
+        "and AND_SALT in --prompt and --negative-prompt do the same (docs/concepts.md)",
+    )  # fmt: skip
+
+
+class _AddLine(argparse.Action):
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        setattr(namespace, self.dest, lines_of(filter(None, [getattr(namespace, self.dest), str(values)])))
 
 
 def output_folder(option: str, folder: str | Path) -> Path:

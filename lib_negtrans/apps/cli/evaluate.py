@@ -28,7 +28,7 @@ from lib_negtrans.pictures.tree import image_files
 from lib_negtrans.runners.runner import ItemFailed, make_item
 from lib_negtrans.translation.params import TranslationParams
 
-from .common_options import add_negative, add_params, given, load_host, load_negatives, model_choice
+from .common_options import add_concept, add_negative, add_params, given, load_host, load_negatives, model_choice
 from .engine import add_engine, for_engine, runner_of, shared_place
 from .reporting import CallError, Reporter
 
@@ -68,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=8, help="pictures translated together (default: 8)")
     parser.add_argument("--sheet", metavar="PNG", help="write a sheet of pictures: a row for each configuration")
     add_engine(parser)
-    add_params(parser, TranslationParams)
+    add_concept(parser)
+    add_params(parser, TranslationParams, skip=("concepts",))
 
 
 def run(args: argparse.Namespace, report: Reporter) -> int:

@@ -23,7 +23,7 @@ from lib_negtrans.translation.student import DEFAULTS as STUDENT_DEFAULTS
 from lib_negtrans.translation.student import OPTIONS as STUDENT_OPTIONS
 from lib_negtrans.translation.student import StudentJob, student_params
 
-from .common_options import add_negative, add_params, given, load_negatives, model_choice, output_folder
+from .common_options import add_concept, add_negative, add_params, given, load_negatives, model_choice, output_folder
 from .engine import add_engine, for_engine, runner_of, shared_place
 from .reporting import EXIT_DONE, CallError, Reporter
 from .telling import Telling, summary
@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "translated), or a folder of such masks with the same names as the input (default: none)",
     )  # fmt: skip
     add_engine(parser)
-    add_params(parser, TranslationParams, skip=("mask",))
+    add_concept(parser)
+    add_params(parser, TranslationParams, skip=("mask", "concepts"))
 
 
 def run(args: argparse.Namespace, report: Reporter) -> int:
@@ -75,7 +76,9 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     job = StudentJob(model, student, params, size) if student else TranslationJob(model, params, embeddings, size)
     with runner:
         results = runner.run(job, items, lambda step: telling.progress(step))
-        if not student and params.prompt == params.negative_prompt and runner.is_main:
+        asked = params.steering
+        nothing_asked = asked.prompt == asked.negative_prompt and not asked.concepts
+        if not student and nothing_asked and runner.is_main:
             report.event(
                 "warning", "note: without --negative or --negative-prompt, the result is the same picture again.",
                 message="no negative: the pictures are only reconstructed",

@@ -133,8 +133,7 @@ class _TranslationTab:
             seed = component("seed")
         # a choice of one is none
         names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
-        negative = texts["negative_prompt"]
-        self.panel = build_translation_panel(names, self.choices, self.choices, PREFIX, sliders, (0.0, 3.0), negative)
+        self.panel = build_translation_panel(names, self.choices, self.choices, PREFIX, sliders, (0.0, 3.0), texts)
         self.controls = {**texts, "seed": seed, **sliders, **self.panel.controls}
 
     def _build_outputs(self) -> None:
@@ -195,7 +194,7 @@ class _TranslationTab:
             negative = painted = None
             if name := chosen_embedding(embedding):
                 negative = Negative(name, self.folder.vectors(name), 1.0 if weight is None else float(weight))
-            named = self.folder.named_in(params.prompt, params.negative_prompt, params.source_prompt)
+            named = self.folder.named_in(params.prompt, params.negative_prompt, params.source_prompt, params.concepts)
             if mask is not None:
                 params, painted = replace(params, mask="file"), _loaded("mask", mask)
             render = _loaded("render", picture)

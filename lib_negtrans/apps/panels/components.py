@@ -38,7 +38,7 @@ def option_component(
     if isinstance(value, bool):
         return gr.Checkbox(**common)
     if isinstance(value, str):
-        return gr.Textbox(lines=1, **common)
+        return gr.Textbox(lines=option.lines, **common)
     low, high, step = option.minimum, option.maximum, option.step
     if low is None or high is None or step is None or high - low > widest_slider:
         return gr.Number(**common)

@@ -9,6 +9,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -27,7 +28,7 @@ class TranslationPanel:
     """The components. controls: option name -> component; host: sliders elsewhere on the page, by the same names.
 
     reset: a hidden text in which the page's script writes the option that is to be as the preset has it.
-    negative_prompt: the page's own, which the summary reads.
+    prompts: the page's own by their names, which the summary reads.
     """
 
     preset: Any
@@ -37,7 +38,7 @@ class TranslationPanel:
     summary: Any
     controls: dict[str, Any] = field(default_factory=dict)
     host: dict[str, Any] = field(default_factory=dict)
-    negative_prompt: Any | None = None
+    prompts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def everything(self) -> dict[str, Any]:
@@ -47,12 +48,12 @@ class TranslationPanel:
     @property
     def summarised(self) -> list[Any]:
         """The components that the summary is about."""
-        typed = [] if self.negative_prompt is None else [self.negative_prompt]
-        return [self.preset, self.embedding, self.embedding_weight, *self.everything.values(), *typed]
+        everything = [*self.everything.values(), *self.prompts.values()]
+        return [self.preset, self.embedding, self.embedding_weight, *everything]
 
     def summary_html(self, preset: str | None, embedding: str | None, weight: float | None, *values: Any) -> str:
         """What a translation with these values of `summarised` will do, and how they differ from the preset."""
-        names = [*self.everything, "negative_prompt"][: len(values)]
+        names = [*self.everything, *self.prompts]
         return summary_html(preset, embedding, weight, dict(zip(names, values, strict=True)))
 
 
@@ -63,14 +64,14 @@ def build_translation_panel(
     elem_prefix: str = "negtrans_",
     host: Mapping[str, Any] | None = None,
     weight_range: tuple[float, float] = (0.0, 3.0),
-    negative_prompt: Any | None = None,
+    prompts: Mapping[str, Any] = MappingProxyType({}),
     build_more: Callable[[], None] = lambda: None,
 ) -> TranslationPanel:
     """Build the panel in the current gradio context.
 
     names: the options with a control here; those of a group are in its accordion; those that do nothing, as the others
     stand, are hidden. host: sliders that are on the page already, by option name: a preset sets them and the summary
-    reads them, as it reads negative_prompt. embeddings() gives the dropdown's choices, "None" first;
+    reads them, as it reads prompts. embeddings() gives the dropdown's choices, "None" first;
     rescan_embeddings() the same after looking at the disk. build_more() adds what stands above the open options.
     """
     options, defaults = TranslationParams.options(), TranslationParams()
@@ -119,16 +120,16 @@ def build_translation_panel(
                     if options[name].group == group:
                         add_control(name)
     controls = {name: controls[name] for name in names}
-    panel = TranslationPanel(preset, embedding, weight, reset, summary, controls, dict(host or {}), negative_prompt)
+    panel = TranslationPanel(preset, embedding, weight, reset, summary, controls, dict(host or {}), dict(prompts))
     summary.value = panel.summary_html(*(component.value for component in panel.summarised))
     _connect(panel, {refresh: rescan_embeddings, relist: embeddings})
     return panel
 
 
 def preset_updates(panel_names: Sequence[str], preset: str) -> list[Any]:
-    """A gradio update for each option that a preset sets; options that it leaves out go to their defaults."""
+    """A gradio update for each option: those that a preset leaves out go to their defaults, what none sets stays."""
     values = preset_values(preset)
-    return [gr.update(value=values[name]) for name in panel_names]
+    return [gr.update(value=values[name]) if name in values else gr.update() for name in panel_names]
 
 
 def reset_updates(panel_names: Sequence[str], asked: str, preset: str) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lib_negtrans.embeddings import chosen_embedding
 from lib_negtrans.options import ParamError
-from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.params import OF_PICTURE, TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.translation.wording import Sentence, cannot_work, translation_sentences
 
 ALL = "all"  # stands for every option where one is named to be reset
@@ -25,8 +25,9 @@ STRENGTH = "Strength of change"  # the webui's own slider once more, in the pane
 
 
 def preset_values(preset: str) -> dict[str, Any]:
-    """Every option as this preset has it. Raises KeyError for an unknown one."""
-    return TranslationParams().to_dict() | TRANSLATION_PRESETS[preset][1]
+    """Every option that presets set, as this one has it. Raises KeyError for an unknown one."""
+    values = TranslationParams().to_dict() | TRANSLATION_PRESETS[preset][1]
+    return {name: value for name, value in values.items() if name not in OF_PICTURE}
 
 
 def summary_html(preset: str | None, embedding: str | None, weight: float | None, values: Mapping[str, Any]) -> str:
@@ -59,7 +60,7 @@ def differences(preset: str, params: TranslationParams | None, values: Mapping[s
     """Option name -> (its value, the preset's), for what has another and does something. params None: invalid."""
     wanted, found = preset_values(preset), {}
     for name, value in values.items():
-        if name == "negative_prompt" or (params is not None and not params.applies(name)):
+        if name not in wanted or (params is not None and not params.applies(name)):
             continue
         try:
             typed = TranslationParams.typed(name, value)

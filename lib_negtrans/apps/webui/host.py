@@ -38,7 +38,9 @@ class Host(ABC):
         """Inside, the checkpoint encodes to the mean of the VAE's distribution, not to a sample of it."""
 
     @abstractmethod
-    def denoiser(self, p: Any, params: Any, conditioning: Any, unconditional_conditioning: Any, keeper: Any) -> Any:
+    def denoiser(
+        self, p: Any, params: Any, conditioning: Any, unconditional_conditioning: Any, keeper: Any, asked: Any
+    ) -> Any:
         """A `sampling.WebuiDenoiser` for one batch, after the other scripts had their say about it."""
 
     @abstractmethod

@@ -17,10 +17,10 @@ from modules import shared
 from lib_negtrans import TITLE
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation.arguments import PanelValues, preset_of
+from lib_negtrans.translation.concepts import CONCEPT_WORD, Steering, steering
 from lib_negtrans.translation.infotext import translation_fields
 from lib_negtrans.translation.negatives import with_triggers
 from lib_negtrans.translation.params import TranslationParams
-from lib_negtrans.translation.plan import guidance_of
 
 from . import embedding_list, sampling
 from .host import host
@@ -47,6 +47,7 @@ class TranslationJob:
         self._values = values
         self.enabled = True
         self._params: TranslationParams | None = None
+        self._neutral_acts = False
         self._trigger: tuple[str, float] | None = None
         self._keeper: Keeper | None = None
         self._originals: dict[str, Any] = {}
@@ -68,6 +69,9 @@ class TranslationJob:
         p = self.p
         values, params = self.check()
         refuse_job(p, params.inverts)
+        self._neutral_acts = host().guided_by_others(p.all_prompts)
+        for prompt, negative in zip(p.all_prompts, p.all_negative_prompts, strict=True):
+            self._asked(params, prompt, negative)  # refused before anything is computed
         params, stood_down = self._stand_down(params)
         fields = {
             "Script": TITLE,
@@ -89,14 +93,38 @@ class TranslationJob:
 
     def _stand_down(self, params: TranslationParams) -> tuple[TranslationParams, str | None]:
         """Where neutral-prompt's keywords combine the predictions, plain guidance; and what that is instead of."""
-        ours = guidance_of(params)
-        if ours.is_plain or not host().guided_by_others(self.p.all_prompts):
+        if not self._neutral_acts:
             return params, None
-        asked = params.guidance + (f", CFG rescale {params.cfg_rescale:g}" if params.cfg_rescale else "")
+        negative = any(CONCEPT_WORD.search(text) for text in self.p.all_negative_prompts)
+        parts = [
+            params.guidance if params.guidance != "cfg" else "",
+            f"CFG rescale {params.cfg_rescale:g}" if params.cfg_rescale else "",
+            "concepts" if params.concepts or negative else "",
+        ]
+        asked = ", ".join(filter(None, parts))
+        if not asked:
+            return params, None
         self.p.comment(
             f"{TITLE}: the prompt has keywords of neutral-prompt, which guide this picture; {asked} was not used."
         )
-        return replace(params, guidance="cfg", cfg_rescale=0.0), asked
+        return replace(params, guidance="cfg", cfg_rescale=0.0, concepts=""), asked
+
+    def _asked(self, params: TranslationParams, prompt: str, negative_prompt: str) -> Steering:
+        """An image's prompts and concepts; neutral-prompt's keywords stay in the prompt where it acts."""
+        try:
+            if self._neutral_acts:
+                return replace(steering("", negative_prompt, composes_and=True), prompt=prompt, concepts=())
+            return steering(prompt, negative_prompt, params.concepts, composes_and=True)
+        except ParamError as error:
+            raise TranslationRefused(str(error)) from error
+
+    def _batch(self) -> list[Steering]:
+        """Those of the batch under way. Raises TranslationRefused where they cannot be computed together."""
+        p = self.p
+        asked = [self._asked(self._params, *prompts) for prompts in zip(p.prompts, p.negative_prompts, strict=True)]
+        if any(one.concepts != asked[0].concepts for one in asked):
+            raise TranslationRefused("The prompts of one batch have different concepts: set Batch size to 1.")
+        return asked
 
     def attach(self) -> None:
         """Put the translation on the processing object. What was on it is kept for `detach`."""
@@ -149,15 +177,17 @@ class TranslationJob:
         if not self.enabled:
             return original()
         p = self.p
-        typed, scale = p.negative_prompts, p.cfg_scale
-        if self._trigger is not None:
-            p.negative_prompts = [with_triggers([self._trigger], text) for text in typed]
+        typed, typed_negative, scale = p.prompts, p.negative_prompts, p.cfg_scale
+        asked, triggers = self._batch(), [] if self._trigger is None else [self._trigger]
+        p.prompts = [one.prompt for one in asked]
+        p.negative_prompts = [with_triggers(triggers, one.negative_prompt) for one in asked]
         if scale == 1:
             p.cfg_scale = 2.0  # at 1 Forge leaves the negative prompt out, to which the weights of AND are relative
         try:
             return original()
         finally:
-            p.negative_prompts, p.cfg_scale = typed, scale  # the infotext has the embedding in its own keys
+            # the infotext has the embedding in its own keys
+            p.prompts, p.negative_prompts, p.cfg_scale = typed, typed_negative, scale
 
     def _sample(
         self,
@@ -169,10 +199,10 @@ class TranslationJob:
     ) -> Any:
         if not self.enabled:
             return original(conditioning, unconditional_conditioning, *args, **kwargs)
-        refuse_job(self.p, inverts=False)  # the SD Unet is chosen after `init`
-        return out_of_memory_refused(
-            lambda: sampling.sample(self.p, self._params, conditioning, unconditional_conditioning, self._keeper)
-        )
+        p = self.p
+        refuse_job(p, inverts=False)  # the SD Unet is chosen after `init`
+        batch = conditioning, unconditional_conditioning, self._keeper, self._batch()
+        return out_of_memory_refused(lambda: sampling.sample(p, self._params, *batch))
 
     def _get_token_merging_ratio(self, original: Callable[..., float], *args: Any, **kwargs: Any) -> float:
         return 0.0 if self.enabled else original(*args, **kwargs)

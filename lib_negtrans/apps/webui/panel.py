@@ -46,7 +46,8 @@ def script_panel(
     version.do_not_save_to_config = True  # an old ui-config.json must not hide a newer version
     blocks = getattr(Context.root_block, "blocks", {})
     on_this_page = {name: c for name, c in host_controls.items() if blocks.get(c._id) is c}
-    negative_prompt = on_this_page.pop("negative_prompt", None)
+    typed = [name for name in ("prompt", "negative_prompt") if name in on_this_page]
+    prompts: dict[str, Any] = {name: on_this_page.pop(name) for name in typed}
 
     def above_the_options() -> None:
         if "strength" in on_this_page:
@@ -55,7 +56,7 @@ def script_panel(
 
     panel = build_translation_panel(
         arguments.PANEL_OPTIONS, embeddings, rescan_embeddings, ELEM_PREFIX, on_this_page, arguments.WEIGHT_RANGE,
-        negative_prompt, above_the_options,
+        prompts, above_the_options,
     )  # fmt: skip
     components = {
         "version": version,

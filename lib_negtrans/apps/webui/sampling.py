@@ -9,7 +9,7 @@ directly. The way up and down the grid is every host's (translation/pipeline.py)
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from lib_negtrans.core import guidance
 from lib_negtrans.core.attention import AttentionShapeError
 from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.steps import finish
+from lib_negtrans.translation.concepts import Steering
 from lib_negtrans.translation.denoiser import GuidedDenoiser
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.pipeline import Progress, both_directions
@@ -54,15 +55,20 @@ def distinct(latents: Tensor) -> tuple[list[int], list[int]]:
 
 
 def sample(
-    p: Any, params: TranslationParams, conditioning: Any, unconditional_conditioning: Any, keeper: Keeper
+    p: Any,
+    params: TranslationParams,
+    conditioning: Any,
+    unconditional_conditioning: Any,
+    keeper: Keeper,
+    asked: Sequence[Steering],
 ) -> Any:
     """What `StableDiffusionProcessingImg2Img.sample` does, with inversion and attention control: latents (B, 4, h, w).
 
-    Where colours are put back on pixels, the host's list of decoded pictures instead.
-    An interrupt in the inversion gives the init latents back, one in the sampling the picture foreseen there.
+    asked: of each image, with equal concepts. Where colours are put back on pixels, the host's list of decoded pictures
+    instead. An interrupt in the inversion gives the init latents back, one in the sampling the picture foreseen there.
     Raises TranslationRefused when another extension's changes to the sampling are incompatible.
     """
-    denoiser = host().denoiser(p, params, conditioning, unconditional_conditioning, keeper)
+    denoiser = host().denoiser(p, params, conditioning, unconditional_conditioning, keeper, asked)
     # it counts both directions for the progress bar; the CFG denoiser's own count is of guided steps
     total = len(denoiser.schedule) * (2 if params.inverts else 1)
     try:
@@ -97,7 +103,14 @@ class WebuiDenoiser(GuidedDenoiser):
     of_image: list[int]
 
     def __init__(
-        self, p: Any, params: TranslationParams, noise: Tensor, keeper: Keeper, unet: nn.Module, alphas_cumprod: Tensor
+        self,
+        p: Any,
+        params: TranslationParams,
+        noise: Tensor,
+        keeper: Keeper,
+        asked: Sequence[Steering],
+        unet: nn.Module,
+        alphas_cumprod: Tensor,
     ) -> None:
         latents = p.init_latent.float()
         first, of_image = distinct(latents)
@@ -105,13 +118,23 @@ class WebuiDenoiser(GuidedDenoiser):
         super().__init__(
             params, unet, latents[first], Schedule(alphas_cumprod.detach().double().cpu(), params.timesteps,
             PREDICTION_TYPE), of_image=of_image, region=None if region is None else region.to(latents.device),
+            concepts=asked[0].concepts,
         )  # fmt: skip
         self.p, self.noise, self.sampler = p, noise, p.sampler
         self._cfg_denoiser = p.sampler.model_wrap_cfg
         self.source_context = self._encode(params.source_prompt)
         # where the prompt is empty its own prediction serves, and no row is added
-        self._needs_empty = self.guide.needs_unconditional and any(prompt.strip() for prompt in p.prompts)
+        self._needs_empty = self.guide.reads_empty(p.cfg_scale) and any(one.prompt.strip() for one in asked)
         self._empty_context = self._encode("") if params.inverts_guided or self._needs_empty else None
+
+        self._concepts = {text: self._scheduled(text) for text in self.guide.concepts.texts}
+
+    def predictions(self, predicted: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """The predictions for the concepts' texts; predicted: context (1, tokens, width) -> the prediction for it."""
+        step = self._cfg_denoiser.step
+        return {
+            text: predicted(prompt_parser.reconstruct_cond_batch(conds, step)) for text, conds in self._concepts.items()
+        }
 
     def start_sampler(self, conditioning: Any, unconditional_conditioning: Any) -> None:
         """The host's sampler as its own `sample_img2img` leaves it before its loop."""
@@ -176,10 +199,13 @@ class WebuiDenoiser(GuidedDenoiser):
         return self.predict(z, timestep, context)
 
     def _encode(self, text: str) -> Tensor:
+        return prompt_parser.reconstruct_cond_batch(self._scheduled(text, 1), 0)
+
+    def _scheduled(self, text: str, steps: int | None = None) -> Any:
+        """A text as the host encodes it, with its editing by steps; by default the job's."""
         prompts = prompt_parser.SdConditioning([text], width=self.p.width, height=self.p.height)
         with devices.autocast():
-            schedules = prompt_parser.get_learned_conditioning(self.p.sd_model, prompts, 1)
-        return prompt_parser.reconstruct_cond_batch(schedules, 0)
+            return prompt_parser.get_learned_conditioning(self.p.sd_model, prompts, steps or self.p.steps)
 
 
 def _final_mask_blend(p: Any, samples: Tensor) -> Tensor:

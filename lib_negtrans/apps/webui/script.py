@@ -18,6 +18,7 @@ HOST_CONTROLS = {
     "img2img_steps": "steps",
     "img2img_cfg_scale": "cfg_scale",
     "img2img_denoising_strength": "strength",
+    "img2img_prompt": "prompt",
     "img2img_neg_prompt": "negative_prompt",
 }
 

@@ -15,6 +15,7 @@ from lib_negtrans import TITLE
 from lib_negtrans.options import Option
 from lib_negtrans.translation import arguments
 from lib_negtrans.translation.arguments import HOST_OPTIONS, PANEL_OPTIONS, WEIGHT_RANGE, PanelValues
+from lib_negtrans.translation.concepts import MAXIMUM_WEIGHT, with_weight
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 
 from . import embedding_list
@@ -22,6 +23,8 @@ from .job import TranslationJob
 from .registration import register_once
 
 PREFIX = "[NegTrans] "
+CONCEPT_AXES = (1, 2, 3)  # the first lines of Concepts; a weight in the prompt varies with the host's own "Prompt S/R"
+_CONCEPT = "concept "
 
 
 def register() -> Callable[[], None]:
@@ -65,6 +68,8 @@ def _axes(grid: Any) -> list[Any]:
     options, defaults = TranslationParams.options(), TranslationParams()
     for name in ("strength", *PANEL_OPTIONS):
         axes.append(axis(options[name].label, type(getattr(defaults, name)), name, **_limits(options[name])))
+    weight = Option("A concept's weight", "", -MAXIMUM_WEIGHT, MAXIMUM_WEIGHT)
+    axes += [axis(f"Weight of concept {n}", float, f"{_CONCEPT}{n}", **_limits(weight)) for n in CONCEPT_AXES]
     return axes
 
 
@@ -113,6 +118,10 @@ def _attach(p: Any) -> Any:
 def _values(panel: list[Any], axes: dict[str, Any]) -> PanelValues:
     values = arguments.named(panel)
     if "preset" in axes:
-        kept = ("embedding", "embedding_weight", "source_prompt")
+        kept = ("embedding", "embedding_weight", "source_prompt", "concepts")
         values = {name: value for name, value in values.items() if name in kept}
-    return arguments.parse([{**values, **axes}])
+    weights = {int(name[len(_CONCEPT) :]): value for name, value in axes.items() if name.startswith(_CONCEPT)}
+    values |= {name: value for name, value in axes.items() if not name.startswith(_CONCEPT)}
+    for number, weight in weights.items():
+        values["concepts"] = with_weight(values.get("concepts", ""), number, weight)
+    return arguments.parse([values])

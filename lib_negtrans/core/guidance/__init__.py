@@ -8,19 +8,21 @@ A new variant is a file with its class, and its place in `VARIANTS`: options, he
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from .classifier_free import ClassifierFree
+from .concepts import Concept, Concepts
 from .perp import Perp
 from .salience import Salience
 from .sega import Sega
 from .topk import TopK
 from .variant import Variant, cfg
 
-__all__ = ["KINDS", "OPTIONS", "VARIANTS", "Guidance", "Variant", "cfg", "rescale"]
+__all__ = ["KINDS", "OPTIONS", "VARIANTS", "Concept", "Guidance", "Variant", "cfg", "rescale"]
 
 VARIANTS: dict[str, type[Variant]] = {v.name: v for v in (ClassifierFree, Perp, TopK, Salience, Sega)}
 KINDS = tuple(VARIANTS)
@@ -48,29 +50,49 @@ class Guidance:
     """
 
     def __init__(
-        self, kind: str = "cfg", options: Mapping[str, Any] | None = None, *, rescale_amount: float = 0.0
+        self,
+        kind: str = "cfg",
+        options: Mapping[str, Any] | None = None,
+        *,
+        rescale_amount: float = 0.0,
+        concepts: Sequence[Concept] = (),
     ) -> None:
         if kind not in VARIANTS:
             raise ValueError(f"guidance must be one of {', '.join(VARIANTS)}, not {kind!r}.")
         own = {OPTIONS[name][1].name: value for name, value in (options or {}).items() if OPTIONS[name][0] == kind}
         self.variant, self.rescale_amount = VARIANTS[kind](**own), rescale_amount
+        self.concepts = Concepts(concepts)
 
-    @property
-    def needs_unconditional(self) -> bool:
-        """Whether the prediction for the empty prompt is asked for, beside those for the prompt and the negative."""
-        return self.variant.needs_empty
+    def reads_empty(self, scale: float) -> bool:
+        """Whether the prediction for the empty prompt is asked for at this CFG scale."""
+        return (scale != 1 and self.variant.needs_empty) or self.concepts.read_empty
+
+    def reads_negative(self, scale: float) -> bool:
+        """Whether that for the negative prompt is."""
+        return scale != 1 or self.concepts.read_negative
 
     @property
     def is_plain(self) -> bool:
         """Whether this is classifier-free guidance and nothing else."""
-        return isinstance(self.variant, ClassifierFree) and not self.rescale_amount
+        return isinstance(self.variant, ClassifierFree) and not self.rescale_amount and not self.concepts
 
-    def __call__(self, uncond: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
-        """Combine predictions (B, C, H, W) of sampled step `step`, counted from 0.
+    def __call__(
+        self,
+        uncond: Tensor,
+        cond: Tensor,
+        negative: Tensor,
+        scale: float,
+        step: int,
+        found: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Tensor:
+        """Combine predictions (B, C, H, W) of sampled step `step`, counted from 0; found: those of the concepts' texts.
 
-        At scale 1 every variant is cond.
+        At scale 1 every variant is cond, and only concepts are added.
         """
-        if scale == 1:
+        if scale == 1 and not self.concepts:
             return cond
-        guided = self.variant(uncond, cond, negative, scale, step)
+        cond = self.concepts.composed(cond, negative, found, step)
+        guided = cond if scale == 1 else self.variant(uncond, cond, negative, scale, step)
+        if self.concepts:
+            guided = guided + self.concepts.added(uncond, cond, negative, found, scale, step)
         return rescale(guided, cond, self.rescale_amount) if self.rescale_amount else guided

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .variant import Variant, computed, push_away
+from .variant import Variant, computed
 
 
 @dataclass
@@ -17,8 +17,8 @@ class Perp(Variant):
     name = "perp"
     subtracts = "what does not work against the prompt"
 
-    def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
-        return push_away(empty, cond, perpendicular(negative - empty, cond - empty), scale)
+    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+        return perpendicular(vector, towards)
 
     def kept(self) -> str:
         return "without what works against the prompt"

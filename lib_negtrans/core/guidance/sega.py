@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .variant import Variant, cfg, computed, setting
+from .variant import Variant, computed, in_force, setting
 
 
 @dataclass
 class Sega(Variant):
     """Semantic guidance (arXiv 2301.12247) away from the negative; it keeps momentum from step to step.
 
-    g = -(w - 1) N with, per channel, only |g| at or above its `threshold` quantile over H*W, plus momentum * nu;
-    nu <- beta nu + (1 - beta) g, also during warm-up. The result is u + w D + g from step `warmup` on and before
-    `cooldown`, 0 being never. w - 1 is cfg's, where the paper has a scale of its own: one slider rules every variant.
+    g is N with, per channel, only |g| at or above its `threshold` quantile over H*W, plus momentum * nu;
+    nu <- beta nu + (1 - beta) g, also during warm-up. The result is u + w D - (w - 1) g from step `warmup` on and
+    before `cooldown`, 0 being never. w - 1 is cfg's, where the paper has a scale of its own: one slider rules every
+    variant.
     """
 
     name = "sega"
     subtracts = "the strongest values of each channel, in the steps you choose"
+    stands_alone = True
 
     threshold: float = setting(
         0.9, "SEGA threshold",
@@ -48,10 +50,10 @@ class Sega(Variant):
         "For guidance sega: how slowly the direction of earlier steps is forgotten. A higher value remembers longer.",
         minimum=0.0, maximum=0.99, step=0.05, infotext="NegTrans SEGA momentum decay",
     )  # fmt: skip
-    _nu: Tensor | None = field(default=None, init=False, repr=False)
+    _nu: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
-    def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
-        g = -(scale - 1) * (negative - empty)
+    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+        g = vector
         if self.threshold > 0:
             magnitude = computed(g).abs().flatten(2)
             floor = magnitude.quantile(self.threshold, dim=2, keepdim=True)
@@ -59,8 +61,7 @@ class Sega(Variant):
         nu = torch.zeros_like(g) if self._nu is None else self._nu
         g = g + self.momentum * nu
         self._nu = self.beta * nu + (1 - self.beta) * g
-        active = step >= self.warmup and (not self.cooldown or step < self.cooldown)
-        return cfg(empty, cond, scale) + g if active else cfg(empty, cond, scale)
+        return g if in_force(step, self.warmup, self.cooldown) else torch.zeros_like(g)
 
     def kept(self) -> str:
         return f"using only the strongest {100 * (1 - self.threshold):g} % of each channel"

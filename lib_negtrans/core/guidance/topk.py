@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .variant import Variant, computed, push_away, setting
+from .variant import Variant, computed, setting
 
 
 @dataclass
@@ -24,11 +24,23 @@ class TopK(Variant):
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
     )  # fmt: skip
 
-    def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
-        return push_away(empty, cond, keep_largest(negative - empty, self.ratio), scale)
+    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+        return keep_largest(vector, self.ratio)
 
     def kept(self) -> str:
         return f"using only its strongest {100 * self.ratio:g} %"
+
+
+@dataclass
+class ConceptTopK(TopK):
+    """A concept's: as many values as neutral-prompt's AND_TOPK keeps, which are one or two more than the share."""
+
+    ratio: float = setting(0.05, "Top-k ratio", "Of a concept.", minimum=0.0, maximum=1.0)
+
+    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+        # it keeps what is not below its int(size (1 - ratio))-th smallest value, and that value too
+        size = vector[0].numel()
+        return _largest(vector, min(size, size - int(size * (1 - self.ratio)) + 1))
 
 
 def keep_largest(vector: Tensor, ratio: float) -> Tensor:
@@ -38,8 +50,11 @@ def keep_largest(vector: Tensor, ratio: float) -> Tensor:
     """
     if not 0.0 <= ratio <= 1.0:
         raise ValueError(f"the ratio of values to keep must lie between 0 and 1, not {ratio:g}.")
+    return _largest(vector, round(ratio * vector[0].numel()))
+
+
+def _largest(vector: Tensor, count: int) -> Tensor:
     flat = vector.flatten(1)
-    count = round(ratio * flat.shape[1])
     if count == flat.shape[1]:
         return vector
     # topk rather than a threshold: exactly `count` values, ties included, and it exists for half precision

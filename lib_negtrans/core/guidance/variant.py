@@ -15,18 +15,26 @@ class Variant:
 
     name: what it is chosen by, and what the full names of its options begin with. subtracts: what of the negative is
     subtracted, in words for a list of the variants. needs_empty: whether it reads the prediction for the empty prompt.
+    stands_alone: a concept of this kind is measured from the empty prompt, and its weight is not times the CFG scale.
     """
 
     name: ClassVar[str]
     subtracts: ClassVar[str]
     needs_empty: ClassVar[bool] = True
+    stands_alone: ClassVar[bool] = False
+
+    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+        """What is kept of a direction `vector` beside the prompt's own, `towards`; step as in the call."""
+        raise NotImplementedError
 
     def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
-        """The guided prediction from those for the empty prompt, the prompt and the negative prompt.
+        """The guided prediction u + w D - (w - 1) N with only what is kept of N.
 
-        scale is the CFG scale w; step is the sampled step, counted from 0. Where needs_empty is False, empty is unread.
+        From those for the empty prompt, the prompt and the negative prompt; scale is the CFG scale w; step is the
+        sampled step, counted from 0. Where needs_empty is False, empty is unread.
         """
-        raise NotImplementedError
+        kept = self.limited(negative - empty, cond - empty, step)
+        return empty + scale * (cond - empty) - (scale - 1) * kept
 
     def kept(self) -> str:
         """What of the negative counts, in words, where it is not all of it."""
@@ -43,9 +51,9 @@ def cfg(uncond: Tensor, cond: Tensor, scale: float) -> Tensor:
     return uncond + scale * (cond - uncond)
 
 
-def push_away(empty: Tensor, cond: Tensor, kept_negative: Tensor, scale: float) -> Tensor:
-    """u + w D - (w - 1) N with only what is kept of N."""
-    return empty + scale * (cond - empty) - (scale - 1) * kept_negative
+def in_force(step: int, warmup: int, cooldown: int) -> bool:
+    """Whether sampled step `step` is one from `warmup` on and before `cooldown`, 0 being never."""
+    return step >= warmup and (not cooldown or step < cooldown)
 
 
 def computed(tensor: Tensor) -> Tensor:

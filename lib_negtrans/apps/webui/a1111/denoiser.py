@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Hashable
-from contextlib import contextmanager, nullcontext
+from collections.abc import Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from modules import devices, prompt_parser, shared
@@ -15,6 +16,7 @@ from lib_negtrans.apps.webui.refusal import TranslationRefused
 from lib_negtrans.apps.webui.sampling import WebuiDenoiser, announce_sampling
 from lib_negtrans.apps.webui.settings import option
 from lib_negtrans.core.translate import Source
+from lib_negtrans.translation.concepts import Steering
 from lib_negtrans.translation.params import TranslationParams
 
 from .combining import combined_by
@@ -30,13 +32,19 @@ class A1111Denoiser(WebuiDenoiser):
     _rows: RowDenoiser
 
     def __init__(
-        self, p: Any, params: TranslationParams, conditioning: Any, unconditional_conditioning: Any, keeper: Keeper
+        self,
+        p: Any,
+        params: TranslationParams,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        keeper: Keeper,
+        asked: Sequence[Steering],
     ) -> None:
         noise = p.rng.next()
         announce_sampling(p, noise, conditioning, unconditional_conditioning)
         _refuse_replaced_forwards(p.sampler)
         model = p.sd_model
-        super().__init__(p, params, noise, keeper, model.model.diffusion_model, model.alphas_cumprod)
+        super().__init__(p, params, noise, keeper, asked, model.model.diffusion_model, model.alphas_cumprod)
         self._model: nn.Module = self._cfg_denoiser.inner_model
         self.start_sampler(conditioning, unconditional_conditioning)
 
@@ -58,10 +66,14 @@ class A1111Denoiser(WebuiDenoiser):
             self._cfg_denoiser.init_latent = self.kept(position).to(self.p.init_latent)
         called = self._rows.prediction(
             features, [len(conds) for conds in composed], self.of_image,
-            strengths=self.tac.strengths(step), both_halves=self.tac.both_halves, keep_inputs=self._needs_empty,
+            strengths=self.tac.strengths(step), both_halves=self.tac.both_halves,
+            keep_inputs=self._needs_empty or bool(self._concepts),
         )  # fmt: skip
         empty = (lambda: self._rows.with_context(self._empty_context)) if self._needs_empty else None
-        combined = nullcontext() if self.guide.is_plain else combined_by(self._cfg_denoiser, self.guide, step, empty)
+        combined: AbstractContextManager[None] = nullcontext()
+        if not self.guide.is_plain:
+            concepts = partial(self.predictions, self._rows.with_context)
+            combined = combined_by(self._cfg_denoiser, self.guide, step, empty, concepts)
         with called, combined:
             return self._cfg_denoiser(z, z.new_full((len(z),), float(timestep)), **arguments).float()
 

@@ -48,9 +48,9 @@ class A1111(Host):
                 del model.get_first_stage_encoding
 
     def denoiser(
-        self, p: Any, params: Any, conditioning: Any, unconditional_conditioning: Any, keeper: Any
+        self, p: Any, params: Any, conditioning: Any, unconditional_conditioning: Any, keeper: Any, asked: Any
     ) -> A1111Denoiser:
-        return A1111Denoiser(p, params, conditioning, unconditional_conditioning, keeper)
+        return A1111Denoiser(p, params, conditioning, unconditional_conditioning, keeper, asked)
 
     @contextmanager
     def training(self) -> Generator[ModelHost, None, None]:

@@ -19,6 +19,7 @@ from lib_negtrans.apps.webui.settings import option
 from lib_negtrans.core.attention import AttentionShapeError, Features
 from lib_negtrans.core.translate import Source
 from lib_negtrans.models import forge
+from lib_negtrans.translation.concepts import Steering
 from lib_negtrans.translation.params import TranslationParams
 
 
@@ -26,7 +27,13 @@ class ForgeDenoiser(WebuiDenoiser):
     """Rows are told apart by Forge's own list, around each call of the UNet, and combined after Forge's guidance."""
 
     def __init__(
-        self, p: Any, params: TranslationParams, conditioning: Any, unconditional_conditioning: Any, keeper: Keeper
+        self,
+        p: Any,
+        params: TranslationParams,
+        conditioning: Any,
+        unconditional_conditioning: Any,
+        keeper: Keeper,
+        asked: Sequence[Steering],
     ) -> None:
         model = p.sd_model
         # as the host's own `sample` begins; scripts patch the UNet of this copy
@@ -39,7 +46,7 @@ class ForgeDenoiser(WebuiDenoiser):
         if "tiled_diffusion" in self._theirs.model_options:
             raise TranslationRefused("MultiDiffusion cuts the picture into tiles: switch it off here.")
         unet = self._theirs.model.diffusion_model
-        super().__init__(p, params, noise, keeper, unet, forge.alphas_cumprod(self._theirs))
+        super().__init__(p, params, noise, keeper, asked, unet, forge.alphas_cumprod(self._theirs))
         if p.nmask is not None:
             self.share = p.nmask[None, :1].float()
         self.start_sampler(conditioning, unconditional_conditioning)
@@ -104,7 +111,7 @@ class ForgeDenoiser(WebuiDenoiser):
         self._injected = features is None or not self.tac.layers
         # at CFG scale 1 the host leaves out the unconditional, which the weights of AND are relative to
         composed, _ = prompt_parser.reconstruct_multicond_batch(arguments["cond"], denoiser.step)
-        self._patcher.model_options["disable_cfg1_optimization"] = any(
+        self._patcher.model_options["disable_cfg1_optimization"] = bool(self._concepts) or any(
             not math.isclose(sum(weight for _, weight in conds), 1) for conds in composed
         )
         # it would put fresh noise of no seed into the kept part; `blend` does that with the source's own
@@ -138,25 +145,33 @@ class ForgeDenoiser(WebuiDenoiser):
             return given["denoised"]
         try:
             # the host gives zeros where it has not computed it: at CFG scale 1, "skip early CFG", NGMS
-            if self.guide.is_plain or not given["uncond_denoised"].any():
+            computed = given["uncond_denoised"].any()
+            if self.guide.is_plain or not (computed or self._concepts):
                 return given["denoised"]
             x, sigma = given["input"], given["sigma"][:, None, None, None]
-            negative = (x - given["uncond_denoised"]) / sigma
-            # of prompts joined by AND the host gives the weighted mean
-            weight = sum(cond.get("strength", 1.0) for cond in given["cond"])
-            cond = negative + weight * ((x - given["cond_denoised"]) / sigma - negative)
-            empty = (x - self._clean_of_empty(given)) / sigma if self._needs_empty else cond
-            return x - sigma * self.guide(empty, cond, negative, self.p.cfg_scale, self._step)
+            cond = (x - given["cond_denoised"]) / sigma
+            negative = (x - given["uncond_denoised"]) / sigma if computed else cond
+            if computed:
+                # of prompts joined by AND the host gives the weighted mean
+                weight = sum(one.get("strength", 1.0) for one in given["cond"])
+                cond = negative + weight * (cond - negative)
+
+            def predicted(context: Tensor) -> Tensor:
+                return (x - self._clean_of(context, given)) / sigma
+
+            empty = predicted(self._empty_context) if self._needs_empty else cond
+            found = self.predictions(predicted)
+            return x - sigma * self.guide(empty, cond, negative, self.p.cfg_scale, self._step, found)
         finally:
             self._injection = None
 
-    def _clean_of_empty(self, given: dict[str, Any]) -> Tensor:
-        """What the model gives for the empty prompt, with all else that acts on the prompt's own rows."""
+    def _clean_of(self, context: Tensor, given: dict[str, Any]) -> Tensor:
+        """What the model gives for a context (1, tokens, width), with all else that acts on the prompt's own rows."""
         first, count = given["cond"][0], len(given["input"])
-        context = ConditionCrossAttn(self._empty_context.expand(count, -1, -1))
-        empty = {**first, "strength": 1.0, "model_conds": {**first["model_conds"], "c_crossattn": context}}
+        crossed = ConditionCrossAttn(context.expand(count, -1, -1))
+        other = {**first, "strength": 1.0, "model_conds": {**first["model_conds"], "c_crossattn": crossed}}
         x, sigma = given["input"], given["sigma"]
-        return calc_cond_uncond_batch(given["model"], [empty], None, x, sigma, given["model_options"])[0]
+        return calc_cond_uncond_batch(given["model"], [other], None, x, sigma, given["model_options"])[0]
 
     def _blended_by_scripts(self, z: Tensor, timestep: int, prediction: Tensor) -> Tensor:
         """The prediction with the other scripts' say in the mask's blend, which Forge asks for at each step."""

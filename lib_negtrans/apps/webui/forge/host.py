@@ -36,9 +36,9 @@ class Forge(Host):
         return forge.mean_encoding(model)
 
     def denoiser(
-        self, p: Any, params: Any, conditioning: Any, unconditional_conditioning: Any, keeper: Any
+        self, p: Any, params: Any, conditioning: Any, unconditional_conditioning: Any, keeper: Any, asked: Any
     ) -> ForgeDenoiser:
-        return ForgeDenoiser(p, params, conditioning, unconditional_conditioning, keeper)
+        return ForgeDenoiser(p, params, conditioning, unconditional_conditioning, keeper, asked)
 
     @contextmanager
     def training(self) -> Generator[ModelHost, None, None]:
