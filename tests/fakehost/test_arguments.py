@@ -107,17 +107,18 @@ def test_ranges_are_those_of_the_parameters(position, value):
         arguments.parse(wrong).params(50, 7.5, 0.3)
 
 
-@pytest.mark.parametrize("length", [0, len(FULL) - 1, len(FULL) + 1])
+@pytest.mark.parametrize("length", [0, len(FULL) - 1, len(arguments.NAMES) + 1])
 def test_a_list_of_another_length_is_refused_with_the_order(length):
     with pytest.raises(
         ParamError, match=f"has {length} values, Realistic Translation takes one object, or {len(FULL)}: v"
     ):
-        arguments.parse([*FULL, 0][:length])
+        arguments.parse([*FULL, *[0] * 9][:length])
 
 
 def page(sent, behind=()):
     """A job whose request put `sent` into all scripts' arguments: one always-on script, a script, ours, another."""
-    spans = [(1, 3), (3, 4), (4, 4 + len(FULL)), (4 + len(FULL), 6 + len(FULL))]
+    end = 4 + len(arguments.NAMES)
+    spans = [(1, 3), (3, 4), (4, end), (end, end + 2)]
     scripts = [SimpleNamespace(args_from=a, args_to=b) for a, b in spans]
     args = ["choice", "on 1", "on 2", "before", *sent, "after 1", "after 2"]
     runner = SimpleNamespace(scripts=scripts, alwayson_scripts=[scripts[0], *(scripts[i] for i in behind)])
@@ -132,7 +133,7 @@ def test_what_a_request_moved_is_moved_back(fake_host, sent):
     got = own_arguments(script, p, p.script_args[script.args_from : script.args_to])
     assert arguments.parse(got) == arguments.parse(sent)
     assert p.script_args[:4] == ["choice", "on 1", "on 2", "before"] and p.script_args[-2:] == ["after 1", "after 2"]
-    assert len(p.script_args) == 6 + len(FULL)
+    assert len(p.script_args) == 6 + len(arguments.NAMES)
     again = own_arguments(script, p, p.script_args[script.args_from : script.args_to])  # the Batch tab's next picture
     assert arguments.parse(again) == arguments.parse(sent)
 
@@ -141,9 +142,9 @@ def test_what_a_request_moved_is_moved_back(fake_host, sent):
     ("sent", "behind", "words"),
     [
         (FULL[:-1], (), f"has {len(FULL) - 1} values"),
-        ([*FULL, 0], (), f"has {len(FULL) + 1} values"),
+        ([*FULL, *[0] * 9], (), f"has {len(FULL) + 9} values"),
         ([], (), "has 0 values"),
-        ([{}], (3,), f"script_args must have {len(FULL)} values here: put nulls"),
+        ([{}], (3,), f"script_args must have {len(arguments.NAMES)} values here: put nulls"),
     ],
 )
 def test_what_cannot_be_moved_back_is_refused(fake_host, sent, behind, words):

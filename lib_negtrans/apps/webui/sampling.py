@@ -106,6 +106,8 @@ class WebuiDenoiser(GuidedDenoiser):
             params, unet, latents[first], Schedule(alphas_cumprod.detach().double().cpu(), params.timesteps,
             PREDICTION_TYPE), of_image=of_image, region=None if region is None else region.to(latents.device),
         )  # fmt: skip
+        free = keeper.free((latents.shape[-2], latents.shape[-1]))
+        self.share = None if free is None else free.to(latents)
         self.p, self.noise, self.sampler = p, noise, p.sampler
         self._cfg_denoiser = p.sampler.model_wrap_cfg
         self.source_context = self._encode(params.source_prompt)
