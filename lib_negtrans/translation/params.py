@@ -137,8 +137,8 @@ class TranslationParams(Params):
     colour: str = option(
         "lowpass", "Colour",
         "Brings the render's colours back. lowpass: its colours and shading without fine detail. statistics: the mean "
-        "and contrast of each colour channel. latent: the coarse part of the latent, at no extra cost. off: colours "
-        "may drift.",
+        "and contrast of each colour channel. latent: the coarse part of the latent, with detail no "
+        "stronger than the render's, at no extra cost. off: colours may drift.",
         choices=("off", *COLOUR_WAYS), infotext="NegTrans colour", group="Colour",
     )  # fmt: skip
     colour_strength: float = option(

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 
 import pytest
 from PIL import Image
 
 from tests.webui.client import SIZE, Client, arguments, difference, infotext, render
+from tests.webui.files import make_embedding
+from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import (  # noqa: F401
     PANEL,
     SCRIPTS,
-    _wait_for,
     fill_number,
     generate,
     newest,
-    open_img2img,
     open_page,
     page,
     upload,
@@ -26,38 +27,32 @@ OURS = {"embedding": "neg-test", "preset": "texture", "tac_ratio": 0.5}
 HOST = {"negative_prompt": "blurry", "cfg_scale": 9}
 
 
-def switch_mode(page, webui, client, always_on):  # noqa: F811
-    client.options(negtrans_always_on=always_on)
-    starts = webui.log.count("Startup time")
-    page.click('a:has-text("Reload UI")')
-    _wait_for(lambda: webui.log.count("Startup time") > starts, 300)
-    open_img2img(page, webui)
-
-
-@pytest.fixture
-def client(webui):
-    return Client(webui)
-
-
-@pytest.fixture
-def before(client):
-    """The dropdown's picture, and one without us."""
+@pytest.fixture(scope="module")
+def before(webui):
+    """The dropdown's picture, and one without us, from the webui of the other tests."""
+    client = Client(webui)
     return client.translate(arguments(**OURS), **HOST), client.plain(**HOST)
 
 
-@pytest.fixture
-def always_on(page, webui, client, before):  # noqa: F811
-    switch_mode(page, webui, client, True)
-    yield page
-    switch_mode(page, webui, client, False)
+@pytest.fixture(scope="module")
+def always_on(before, webui_installation, demo_model, tmp_path_factory):
+    """A second webui, with the setting."""
+    data = tmp_path_factory.mktemp("always-on")
+    make_data_folder(data, demo_model)
+    make_embedding(data / "embeddings", demo_model)
+    (data / "config.json").write_text(json.dumps({"negtrans_always_on": True}), encoding="utf-8")
+    server = WebuiServer(data, *webui_installation)
+    server.start()
+    yield server
+    server.stop()
 
 
 def ours(**values):
     return {"alwayson_scripts": {"Realistic Translation": {"args": arguments(**{**OURS, **values})}}}
 
 
-def test_the_dropdowns_bytes_and_a_grid_and_back_from_a_pictures_text(always_on, webui, client, before, tmp_path):
-    page, (chosen, plain) = always_on, before  # noqa: F811
+def test_the_dropdowns_bytes_and_a_grid_over_the_api(always_on, before):
+    client, webui, (chosen, plain) = Client(always_on), always_on, before
     answer = client.plain(**ours(), **HOST)
     assert answer["images"] == chosen["images"] and infotext(answer) == infotext(chosen)
     assert client.plain(**HOST)["images"] == plain["images"]
@@ -77,21 +72,35 @@ def test_the_dropdowns_bytes_and_a_grid_and_back_from_a_pictures_text(always_on,
     assert grid["images"][1] == chosen["images"][0] and grid["images"][2] != chosen["images"][0]
     assert all("NegTrans TAC ratio: 0.5" in text for text in json.loads(grid["info"])["infotexts"][1:])
 
-    # by clicks: the picture's text opens and switches on the panel, whichever way it was made
-    source, made = tmp_path / "render.png", tmp_path / "made.png"
-    render().save(source)
-    made.write_bytes(base64.b64decode(chosen["images"][0]))
-    assert page.locator(f"{SCRIPTS} ul.options").count() == 0
-    open_page(page, "PNG Info")
-    page.set_input_files("#pnginfo_image input[type=file]", made)
-    page.wait_for_function("() => /NegTrans/.test(document.querySelector('#tab_pnginfo').innerText)")
-    page.click("#tab_pnginfo #img2img_tab")
-    page.wait_for_function(f"() => document.querySelector('{PANEL}enabled input').checked")
-    page.wait_for_function(f"() => document.querySelector('{PANEL}embedding input').value == 'neg-test'")
-    assert page.input_value(f"{SCRIPTS} input") == "None"
-    upload(page, source)
-    for side in ("width", "height"):
-        fill_number(page, f"#img2img_{side}", SIZE)
-    assert "Time taken" in generate(page)
-    assert difference(chosen["images"][0], Image.open(newest(webui))) == 0
-    assert page.errors == []
+
+class TestByClicks:
+    @pytest.fixture
+    def webui(self, always_on):
+        return always_on
+
+    def test_a_pictures_text_switches_it_on_whichever_way_it_was_made(self, page, webui, before, tmp_path):  # noqa: F811
+        chosen = before[0]["images"][0]
+        source, made = tmp_path / "render.png", tmp_path / "made.png"
+        render().save(source)
+        made.write_bytes(base64.b64decode(chosen))
+        open_page(page, "PNG Info")
+        page.set_input_files("#pnginfo_image input[type=file]", made)
+        page.wait_for_function("() => /NegTrans/.test(document.querySelector('#tab_pnginfo').innerText)")
+        page.click("#tab_pnginfo #img2img_tab")
+        page.wait_for_function(f"() => document.querySelector('{PANEL}enabled input').checked")
+        page.wait_for_function(f"() => document.querySelector('{PANEL}embedding input').value == 'neg-test'")
+        assert page.input_value(f"{SCRIPTS} input") == "None"
+        upload(page, source)
+        for side in ("width", "height"):
+            fill_number(page, f"#img2img_{side}", SIZE)
+        page.click(f"{PANEL}always_on > .label-wrap")
+        page.wait_for_selector(f"{PANEL}summary")
+        if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/always-on.png", full_page=True)
+        assert "Time taken" in generate(page)
+        assert difference(chosen, Image.open(newest(webui))) == 0
+        page.uncheck(f"{PANEL}enabled input")
+        page.wait_for_timeout(1000)
+        generate(page)
+        assert "NegTrans" not in Image.open(newest(webui)).text["parameters"]
+        assert page.errors == []

@@ -36,10 +36,13 @@ def standalone(demo_model):
 
 
 def on_plain_ground() -> Image.Image:
-    """A render whose background is one colour."""
+    """A garment of half the picture's size on a background of one colour."""
     file = next(p for p in sorted((REPOSITORY / "assets" / "renders").rglob("mask_*.png")))
-    garment = Image.open(file).convert("L").resize((SIZE, SIZE), Image.LANCZOS)
-    return Image.composite(render(), Image.new("RGB", (SIZE, SIZE), (150, 150, 152)), garment)
+    half = (SIZE // 2, SIZE // 2)
+    garment = Image.open(file).convert("L").resize(half, Image.LANCZOS)
+    picture = Image.new("RGB", (SIZE, SIZE), (150, 150, 152))
+    picture.paste(render().resize(half, Image.LANCZOS), (SIZE // 4, SIZE // 4), garment)
+    return picture
 
 
 def cut_out() -> Image.Image:
