@@ -85,9 +85,8 @@ class TrainingActions:
         except FieldRefused as error:
             return self._said(seen, str(error), good=False, about=error.element)
         except (ParamError, TrainingRefused) as error:
-            named = (one for one, path in others.items() if isinstance(path, Path) and str(path) in str(error))
-            folder = next(named, None)
-            about = self.ids(folder) if folder else self.runs.about(error)
+            at_fault = [one for one, path in others.items() if isinstance(path, Path) and str(path) in str(error)]
+            about = self.ids(at_fault[0]) if at_fault else self.runs.about(error)
             return self._said(seen, str(error), good=False, about=about)
         if name in self.manager.snapshot().queue:
             return self._said(seen, f"{name} waits for its turn. You may close this page.")
