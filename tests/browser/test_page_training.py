@@ -135,11 +135,11 @@ def test_charts_settings_log_and_an_interrupted_run(page, site, renders, tmp_pat
         "all => all.map(e => parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a)"
     )
     assert sizes and min(sizes) >= 11
-    box = page.locator(f"{T}status svg").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    tip = page.locator(f"{T}status .negtrans-hover:hover text")
-    tip.wait_for(state="visible")
-    assert "smoothed" in tip.text_content()
+    near = page.locator(f"{T}status .negtrans-hover").nth(1)
+    assert not near.locator("text").is_visible()
+    near.locator("rect").hover()
+    near.locator("text").wait_for(state="visible")
+    assert "smoothed" in near.locator("text").text_content()
 
     for button, name in (("save", "neg-part.json"), ("log", "neg-part.log")):
         with page.expect_download() as download:

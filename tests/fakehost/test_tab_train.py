@@ -257,6 +257,14 @@ def test_interrupt_and_resume(panel, manager, renders):
     assert manager.wait(60).start_step == step
 
 
+def test_without_a_name_the_first_free_one_is_taken(panel, manager, renders):
+    for expected in ("neg-render", "neg-render-2"):
+        message, *_, name = start(panel, renders, "", steps=1)
+        assert name == expected and f"{expected} has started" in message
+        assert manager.wait(60).result.endswith(f"{expected}.pt")
+    assert start(panel, "/no/such", "")[-1] == gr.update()
+
+
 def test_dropped_pictures_are_kept_with_the_run(panel, manager, renders, tmp_path):
     # gradio 3 gives objects with a name, gradio 4 texts
     files = [SimpleNamespace(name=str(path)) for path in sorted(renders.iterdir())]
@@ -276,7 +284,6 @@ def test_dropped_pictures_are_kept_with_the_run(panel, manager, renders, tmp_pat
     ("change", "sentence"),
     [
         ({"name": "../up"}, "only a-z"),
-        ({"name": ""}, "needs a name"),
         ({"steps": 0}, "Steps must lie between"),
         ({"lr": "fast"}, "not a number"),
         ({"size": 100}, "multiple of 8"),
@@ -345,7 +352,7 @@ def test_a_refusal_names_the_field_it_is_about(panel, photos_panel, manager, ren
 
 
 def test_what_was_said_goes_when_the_training_has_ended(panel, manager, renders):
-    message, *_, seen = start(panel, renders, "neg-a", steps=200)
+    message, *_, seen, _name = start(panel, renders, "neg-a", steps=200)
     assert "neg-a has started" in message and "is being trained" in panel.check_name("neg-a", False)
     while "data-busy='1'" not in seen[0]:
         seen = panel.show(seen)[-1]

@@ -15,6 +15,7 @@ from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import (
     PANEL,
     SCRIPTS,
+    _wait_for,
     fill_number,
     generate,
     newest,
@@ -97,9 +98,12 @@ def test_a_pictures_text_switches_it_on_whichever_way_it_was_made(always_on, bef
         if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
             page.screenshot(path=f"{folder}/always-on.png", full_page=True)
         assert "Time taken" in generate(page)
-        assert difference(chosen, Image.open(newest(always_on))) == 0
+        translated = newest(always_on)
+        assert difference(chosen, Image.open(translated)) == 0
         page.uncheck(f"{PANEL}enabled input")
         page.wait_for_timeout(1000)
-        generate(page)
+        page.click("#img2img_generate")
+        _wait_for(lambda: newest(always_on) != translated, 300)
+        page.wait_for_timeout(2000)
         assert "NegTrans" not in Image.open(newest(always_on)).text["parameters"]
         assert page.errors == []

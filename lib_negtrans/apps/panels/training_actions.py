@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,8 +59,8 @@ class TrainingActions:
         loras: str,
         *values: Any,
     ) -> list[Any]:
-        """Start, or say in one sentence why not."""
-        name, others = (name or "").strip(), dict[str, Any]()
+        """Start, or say in one sentence why not. The last value is the name, which is found where none was typed."""
+        name, others = (name or "").strip() or self._free_name(), dict[str, Any]()
         try:
             given = zip(self.fields, values, strict=True)
             params = KINDS[kind].options.from_given({n: value for n, value in given if self.tab.applies(n, kind)})
@@ -83,14 +84,26 @@ class TrainingActions:
             request = TrainingRequest(name, pictures, params, render, overwrite=overwrite, kind=kind, **others)
             self.manager.start(request)
         except FieldRefused as error:
-            return self._said(seen, str(error), good=False, about=error.element)
+            return [*self._said(seen, str(error), good=False, about=error.element), gr.update()]
         except (ParamError, TrainingRefused) as error:
             at_fault = [one for one, path in others.items() if isinstance(path, Path) and str(path) in str(error)]
             about = self.ids(at_fault[0]) if at_fault else self.runs.about(error)
-            return self._said(seen, str(error), good=False, about=about)
+            return [*self._said(seen, str(error), good=False, about=about), gr.update()]
         if name in self.manager.snapshot().queue:
-            return self._said(seen, f"{name} waits for its turn. You may close this page.")
-        return self._said(seen, f"{name} has started. You may close this page: the training goes on.")
+            return [*self._said(seen, f"{name} waits for its turn. You may close this page."), name]
+        return [*self._said(seen, f"{name} has started. You may close this page: the training goes on."), name]
+
+    def _free_name(self) -> str:
+        """The tab's example, or with the first number behind it of which there is neither a file nor a run."""
+        example, kind = self.tab.name_example, self.tab.kinds[0]
+        waiting = self.manager.snapshot().queue
+        return next(
+            name
+            for name in (f"{example}-{number}" if number > 1 else example for number in itertools.count(1))
+            if not self.manager.out(name, kind).exists()
+            and not self.manager.run_folder(name).exists()
+            and name not in waiting
+        )
 
     def cancel_waiting(self, seen: Any, name: str) -> list[Any]:
         """Take the named training out of the queue, or the last one if that name does not wait."""

@@ -170,7 +170,7 @@ class TrainingPanel(TrainingActions):
             self.seen, data.folder, data.files, data.other, data.validation, data.other_validation, data.class_images,
             self.name, data.preview_image, self.overwrite, self.kind, self.loras, *self.fields.values(),
         ]  # fmt: skip
-        self.start.click(self.start_training, inputs, [self.message, *view], **QUIET)
+        self.start.click(self.start_training, inputs, [self.message, *view, self.name], **QUIET)
         self.interrupt.click(self.interrupt_training, [self.seen], [self.message, *view], **QUIET)
         inputs = [self.seen, self.runs.runs, self.name, self.fields["steps"], self.overwrite]
         self.resume.click(self.resume_training, inputs, [self.message, self.name, *view], **QUIET)
