@@ -123,7 +123,7 @@ def test_an_error_stands_beside_its_field_until_that_is_changed(page, site, rend
 
 def test_charts_settings_log_and_an_interrupted_run(page, site, renders, tmp_path):
     open_training(page)
-    assert not page.is_visible(f"{T}cancel") and not page.is_visible(f"{T}keep")
+    assert not page.is_visible(f"{T}cancel") and not page.is_visible(f"{T}keep_vectors")
     fill_in(page, renders, "neg-part", 5000)
     page.click(f"{T}start")
     page.wait_for_selector(f"{T}message >> text=neg-part has started")
@@ -146,13 +146,15 @@ def test_charts_settings_log_and_an_interrupted_run(page, site, renders, tmp_pat
             page.click(f"{T}{button}")
         assert download.value.suggested_filename == name
         download.value.save_as(tmp_path / name)
-    page.click(f"{T}keep")
+    page.click(f"{T}keep_vectors")
     page.wait_for_selector(f"{T}message >> text=holds the vectors of step")
     assert (site.embeddings / "neg-part.pt").is_file()
 
     page.reload()
     open_training(page)
-    page.set_input_files(f"{T}load input[type=file], input{T}load", tmp_path / "neg-part.json")
+    with page.expect_file_chooser() as chooser:
+        page.click(f"{T}load")
+    chooser.value.set_files(tmp_path / "neg-part.json")
     page.wait_for_function("() => document.querySelector('#negtrans_train_steps input[type=number]').value == 5000")
     page.reload()
     open_training(page)

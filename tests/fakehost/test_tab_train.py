@@ -429,3 +429,11 @@ def test_charts_say_their_values_under_the_pointer_and_can_be_read():
     width = int(re.search("viewBox='0 0 ([0-9]+)", picture)[1])
     narrowest = int(re.search("negtrans-curve .*?min-width: ([0-9]+)px", train_tab.STYLE)[1])
     assert int(re.search("font-size='([0-9]+)'", picture)[1]) * narrowest / width >= 11
+
+
+def test_no_two_components_share_an_id(manager):
+    with gr.Blocks() as blocks:
+        for tab in (RENDERS_TAB, PHOTOS_TAB):
+            build_train_tab(manager, TabOptions(), tab)
+    ids = [block.elem_id for block in blocks.blocks.values() if block.elem_id]
+    assert sorted(ids) == sorted(set(ids))

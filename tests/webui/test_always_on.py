@@ -71,6 +71,8 @@ def test_the_dropdowns_bytes_and_a_grid_over_the_api(always_on, before):
     values[labels.index("Use text inputs instead of dropdowns")] = True
     values[labels.index("X type")] = plot["args"][0]["choices"].index("CFG Scale")
     values[labels.index("X values")] = "9,12"
+    for axis in ("Y type", "Z type"):
+        values[labels.index(axis)] = 0
     values[labels.index("Include Sub Images")] = True
     grid = client.plain(script_name="x/y/z plot", script_args=values, **ours(), **HOST)
     assert grid["images"][1] == chosen["images"][0] and grid["images"][2] != chosen["images"][0]

@@ -142,7 +142,7 @@ class TrainingPanel(TrainingActions):
             label=self.tab.previews, columns=3, height="auto", object_fit="contain", elem_id=self.ids("previews")
         )
         self.use = gr.Button(self.options.use_label, visible=False, elem_id=self.ids("use"), variant="primary")
-        self.keep = gr.Button("Put what was learnt into embeddings", visible=False, elem_id=self.ids("keep"))
+        self.keep = gr.Button("Put what was learnt into embeddings", visible=False, elem_id=self.ids("keep_vectors"))
         self.next = gr.Button("Then train the negative on it", visible=False, elem_id=self.ids("next"))
         if self.tab is RENDERS_TAB:
             self.comparison.build()
@@ -156,7 +156,7 @@ class TrainingPanel(TrainingActions):
         self.poll.click(self.refresh, [self.seen, *named], [self.message, self.name_hint, *view], **QUIET)
         for event in (self.name.change, self.overwrite.change):
             event(self.check_name, named, [self.name_hint], **QUIET)
-        self.kind.change(self.apply_kind, [self.kind], list(self.fields.values()), **QUIET)
+        self.kind.input(self.apply_kind, [self.kind], list(self.fields.values()), **QUIET)
         if self.tab is RENDERS_TAB:
             self.preset.change(self.apply_preset, [self.preset], [self.fields[n] for n in PRESET_OPTIONS], **QUIET)
         size, pattern, aspect = (self.fields[name] for name in ("size", "pattern", "aspect"))
