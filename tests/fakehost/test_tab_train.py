@@ -249,7 +249,7 @@ def test_interrupt_and_resume(panel, manager, renders):
     step = manager.wait(60).step
     assert "resume it" in start(panel, renders, "neg-render")[0]
     assert "Choose the run to resume in the list" in panel.resume_training(None, None, "", 5, False)[0]
-    message, name, *_ = panel.resume_training(None, "neg-render", "", 5, False)
+    message, name, *_ = panel.resume_training(None, f"neg-render: {step} / 500", "", 5, False)
     assert message == "<p class='negtrans-message'>neg-render goes on.</p>" and name == "neg-render"
     while manager.snapshot().step <= step:
         time.sleep(0.02)
@@ -380,8 +380,8 @@ def test_an_interrupted_run_is_listed_fills_the_form_and_its_vectors_are_an_embe
     manager.request_stop()
     state = manager.wait(60)
     *_, keep, runs, _seen = panel.show(None)
-    assert keep["visible"] is True and runs["choices"] == [(f"neg-a: {state.step} / 500", "neg-a")]
-    said, *updates = panel.runs.filled_from_run("neg-a")
+    assert keep["visible"] is True and runs["choices"] == [f"neg-a: {state.step} / 500"]
+    said, *updates = panel.runs.filled_from_run(runs["choices"][0])
     form = dict(zip([*panel.runs.form, *panel.runs.fields], updates, strict=True))
     assert (form["name"]["value"], form["images"]["value"], form["photos"]["value"]) == ("neg-a", str(renders), "")
     assert (form["steps"]["value"], form["vectors"]["value"], form["lr"]["value"]) == (500, 3, "1e-3")

@@ -53,9 +53,9 @@ class RunsPanel:
         self.runs.input(self.filled_from_run, [self.runs], [self.file, *components], **QUIET)
         self.log.click(self.log_file, None, [self.file], **QUIET)
 
-    def choices(self) -> list[tuple[str, str]]:
-        """(what is shown, name) of each run of this tab's kinds, the last written first."""
-        return [(f"{run.name}: {run.step} / {run.steps}", run.name) for run in self.manager.resumable(self.tab.kinds)]
+    def choices(self) -> list[str]:
+        """NAME: STEP / STEPS of each run of this tab's kinds, the last written first."""
+        return [f"{run.name}: {run.step} / {run.steps}" for run in self.manager.resumable(self.tab.kinds)]
 
     # what the events do
 
@@ -77,9 +77,9 @@ class RunsPanel:
         """The form as a saved file has it."""
         return self._filled(dropped_path(file), f"The form has the settings of {dropped_path(file).name}.")
 
-    def filled_from_run(self, run: str | None) -> list[Any]:
+    def filled_from_run(self, chosen: str | None) -> list[Any]:
         """The form as a run was asked for."""
-        if not run:
+        if not (run := run_name(chosen)):
             return [gr.update()] * (1 + len(self.form) + len(self.fields))
         return self._filled(self.manager.run_folder(run) / REQUEST_FILE, f"The form has the settings of {run}.")
 
@@ -116,6 +116,11 @@ class RunsPanel:
         labels = {option.label: name for name, option in self.tab.options.items() if name in self.fields}
         found = max((label for label in labels if str(error).startswith(label)), key=len, default=None)
         return "" if found is None else self.ids(labels[found])
+
+
+def run_name(chosen: str | None) -> str:
+    """The name in one of `choices`; "" for none."""
+    return (chosen or "").partition(":")[0]
 
 
 def _download(name: str, text: str, kind: str) -> str:

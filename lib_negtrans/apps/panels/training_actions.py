@@ -19,7 +19,7 @@ from lib_negtrans.training.params import TrainingParams
 
 from .dataset_panel import DatasetPanel, keep_render
 from .markup import message_html, picked_html
-from .runs_panel import RunsPanel
+from .runs_panel import RunsPanel, run_name
 from .tab_kinds import TrainTab
 
 
@@ -141,7 +141,7 @@ class TrainingActions:
 
     def resume_training(self, seen: Any, chosen: str | None, name: str, steps: Any, overwrite: bool) -> list[Any]:
         """Go on with the named run, or with the chosen one; a run that is done goes on to the steps the field says."""
-        name = (name or "").strip() or chosen or ""
+        name = (name or "").strip() or run_name(chosen)
         try:
             runs = [run.name for run in self.manager.resumable(self.tab.kinds)]
             if not name:
