@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-from lib_negtrans.core.colour import rgb_to_lab
+from lib_negtrans.core.colour import blur, rgb_to_lab
 
 from .images import MULTIPLE
 from .masks import LARGEST, TOLERANCE, flood
@@ -21,10 +21,11 @@ FLAT, TEXTURED = 1.0, 1.5
 
 
 def free_of_flat_ground(rgb: Tensor) -> Tensor:
-    """The share (1, 1, h, w) of each of a picture's cells that may change, for rgb (3, 8h, 8w) in [0, 1].
+    """The share (1, 1, 8h, 8w) of each pixel of rgb (3, 8h, 8w) in [0, 1] that may change; 0 is flat background.
 
-    0 is flat background: cells without texture through which a way leads to the border, where it has the border's
-    usual colour. A flat part of the garment is none, as its outline is in the way; nor is a picture that is all flat.
+    That is first the cells without texture through which a way leads to the border, where it has the border's usual
+    colour: a flat part of the garment is none, as its outline is in the way, nor is a picture that is all flat. Then,
+    up to the garment's edge, what has the same colour in the cells beside them.
     """
     values = 255 * rgb[None].float()
     # of a cell and the pixels around it: an edge between two cells is in both
@@ -37,12 +38,17 @@ def free_of_flat_ground(rgb: Tensor) -> Tensor:
     usual = (lab - lab[frame].median(dim=0).values).norm(dim=2) <= TOLERANCE
     open_ = deviation < TEXTURED
     ground = torch.from_numpy(flood(open_.numpy(), (open_ & frame & usual).numpy()))
-    if ground.float().mean() > LARGEST:
-        return torch.ones_like(deviation)[None, None]
-    free = ((deviation - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
-    return torch.where(ground, free, torch.ones_like(free))[None, None]
+    if not ground.any() or ground.float().mean() > LARGEST:
+        return torch.ones_like(values[:, :1])
+    ramp = ((deviation - FLAT) / (TEXTURED - FLAT)).clamp(0, 1)
+    free = interpolate(torch.where(ground, ramp, torch.ones_like(ramp))[None, None], scale_factor=MULTIPLE)
+    whole = interpolate(ground[None, None].float(), scale_factor=MULTIPLE)
+    pixels = rgb_to_lab(rgb[None])
+    alike = (pixels - blur(pixels, MULTIPLE, whole)).norm(dim=1, keepdim=True) <= TOLERANCE / 2
+    beside = max_pool2d(whole, 2 * MULTIPLE + 1, 1, MULTIPLE).bool() & ~whole.bool()
+    return torch.where(beside & alike, torch.zeros_like(free), free)
 
 
-def to_pixel_size(free: Tensor, size: tuple[int, int]) -> Tensor:
-    """The shares (B, 1, h, w) at a picture's (height, width), without steps."""
-    return interpolate(free, size=size, mode="bilinear", align_corners=False)
+def free_cells(free: Tensor) -> Tensor:
+    """The shares (B, 1, 8h, 8w) as latents have them, (B, 1, h, w): a cell with anything in it that may change may."""
+    return max_pool2d(free, MULTIPLE)

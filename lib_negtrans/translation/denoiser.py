@@ -21,6 +21,7 @@ from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.core.translate import Source
 from lib_negtrans.memory import reused_memory
 from lib_negtrans.models.protocol import HostError, ModelHost
+from lib_negtrans.pictures.flat import free_cells
 
 from .cache import host_state, inversion_key
 from .params import TranslationParams
@@ -125,7 +126,7 @@ class GuidedDenoiser(ABC):
 class StandaloneDenoiser(GuidedDenoiser):
     """A translation on a host of our own: no row is computed whose result cannot matter or is known already.
 
-    latent (B, 4, h, w); mask (B or 1, 1, 8h, 8w) or None; free (B or 1, 1, h, w): what may change at
+    latent (B, 4, h, w); mask (B or 1, 1, 8h, 8w) or None; free (B or 1, 1, 8h, 8w): what may change at
     all, or None; embeddings: trigger word -> vectors (n, width). `counts` are the UNet's rows so far, by the names in
     `pipeline.Forwards`. Predictions raise HostError for NaN.
     """
@@ -155,7 +156,7 @@ class StandaloneDenoiser(GuidedDenoiser):
         if mask is not None and params.background == "keep":
             self.share = to_latent_size(mask, size).to(latent)
         elif free is not None:
-            self.share = free.to(latent)
+            self.share = free_cells(free).to(latent)
         # a call's memory grows with its rows, and the CPU's speed does not where one row is large
         self._together = latent.device.type != "cpu" or size[0] * size[1] <= LARGE
         # under TAC the two branches differ even for equal prompts, unless it controls both

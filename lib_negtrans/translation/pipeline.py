@@ -147,7 +147,7 @@ def translate_latent(
 
     embeddings: trigger word -> vectors (n, width) for the prompts. cache: takes the inversion of the same latents under
     the same conditions from there, or puts it there. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention
-    control acts on it alone, or what lies outside is kept. free (B or 1, 1, h, w) in
+    control acts on it alone, or what lies outside is kept. free (B or 1, 1, 8h, 8w) in
     [0, 1]: 0 stays as it is. Captured features take the memory of the host's
     `feature_budget`, or half of what is free. Raises ParamError for bad parameters (before the first step), HostError
     for NaN and for attention that another program has changed.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lib_negtrans.core.colour import PIXEL_WAYS, preserve_latent, preserve_pixels, to_latent_size
-from lib_negtrans.pictures.flat import free_of_flat_ground, to_pixel_size
+from lib_negtrans.pictures.flat import free_of_flat_ground
 from lib_negtrans.pictures.masks import soft
 
 from .params import TranslationParams
@@ -23,24 +23,17 @@ def controlled_region(params: TranslationParams, mask: Tensor | None, size: tupl
 
 
 def free_share(params: TranslationParams, pictures: Tensor, mask: Tensor | None) -> Tensor | None:
-    """The share (B, 1, h, w) of each latent cell of pictures (B, 3, 8h, 8w) that may change; None where all may.
+    """The share (B, 1, H, W) of each pixel of pictures (B, 3, H, W) that may change; None where all may.
 
-    What a mask (B or 1, 1, 8h, 8w) calls garment may, and where the background is put back there is nothing to hold.
+    What a mask (B or 1, 1, H, W) calls garment may, and where the background is put back there is nothing to hold.
+    H and W are multiples of 8.
     """
     if params.flat_background != "hold" or (mask is not None and params.background == "keep"):
         return None
     free = torch.cat([free_of_flat_ground(picture.float().cpu()) for picture in pictures])
     if mask is not None:
-        free = torch.maximum(free, to_latent_size(mask.cpu(), (free.shape[-2], free.shape[-1])))
+        free = torch.maximum(free, mask.cpu().float())
     return None if bool((free == 1).all()) else free.to(pictures.device)
-
-
-def with_free(mask: Tensor | None, free: Tensor | None, size: tuple[int, int]) -> Tensor | None:
-    """A mask (B or 1, 1, H, W), or None for everywhere, without what `free_share` holds; of (H, W)."""
-    if free is None:
-        return mask
-    share = to_pixel_size(free, size)
-    return share if mask is None else mask * share.to(mask)
 
 
 def finished_picture(
@@ -60,7 +53,7 @@ def finished_picture(
     by decode_source where it is given (the source may have been decoded before). free: `free_share`'s.
     """
     strength = params.colour_strength if params.colour != "off" else 0.0
-    coloured = with_free(mask, free, (8 * latent.shape[-2], 8 * latent.shape[-1]))
+    coloured = mask if free is None else free if mask is None else mask * free.to(mask)
     if strength and params.colour not in PIXEL_WAYS:
         region = None if coloured is None else to_latent_size(coloured, (latent.shape[-2], latent.shape[-1]))
         latent = preserve_latent(latent, source_latent, strength, region)
@@ -69,7 +62,7 @@ def finished_picture(
         shown = (decode_source or decode)(source_latent).to(picture)
         picture = preserve_pixels(picture, shown, params.colour, strength, coloured)
         if free is not None:  # what the VAE lets through from the cells beside
-            share = to_pixel_size(free, (picture.shape[-2], picture.shape[-1])).to(picture)
+            share = soft(free).to(picture)
             picture = share * picture + (1 - share) * shown
     if mask is not None and params.background == "keep":
         share = soft(mask).to(picture)

@@ -64,6 +64,7 @@ def test_a_flat_background_is_held_unless_something_is_painted(keeping):
     assert free.shape == (2, 1, 8, 8) and bool((free[0, 0, 2:4, 2:4] == 1).all()) and bool((free[1] == 1).all())
     assert bool((free[0, 0, 6:] == 0).all())
     assert keeper(keeping, Job(noise())).free((8, 8)) is None
+    assert keeper(keeping, Job(on_ground(78, 69), width=78, height=69), mask="border").free((8, 9)).shape[-2:] == (8, 9)
     assert keeper(keeping, Job(on_ground()), flat_background="translate").free((8, 8)) is None
     assert keeper(keeping, Job(on_ground(), image_mask=Image.new("L", (SIDE, SIDE)))).free((8, 8)) is None
 

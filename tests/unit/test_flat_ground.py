@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from lib_negtrans.models.standalone import default_model_path, load_model
-from lib_negtrans.pictures.flat import free_of_flat_ground
+from lib_negtrans.pictures.flat import free_cells, free_of_flat_ground
 from lib_negtrans.pictures.images import load_picture, mask_beside, picture_from_pil
 from lib_negtrans.pictures.masks import find_mask
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, translation_preset
@@ -47,18 +47,21 @@ def noise(deviation: float) -> torch.Tensor:
 )
 def test_ground_is_held_where_it_is_flat_and_a_flat_garment_is_not(ground, held):
     rgb, inside = on_ground(ground, 60.0)
-    free = free_of_flat_ground(rgb)[0, 0]
+    pixels = free_of_flat_ground(rgb)
+    free = free_cells(pixels)[0, 0]
     covered = torch.from_numpy(inside).float()[None, None]
     touched = torch.nn.functional.max_pool2d(covered, 10, 8, 1)[0, 0].bool()
     assert bool((free[touched] == 1).all())
     assert bool((free[~touched] == 0).all()) == held and (held or bool((free == 1).all()))
+    if held:  # to the very edge, and no further
+        assert (((pixels[0, 0] > 0).numpy()) != inside).mean() < 0.001
 
 
 def test_a_garment_at_the_border_and_a_flat_picture_are_no_background():
     rgb, _ = on_ground(noise(0), 60.0)
     cut = rgb.clone()
     cut[:, 32:, 16:48] = 60 / 255
-    free = free_of_flat_ground(cut)[0, 0]
+    free = free_cells(free_of_flat_ground(cut))[0, 0]
     assert bool((free[4:, 2:6] == 1).all()) and bool((free[:, 0] == 0).all())
     assert bool((free_of_flat_ground(torch.full((3, 64, 64), 0.6)) == 1).all())
 

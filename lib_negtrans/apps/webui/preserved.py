@@ -19,7 +19,8 @@ from torch.nn.functional import interpolate
 from lib_negtrans import TITLE
 from lib_negtrans.core.colour import to_latent_size
 from lib_negtrans.memory import free_memory, is_out_of_memory
-from lib_negtrans.pictures.images import ImageError, picture_from_pil
+from lib_negtrans.pictures.flat import free_cells
+from lib_negtrans.pictures.images import MULTIPLE, ImageError, picture_from_pil
 from lib_negtrans.pictures.masks import Found, find_mask
 from lib_negtrans.translation.params import TranslationParams
 from lib_negtrans.translation.preservation import finished_picture, free_share
@@ -39,7 +40,7 @@ class Keeper:
     def __init__(self, p: Any, params: TranslationParams) -> None:
         self.p, self.params = p, params
         self._mask: Tensor | None = None  # (B or 1, 1, H, W), for the background that is translated apart
-        self._free: Tensor | None = None  # (B or 1, 1, h, w), what of it is not held
+        self._free: Tensor | None = None  # (B or 1, 1, H, W), what of it is not held
 
     def find(self) -> None:
         """Look for mask and flat background as the parameters ask; before the host's `init`.
@@ -50,7 +51,9 @@ class Keeper:
         if self.p.image_mask is None and self.params.flat_background == "hold":
             ground = shared.opts.img2img_background_color
             pictures = [_tensor(self._fitted(images.flatten(image, ground))) for image in self.p.init_images]
-            self._free = free_share(self.params, torch.stack(pictures), self._mask)
+            whole = (..., slice(self.p.height // MULTIPLE * MULTIPLE), slice(self.p.width // MULTIPLE * MULTIPLE))
+            mask = None if self._mask is None else self._mask[whole]
+            self._free = free_share(self.params, torch.stack(pictures)[whole], mask)
 
     def _find_mask(self) -> None:
         p, source = self.p, self.params.mask
@@ -90,7 +93,7 @@ class Keeper:
 
     def free(self, size: tuple[int, int]) -> Tensor | None:
         """(B or 1, 1, h, w): what may change at the latents' (height, width); None for everything."""
-        return None if self._free is None else to_latent_size(self._free, size)
+        return None if self._free is None else to_latent_size(free_cells(self._free), size)
 
     def region(self, first_of_source: list[int], size: tuple[int, int]) -> Tensor | None:
         """Where attention control acts, at the latents' (height, width), for the image that is each source's first."""
