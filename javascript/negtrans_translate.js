@@ -133,7 +133,7 @@
         const images = [...root().querySelectorAll("#img2img_gallery img")];
         const results = images.filter((image) => shown(image) && image.naturalWidth && !image.closest(".livePreview"));
         const result = results.sort((a, b) => b.clientWidth - a.clientWidth)[0];
-        holder.classList.toggle("negtrans_hidden", !source || !result);
+        holder.classList.toggle("negtrans-filled", Boolean(source && result));
         if (!source || !result) return;
         const [width, height] = [result.naturalWidth, result.naturalHeight];
         const frame = holder.querySelector(".negtrans-compare");

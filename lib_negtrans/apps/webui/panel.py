@@ -85,7 +85,7 @@ def _panel(
     )  # fmt: skip
     # empty; the page's script puts the render and the picture that came of it there
     comparison = before_after_html("", "", (1, 1), ("render", "translated"))
-    gr.HTML(comparison, elem_id=f"{ELEM_PREFIX}compare", elem_classes=["negtrans_hidden"])
+    gr.HTML(comparison, elem_id=f"{ELEM_PREFIX}compare")
     components = {
         "version": version,
         "preset": panel.preset,
