@@ -56,9 +56,49 @@
         panelSeen = seen;
     }
 
+    // a message about a field is also said beside it, until the field is changed or the message is another one
+    function besideFields() {
+        const wanted = new Map();
+        for (const message of root().querySelectorAll("[data-negtrans-about]")) {
+            if (!message.dataset.answered) wanted.set(message.dataset.negtransAbout, message);
+        }
+        for (const placed of root().querySelectorAll(".negtrans-beside")) {
+            const message = wanted.get(placed.dataset.field);
+            if (!message || message.textContent !== placed.textContent) placed.remove();
+        }
+        for (const [id, message] of wanted) {
+            const field = root().querySelector(`#${id}`);
+            if (!field || field.querySelector(".negtrans-beside")) continue;
+            for (let group = field.parentElement; group; group = group.parentElement) {
+                const label = group.querySelector(":scope > .label-wrap:not(.open)");
+                if (label) label.click();
+            }
+            const line = document.createElement("p");
+            line.className = "negtrans-error negtrans-beside";
+            line.dataset.field = id;
+            line.textContent = message.textContent;
+            field.append(line);
+            field.addEventListener("input", () => (message.dataset.answered = "1"), {once: true});
+            field.scrollIntoView({block: "nearest"});
+        }
+    }
+
+    const followed = new Set();
+
+    // a file that the server has put into a link is saved at once
+    function saveFiles() {
+        for (const link of root().querySelectorAll("a[data-negtrans-download]")) {
+            if (followed.has(link.dataset.negtransDownload)) continue;
+            followed.add(link.dataset.negtransDownload);
+            link.click();
+        }
+    }
+
     function poll() {
         try {
             listEmbeddings();
+            besideFields();
+            saveFiles();
             TABS.forEach(pollTab);
         } catch (error) {
             showError(error);
@@ -74,9 +114,10 @@
         const busy = Boolean(panel) && panel.dataset.busy === "1";
         if (wasBusy && !busy && panel && panel.dataset.phase === "finished") refreshCards(panel.dataset.kind);
         wasBusy = busy;
-        const choice = root().querySelector(`#${tab}_compare_message [data-picked]`);
-        if (choice && choice.dataset.picked !== picked[tab]) {
-            picked[tab] = choice.dataset.picked;
+        for (const message of [`#${tab}_compare_message`, `#${tab}_message`]) {
+            const choice = root().querySelector(`${message} [data-picked]`);
+            if (!choice || choice.dataset.picked === picked[message]) continue;
+            picked[message] = choice.dataset.picked;
             refreshCards(choice.dataset.kind);
         }
         const now = Date.now();

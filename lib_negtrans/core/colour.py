@@ -105,26 +105,34 @@ def _lowpass(ours: Tensor, theirs: Tensor, weight: Tensor | None) -> Tensor:
 
 
 def _statistics(ours: Tensor, theirs: Tensor, weight: Tensor | None) -> Tensor:
-    def moments(values: Tensor) -> tuple[Tensor, Tensor]:
-        w = torch.ones_like(values[:, :1]) if weight is None else weight
-        total = w.sum((2, 3), keepdim=True).clamp_min(1e-6)
-        mean = (values * w).sum((2, 3), keepdim=True) / total
-        return mean, (((values - mean) ** 2 * w).sum((2, 3), keepdim=True) / total).sqrt()
-
-    (mean, deviation), (target, wanted) = moments(ours), moments(theirs)
+    (mean, deviation), (target, wanted) = _moments(ours, weight), _moments(theirs, weight)
     return (ours - mean) * (wanted / deviation.clamp_min(1e-3)).clamp(0.5, 2.0) + target
+
+
+def _moments(values: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (B, C, 1, 1) of each channel, under a weight (B, 1, H, W)."""
+    w = torch.ones_like(values[:, :1]) if weight is None else weight
+    total = w.sum((2, 3), keepdim=True).clamp_min(1e-6)
+    mean = (values * w).sum((2, 3), keepdim=True) / total
+    return mean, (((values - mean) ** 2 * w).sum((2, 3), keepdim=True) / total).sqrt()
 
 
 def preserve_latent(latent: Tensor, source: Tensor, strength: float = 1.0, mask: Tensor | None = None) -> Tensor:
     """A translated latent (B, 4, h, w) with the low frequencies of its source's; mask (B or 1, 1, h, w) in [0, 1].
 
+    Of each channel the detail is also no stronger than the source's: guidance makes it 1.2 (CFG scale 7.5) to 4 times
+    as strong (20), and the decoder turns stronger detail into other colours, more than half of the drift.
     Costs nothing, and the VAE smooths what would look pasted; but a latent's channels mix colour with structure, so it
     gives up more of the translation for the same colours than "lowpass" does.
     """
     if strength <= 0 or (mask is not None and not mask.any()):
         return latent
     weight = None if mask is None else mask.to(latent).expand(len(latent), -1, -1, -1)
-    shift = blur(source.to(latent) - latent, LATENT_RADIUS * min(latent.shape[-2:]), weight)
+    source, radius = source.to(latent), LATENT_RADIUS * min(latent.shape[-2:])
+    coarse, wanted = blur(latent, radius, weight), blur(source, radius, weight)
+    (_, deviation), (_, most) = _moments(latent - coarse, weight), _moments(source - wanted, weight)
+    gain = (most / deviation.clamp_min(1e-6)).clamp_max(1.0)
+    shift = wanted - coarse + (gain - 1) * (latent - coarse)
     return latent + (strength if weight is None else strength * weight) * shift
 
 

@@ -100,6 +100,18 @@ def named(arguments: Sequence[Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def switched(arguments: Sequence[Any]) -> tuple[bool, list[Any]]:
+    """Whether a script that is always on is to do anything, and its arguments.
+
+    The panel's list has its switch behind it. An object needs none: who sends it wants a translation, unless it says
+    `"enabled": false`; what the host has put behind it are its defaults.
+    """
+    if arguments and isinstance(arguments[0], Mapping):
+        values = dict(arguments[0])
+        return bool(values.pop("enabled", True)), [values]
+    return bool(arguments and arguments[-1]), list(arguments[:-1])
+
+
 def _unknown(name: str) -> str:
     if name in HOST_OPTIONS:
         return f"script_args takes no {name!r}: it is the request's own {HOST_OPTIONS[name]}."

@@ -22,6 +22,7 @@ from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.core.translate import Source
 from lib_negtrans.memory import reused_memory
 from lib_negtrans.models.protocol import HostError, ModelHost
+from lib_negtrans.pictures.flat import free_cells
 
 from .cache import host_state, inversion_key
 from .params import TranslationParams
@@ -39,7 +40,7 @@ class GuidedDenoiser(ABC):
     latent: clean sources (S, 4, h, w), float32. of_image: the source of each picture, by default there is one for each.
     region (1 or S, 1, h, w) in [0, 1]: where attention control acts, everywhere by default. Predictions are the UNet's
     raw output, float32. A subclass has `noise` (B, 4, h, w) where the translation starts from noise, `source_context`
-    (1, tokens, width), and `share` where a background is kept.
+    (1, tokens, width), and `share` where a background is kept or held.
     """
 
     noise: Tensor
@@ -129,8 +130,9 @@ class GuidedDenoiser(ABC):
 class StandaloneDenoiser(GuidedDenoiser):
     """A translation on a host of our own: no row is computed whose result cannot matter or is known already.
 
-    latent (B, 4, h, w); mask (B or 1, 1, 8h, 8w) or None; embeddings: trigger word -> vectors (n, width). `counts` are
-    the UNet's rows so far, by the names in `pipeline.Forwards`. Predictions raise HostError for NaN.
+    latent (B, 4, h, w); mask (B or 1, 1, 8h, 8w) or None; free (B or 1, 1, 8h, 8w): what may change at
+    all, or None; embeddings: trigger word -> vectors (n, width). `counts` are the UNet's rows so far, by the names in
+    `pipeline.Forwards`. Predictions raise HostError for NaN.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class StandaloneDenoiser(GuidedDenoiser):
         params: TranslationParams,
         embeddings: Mapping[str, Tensor],
         mask: Tensor | None = None,
+        free: Tensor | None = None,
     ) -> None:
         size = (latent.shape[-2], latent.shape[-1])
         schedule = Schedule(host.alphas_cumprod, params.timesteps, host.prediction_type)
@@ -163,6 +166,8 @@ class StandaloneDenoiser(GuidedDenoiser):
             self.noise = torch.randn(latent.shape, generator=generator).to(latent)
         if mask is not None and params.background == "keep":
             self.share = to_latent_size(mask, size).to(latent)
+        elif free is not None:
+            self.share = free_cells(free).to(latent)
         # a call's memory grows with its rows, and the CPU's speed does not where one row is large
         self._together = latent.device.type != "cpu" or size[0] * size[1] <= LARGE
         # under TAC the two branches differ even for equal prompts, unless it controls both

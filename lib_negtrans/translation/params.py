@@ -146,8 +146,8 @@ class TranslationParams(Params):
     colour: str = option(
         "lowpass", "Colour",
         "Brings the render's colours back. lowpass: its colours and shading without fine detail. statistics: the mean "
-        "and contrast of each colour channel. latent: the coarse part of the latent, at no extra cost. off: colours "
-        "may drift.",
+        "and contrast of each colour channel. latent: the coarse part of the latent, with detail no "
+        "stronger than the render's, at no extra cost. off: colours may drift.",
         choices=("off", *COLOUR_WAYS), infotext="NegTrans colour", group="Colour",
     )  # fmt: skip
     colour_strength: float = option(
@@ -168,6 +168,11 @@ class TranslationParams(Params):
         "stays as it is in the render.",
         choices=("translate", "keep"), infotext="NegTrans background",
         applies=("mask", MASK_SOURCES[1:]),
+    )  # fmt: skip
+    flat_background: str = option(
+        "hold", "Flat background",
+        "hold: a background of one colour without any texture stays smooth. translate: it may get a texture too.",
+        choices=("hold", "translate"), infotext="NegTrans flat background", group="Colour",
     )  # fmt: skip
     seed: int = option(0, "Seed", "Chooses the random noise, if Start from is noise.", minimum=0, maximum=2**63 - 1)
 
@@ -268,7 +273,7 @@ class TranslationParams(Params):
 # what the publication fixes, and what of ours it has not
 _PUBLISHED: dict[str, Any] = {
     "strength": 0.3, "steps": 50, "cfg_scale": 7.5, "tac_layers": 256, "tac_ratio": 0.9,
-    "solver": "ddim", "step_share": 1.0, "colour": "off", "mask": "none",
+    "solver": "ddim", "step_share": 1.0, "colour": "off", "mask": "none", "flat_background": "translate",
     "guidance": "cfg", "cfg_rescale": 0.0, "tac_halves": "cond", "tac_blend": 1.0, "tac_depths": "",
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ from .cache import TrajectoryCache
 from .denoiser import GuidedDenoiser, StandaloneDenoiser
 from .params import TranslationParams
 from .plan import inversion_of
-from .preservation import finished_picture
+from .preservation import finished_picture, free_share
 
 
 class Store(Protocol):
@@ -141,18 +141,20 @@ def translate_latent(
     embeddings: Mapping[str, Tensor] | None = None,
     cache: TrajectoryCache | None = None,
     mask: Tensor | None = None,
+    free: Tensor | None = None,
 ) -> Generator[Progress, None, tuple[Tensor, Trajectory | None, Forwards]]:
     """Invert and translate clean latents (B, 4, h, w), float32; returns the final latent, the trajectory and the cost.
 
     embeddings: trigger word -> vectors (n, width) for the prompts. cache: takes the inversion of the same latents under
     the same conditions from there, or puts it there. mask (B or 1, 1, 8h, 8w) in [0, 1]: 1 is the garment; attention
-    control acts on it alone, or what lies outside is kept. Captured features take the memory of the host's
+    control acts on it alone, or what lies outside is kept. free (B or 1, 1, 8h, 8w) in
+    [0, 1]: 0 stays as it is. Captured features take the memory of the host's
     `feature_budget`, or half of what is free. Raises ParamError for bad parameters (before the first step), HostError
     for NaN and for attention that another program has changed.
     """
     params.validate()
     with torch.no_grad():
-        denoiser = StandaloneDenoiser(host, latent, params, embeddings or {}, mask)
+        denoiser = StandaloneDenoiser(host, latent, params, embeddings or {}, mask, free)
     budget = getattr(host, "feature_budget", None) or memory.feature_budget(latent.device)
     try:
         result = yield from both_directions(denoiser, budget, cache)
@@ -208,11 +210,13 @@ def translate_image(
     height, width = image.shape[-2:]
     image = pad_to_multiple(image).to(host.device)
     mask = None if mask is None else pad_to_multiple(mask).to(host.device)
+    free = free_share(params, image, mask)
     source = _with_room(host.encode_image if cache is None else partial(cache.encoded, host))(image)
-    latent, trajectory, forwards = yield from translate_latent(host, source, params, embeddings, cache, mask)
+    latent, trajectory, forwards = yield from translate_latent(host, source, params, embeddings, cache, mask, free)
     decode = _with_room(host.decode_latent)
     decode_source = None if cache is None else _with_room(partial(cache.decoded, host))
-    decoded = finished_picture(params, latent, source, image, mask, decode, decode_source)[..., :height, :width]
+    decoded = finished_picture(params, latent, source, image, mask, decode, decode_source, free)
+    decoded = decoded[..., :height, :width]
     if not torch.isfinite(decoded).all():
         raise HostError("the VAE gave NaN: use --dtype float32 (in the webui --no-half-vae).")
     return Translation(decoded, latent, source, trajectory, forwards, time.perf_counter() - began)

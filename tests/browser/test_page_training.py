@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -87,3 +89,80 @@ def test_a_reloaded_page_finds_the_running_training(page, site, renders):
     page.wait_for_selector(f"{T}status [data-phase=stopped]")
     assert site.manager.snapshot().embedding
     assert [run.name for run in site.manager.resumable()] == ["neg-long"]
+
+
+def beside(page, field: str):
+    return page.locator(f"{T}{field} .negtrans-beside")
+
+
+def test_an_error_stands_beside_its_field_until_that_is_changed(page, site, renders):
+    open_training(page)
+    page.fill(f"{T}folder textarea, {T}folder input", "/no/such/folder")
+    page.fill(f"{T}name textarea, {T}name input", "neg-errors")
+    page.click(f"{T}start")
+    beside(page, "folder").wait_for()
+    assert "There is no folder /no/such/folder" in beside(page, "folder").inner_text()
+    assert page.eval_on_selector(".negtrans-beside", "e => getComputedStyle(e).color") in (
+        "rgb(185, 28, 28)", "rgb(248, 113, 113)",
+    )  # fmt: skip
+    fill_in(page, renders, "neg-errors", 6)
+    beside(page, "folder").wait_for(state="detached")
+    # an option in a folded group: the group opens; the same mistake again is said again
+    assert not page.is_visible(f"{T}batch_size")
+    page.click(f"{T}group_optimization > .label-wrap")
+    for _ in range(2):
+        page.fill(f"{T}batch_size input[type=number]", "0")
+        page.locator(f"{T}batch_size input[type=number]").blur()
+        page.click(f"{T}group_optimization > .label-wrap")
+        page.wait_for_selector(f"{T}batch_size", state="hidden")
+        page.click(f"{T}start")
+        beside(page, "batch_size").wait_for(state="visible")
+        page.fill(f"{T}batch_size input[type=number]", "1")
+        beside(page, "batch_size").wait_for(state="detached")
+
+
+def test_charts_settings_log_and_an_interrupted_run(page, site, renders, tmp_path):
+    open_training(page)
+    assert not page.is_visible(f"{T}cancel") and not page.is_visible(f"{T}keep_vectors")
+    fill_in(page, renders, "neg-part", 5000)
+    page.click(f"{T}start")
+    page.wait_for_selector(f"{T}message >> text=neg-part has started")
+    wait_for_points(page, 3)
+    page.click(f"{T}interrupt")
+    page.wait_for_selector(f"{T}status [data-phase=stopped]")
+    page.wait_for_selector(f"{T}message p", state="detached")  # what was said of its start is no longer so
+    sizes = page.locator(f"{T}status svg text").evaluate_all(
+        "all => all.map(e => parseFloat(getComputedStyle(e).fontSize) * e.ownerSVGElement.getScreenCTM().a)"
+    )
+    assert sizes and min(sizes) >= 11
+    near = page.locator(f"{T}status .negtrans-hover").nth(1)
+    assert not near.locator("text").is_visible()
+    near.locator("rect").hover()
+    near.locator("text").wait_for(state="visible")
+    assert "smoothed" in near.locator("text").text_content()
+
+    for button, name in (("save", "neg-part.json"), ("log", "neg-part.log")):
+        with page.expect_download() as download:
+            page.click(f"{T}{button}")
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / name)
+    page.click(f"{T}keep_vectors")
+    page.wait_for_selector(f"{T}message >> text=holds the vectors of step")
+    assert (site.embeddings / "neg-part.pt").is_file()
+
+    page.reload()
+    open_training(page)
+    with page.expect_file_chooser() as chooser:
+        page.click(f"{T}load")
+    chooser.value.set_files(tmp_path / "neg-part.json")
+    page.wait_for_function("() => document.querySelector('#negtrans_train_steps input[type=number]').value == 5000")
+    page.reload()
+    open_training(page)
+    page.wait_for_timeout(1500)
+    page.click(f"{T}runs input")
+    page.click(f'{T}runs ul.options li:has-text("neg-part")')
+    page.wait_for_function("() => document.querySelector('#negtrans_train_steps input[type=number]').value == 5000")
+    named = "#negtrans_train_name textarea, #negtrans_train_name input"
+    assert page.input_value(named) == "neg-part"
+    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/training.png", full_page=True)

@@ -31,6 +31,7 @@ class Script:
 
     filename = args_from = args_to = None
     infotext_fields = paste_field_names = None
+    alwayson = False
 
     def on_after_component(self, callback, *, elem_id):
         pass

@@ -48,6 +48,7 @@ def job_module(fake_host, monkeypatch):
     fake_host.embeddings["neg-render"] = SimpleNamespace(vec=torch.ones(2, 64))
     from lib_negtrans.apps.webui import job
 
+    monkeypatch.setattr(job.Keeper, "find", lambda self: None)  # there is no picture to look at
     monkeypatch.setattr(job, "refuse_host", lambda: None)
     monkeypatch.setattr(job, "refuse_job", lambda p, inverts: None)
     return job
@@ -154,7 +155,7 @@ def test_a_grids_axes_share_one_job_and_leave_other_cells_alone(job_module, fake
     from lib_negtrans.apps.webui import xyz
 
     p = Processing()
-    p.scripts, p.script_args = SimpleNamespace(selectable_scripts=[]), []
+    p.scripts, p.script_args = SimpleNamespace(scripts=[]), []
     cell, other = copy(p), copy(p)
     xyz._setter("tac_ratio")(cell, 0.25, [])
     xyz._setter("strength")(cell, 0.7, [])
@@ -238,7 +239,7 @@ def test_a_preset_axis_sets_the_hosts_sliders_that_the_preset_names(job_module, 
     from lib_negtrans.apps.webui import xyz
 
     p = Processing()
-    p.scripts, p.script_args = SimpleNamespace(selectable_scripts=[]), []
+    p.scripts, p.script_args = SimpleNamespace(scripts=[]), []
     xyz._setter("preset")(p, "default", [])
     assert (p.steps, p.cfg_scale, p.denoising_strength) == (20, 7.0, 0.5)
     xyz._setter("preset")(p, "fashionr2r", [])

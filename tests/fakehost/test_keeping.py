@@ -29,6 +29,8 @@ def keeping(fake_host, monkeypatch):
     from lib_negtrans.apps.webui import preserved as module
 
     monkeypatch.setattr(module.images, "resize_image", lambda mode, image, w, h: image.resize((w, h)), raising=False)
+    monkeypatch.setattr(module.images, "flatten", lambda image, colour: image.convert("RGB"), raising=False)
+    monkeypatch.setattr(module.shared.opts, "img2img_background_color", "#ffffff", raising=False)
     monkeypatch.setattr(module.shared.opts, "sd_vae_decode_method", "Full", raising=False)
     return module
 
@@ -55,6 +57,16 @@ def test_a_kept_background_is_the_hosts_inpainting(keeping):
     assert (painted[16:32, 16:32] == 255).all() and painted.sum() == 255 * 16 * 16
     assert (p.inpainting_fill, p.inpaint_full_res, p.inpainting_mask_invert) == (1, False, 0)
     assert made.region([0], (8, 8)) is None
+
+
+def test_a_flat_background_is_held_unless_something_is_painted(keeping):
+    free = keeper(keeping, Job(on_ground(), noise())).free((8, 8))
+    assert free.shape == (2, 1, 8, 8) and bool((free[0, 0, 2:4, 2:4] == 1).all()) and bool((free[1] == 1).all())
+    assert bool((free[0, 0, 6:] == 0).all())
+    assert keeper(keeping, Job(noise())).free((8, 8)) is None
+    assert keeper(keeping, Job(on_ground(78, 69), width=78, height=69), mask="border").free((8, 9)).shape[-2:] == (8, 9)
+    assert keeper(keeping, Job(on_ground()), flat_background="translate").free((8, 8)) is None
+    assert keeper(keeping, Job(on_ground(), image_mask=Image.new("L", (SIDE, SIDE)))).free((8, 8)) is None
 
 
 def test_a_background_translated_apart_frees_attention_there(keeping):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import time
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ from lib_negtrans.apps.panels.markup import duration  # noqa: E402
 from lib_negtrans.apps.panels.tab_kinds import GROUPS, PHOTOS_TAB, RENDERS_TAB  # noqa: E402
 from lib_negtrans.apps.panels.training_panel import TabOptions, build_train_tab  # noqa: E402
 from lib_negtrans.apps.panels.training_view import status_html, verdict_html  # noqa: E402
+from lib_negtrans.embeddings.files import read_embedding  # noqa: E402
 from lib_negtrans.jobs.background import FINISHED  # noqa: E402
 from lib_negtrans.jobs.training import TrainingManager, TrainingSnapshot  # noqa: E402
 from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
@@ -118,7 +121,7 @@ def test_the_tab_of_photos_trains_a_lora_and_offers_the_negative_on_it(photos_pa
     assert "photo-look has started" in text
     state = manager.wait(120)
     assert state.phase == FINISHED and state.result.endswith("photo-look.safetensors"), state.error
-    status, previews, use, following, _ = photos_panel.show(None)
+    status, previews, use, following, *_ = photos_panel.show(None)
     assert "data-kind='lora'" in status and status.count("<polyline") == 5 and "loss of the prior" in status
     assert following["visible"] is True and use["visible"] is False and len(previews) == 2
     assert manager.loras() == ["photo-look"]
@@ -196,7 +199,7 @@ def test_train_watch_and_finish(panel, manager, renders):
     assert "No training waits" in panel.cancel_waiting(None, "neg-b")[0]
     assert "neg-render is being trained" in start(panel, renders, "neg-render")[0]
     assert manager.wait(120).phase == FINISHED
-    status, previews, use, following, seen = panel.show(None)
+    status, previews, use, following, *_, seen = panel.show(None)
     assert "data-phase='finished'" in status and "data-busy='0'" in status and "<svg" in status
     assert [caption for _, caption in previews] == ["the render", "step 3", "step 2"]
     assert use["visible"] is following["visible"] is False  # nothing was wired to them
@@ -238,19 +241,28 @@ def test_prepare_and_train_on_it(panel, manager, renders, tmp_path):
 
 def test_interrupt_and_resume(panel, manager, renders):
     assert "No training is under way" in panel.interrupt_training(None)[0]
-    assert "no interrupted run" in panel.resume_training(None, "", 5, False)[0]
+    assert "no interrupted run" in panel.resume_training(None, None, "", 5, False)[0]
     start(panel, renders, "neg-render", steps=500)
     while manager.snapshot().step < 1:
         time.sleep(0.02)
     assert "stops after this step" in panel.interrupt_training(None)[0]
     step = manager.wait(60).step
     assert "resume it" in start(panel, renders, "neg-render")[0]
-    message, name, *_ = panel.resume_training(None, "", 5, False)
+    assert "Choose the run to resume in the list" in panel.resume_training(None, None, "", 5, False)[0]
+    message, name, *_ = panel.resume_training(None, f"neg-render: {step} / 500", "", 5, False)
     assert message == "<p class='negtrans-message'>neg-render goes on.</p>" and name == "neg-render"
     while manager.snapshot().step <= step:
         time.sleep(0.02)
     manager.request_stop()
     assert manager.wait(60).start_step == step
+
+
+def test_without_a_name_the_first_free_one_is_taken(panel, manager, renders):
+    for expected in ("neg-render", "neg-render-2"):
+        message, *_, name = start(panel, renders, "", steps=1)
+        assert name == expected and f"{expected} has started" in message
+        assert manager.wait(60).result.endswith(f"{expected}.pt")
+    assert start(panel, "/no/such", "")[-1] == gr.update()
 
 
 def test_dropped_pictures_are_kept_with_the_run(panel, manager, renders, tmp_path):
@@ -272,7 +284,6 @@ def test_dropped_pictures_are_kept_with_the_run(panel, manager, renders, tmp_pat
     ("change", "sentence"),
     [
         ({"name": "../up"}, "only a-z"),
-        ({"name": ""}, "needs a name"),
         ({"steps": 0}, "Steps must lie between"),
         ({"lr": "fast"}, "not a number"),
         ({"size": 100}, "multiple of 8"),
@@ -323,3 +334,106 @@ def test_the_verdict_is_said_in_words_that_can_be_translated():
     bad = TrainingSnapshot(verdict=DIVERGING, verdict_text="Diverging: lower the learning rate.")
     assert "negtrans-error" in verdict_html(bad) and line in status_html(state)
     assert [duration(s) for s in (0, 89, 90, 3600, 12000)] == ["0 s", "89 s", "2 min", "1 h 00 min", "3 h 20 min"]
+
+
+def test_a_refusal_names_the_field_it_is_about(panel, photos_panel, manager, renders):
+    def about(message):
+        return re.findall("data-negtrans-about='(.*?)'", message)
+
+    cases = {"name": {"name": "Neg X"}, "folder": {"folder": "/no/such"}, "steps": {"steps": 0}, "lr": {"lr": "fast"}}
+    for field, change in cases.items():
+        given = {"folder": renders, "name": "neg-a", **change}
+        found = about(start(panel, given.pop("folder"), given.pop("name"), **given)[0])
+        assert found == [f"negtrans_train_{field}"], (field, found)
+    assert about(start(panel, renders, "neg-a", photos="/no/photos")[0]) == ["negtrans_train_photos"]
+    assert about(panel.dataset.check_dataset("", None, 512, "")[0]) == ["negtrans_train_folder"]
+    assert about(panel.resume_training(None, None, "neg-gone", 5, False)[0]) == ["negtrans_train_runs"]
+    assert about(panel.comparison.pick(None, None, "", False)) == ["negtrans_train_compare_choice"]
+
+
+def test_what_was_said_goes_when_the_training_has_ended(panel, manager, renders):
+    message, *_, seen, _name = start(panel, renders, "neg-a", steps=200)
+    assert "neg-a has started" in message and "is being trained" in panel.check_name("neg-a", False)
+    while "data-busy='1'" not in seen[0]:
+        seen = panel.show(seen)[-1]
+    manager.request_stop()
+    manager.wait(60)
+    message, hint, *_ = panel.refresh(seen, "neg-a", False, "negative")
+    assert message == hint == ""
+    message, hint, *_ = panel.refresh(panel.show(None)[-1], "neg-a", False, "negative")
+    assert "value" not in message and "value" not in hint
+
+
+def test_waiting_is_cancelled_only_where_something_waits(panel, manager, renders):
+    assert panel.show(None)[4]["visible"] is False
+    start(panel, renders, "neg-a", steps=500)
+    assert start(panel, renders, "neg-b")[5]["visible"] is True  # the message is before them
+    assert panel.cancel_waiting(None, "")[5]["visible"] is False
+    manager.request_stop()
+    manager.wait(60)
+
+
+def test_an_interrupted_run_is_listed_fills_the_form_and_its_vectors_are_an_embedding(panel, manager, renders):
+    start(panel, renders, "neg-a", steps=500, vectors=3, lr="1e-3")
+    while manager.snapshot().step < 2:
+        time.sleep(0.02)
+    manager.request_stop()
+    state = manager.wait(60)
+    *_, keep, runs, _seen = panel.show(None)
+    assert keep["visible"] is True and runs["choices"] == [f"neg-a: {state.step} / 500"]
+    said, *updates = panel.runs.filled_from_run(runs["choices"][0])
+    form = dict(zip([*panel.runs.form, *panel.runs.fields], updates, strict=True))
+    assert (form["name"]["value"], form["images"]["value"], form["photos"]["value"]) == ("neg-a", str(renders), "")
+    assert (form["steps"]["value"], form["vectors"]["value"], form["lr"]["value"]) == (500, 3, "1e-3")
+    assert "settings of neg-a" in said
+    said = panel.keep_vectors(None, False)[0]
+    assert "data-picked=" in said and f"holds the vectors of step {state.step}" in said
+    assert read_embedding(manager.out("neg-a")).vectors.shape[0] == 3
+    assert "tick Overwrite" in panel.keep_vectors(None, False)[0]
+
+
+def test_settings_go_to_a_file_and_back(panel, manager, renders, tmp_path):
+    own = {"name": "neg-a", "kind": "negative", "loras": "photo-look:0.5", "images": str(renders), "photos": "/p"}
+    given = [*(own.get(name, "") for name in panel.runs.form), *values(panel, steps=77, init_text="cg")]
+    link = panel.runs.saved(*given)
+    assert "download='neg-a.json'" in link
+    saved = base64.b64decode(re.search("base64,(.*?)'", link)[1])
+    file = tmp_path / "neg-a.json"
+    file.write_bytes(saved)
+    said, *updates = panel.runs.loaded(str(file))
+    assert "settings of neg-a.json" in said and [u["value"] for u in updates] == given
+    wrong = [*given[: len(own)], *given[len(own) :]]
+    wrong[len(panel.runs.form) + list(panel.fields).index("steps")] = 0
+    assert "data-negtrans-about='negtrans_train_steps'" in panel.runs.saved(*wrong)
+    for text in ("[]", "{", '{"params": {"steps": "x"}, "loras": []}', '{"kind": "lora", "params": {}, "loras": []}'):
+        file.write_text(text)
+        assert "holds no settings" in panel.runs.loaded(str(file))[0], text
+
+
+def test_the_log_is_a_file(panel, manager, renders):
+    assert "There is no log yet" in panel.runs.log_file()
+    start(panel, renders, "neg-a", steps=1)
+    manager.wait(60)
+    link = panel.runs.log_file()
+    text = base64.b64decode(re.search("base64,(.*?)'", link)[1]).decode()
+    assert "download='neg-a.log'" in link and text.splitlines() == manager.snapshot().log
+
+
+def test_charts_say_their_values_under_the_pointer_and_can_be_read():
+    points = [(step, 1.0 / step, 2.0 / step) for step in range(1, 1001)]
+    picture = loss_curve(points)
+    assert 40 < picture.count("negtrans-hover") <= 80 and "step 1000: loss 0.001, smoothed 0.002" in picture
+    assert "step 50: renders 2 %, photos 1 %" in gain_curve([(0, 0.0, 0.0), (50, 0.02, 0.01)]).replace(
+        "photos 1 %, renders 2 %", "renders 2 %, photos 1 %"
+    )
+    width = int(re.search("viewBox='0 0 ([0-9]+)", picture)[1])
+    narrowest = int(re.search("negtrans-curve .*?min-width: ([0-9]+)px", train_tab.STYLE)[1])
+    assert int(re.search("font-size='([0-9]+)'", picture)[1]) * narrowest / width >= 11
+
+
+def test_no_two_components_share_an_id(manager):
+    with gr.Blocks() as blocks:
+        for tab in (RENDERS_TAB, PHOTOS_TAB):
+            build_train_tab(manager, TabOptions(), tab)
+    ids = [block.elem_id for block in blocks.blocks.values() if block.elem_id]
+    assert sorted(ids) == sorted(set(ids))

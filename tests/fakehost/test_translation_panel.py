@@ -190,8 +190,8 @@ def test_use_in_img2img_leaves_the_page_ready(fake_host, monkeypatch):
         sliders = {"steps": gr.Slider(1, 150, value=20), "strength": gr.Slider(0, 1, value=0.75, step=0.01)}
         panel = build(fake_host, {**sliders, "negative_prompt": gr.Textbox()}).panel
         choice, button = gr.Dropdown(choices=["None", TITLE]), gr.Button("Use in img2img")
-        script = SimpleNamespace(title=lambda: TITLE, panel=panel)
-        runner = SimpleNamespace(selectable_scripts=[script], inputs=[choice])
+        script = SimpleNamespace(title=lambda: TITLE, panel=panel, switch=[])
+        runner = SimpleNamespace(scripts=[script], inputs=[choice])
         monkeypatch.setattr(fake_host.modules["modules.scripts"], "scripts_img2img", runner, raising=False)
         train_tab.connect_use(button)
     function, event = next(wired for wired in events(page) if "negtransShowImg2img" in wired[1].values())

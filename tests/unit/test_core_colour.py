@@ -113,6 +113,20 @@ def test_latent_ways():
     assert torch.equal(preserve_latent(latent, source, mask=torch.zeros(1, 1, 24, 24)), latent)
 
 
+def test_the_latents_detail_is_no_stronger_than_the_sources():
+    """A decoder makes other colours of stronger detail, whatever the coarse part is."""
+    generator = torch.Generator().manual_seed(0)
+    source, other = torch.randn(2, 2, 4, 24, 24, generator=generator)
+    result = preserve_latent(source + 2 * other, source)
+    assert torch.allclose((result - blur(result, 1.2)).std((2, 3)), (source - blur(source, 1.2)).std((2, 3)), rtol=0.1)
+    weak = 0.5 * source + 1
+    assert torch.allclose(preserve_latent(weak, source), weak + blur(source - weak, 1.2), atol=1e-5)
+    garment = torch.zeros(1, 1, 24, 24)
+    garment[..., :12] = 1
+    loud = torch.where(garment.bool(), source, source + 9 * other)  # what the background does is not the garment's
+    assert torch.allclose(preserve_latent(loud, source, mask=garment)[..., :8], source[..., :8], atol=1e-4)
+
+
 def test_blur_is_a_mean_and_respects_weights():
     values = torch.full((1, 2, 20, 30), 3.0)
     assert torch.allclose(blur(values, 4.0), values, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -22,6 +23,13 @@ LONG = 300_000  # milliseconds: a loaded machine is slow
 
 @pytest.fixture
 def page(webui):
+    with opened(webui) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(webui):
+    """img2img in a browser of its own, with the errors that the page reports in `errors`."""
     if not CHROMIUM.exists():
         pytest.skip(f"there is no Chromium at {CHROMIUM}")
     with playwright.sync_playwright() as p:

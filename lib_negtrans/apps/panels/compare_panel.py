@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lib_negtrans.jobs.background import FINISHED
 from lib_negtrans.jobs.comparison import ComparisonRefused, ComparisonRunner, ComparisonSnapshot
 
 from .components import QUIET, elem_ids
-from .markup import message_html
+from .markup import message_html, picked_html
 from .tab_kinds import TrainTab
 
 
@@ -87,7 +86,7 @@ class ComparePanel:
             offered = self.runner.offered(run or "")
         except ComparisonRefused as error:
             nothing = gr.update(choices=[], value=[]), gr.update(choices=[], value=None)
-            return [*nothing, message_html(str(error), good=False)]
+            return [*nothing, message_html(str(error), good=False, about=self.ids("compare_run"))]
         return [gr.update(choices=offered, value=[]), gr.update(choices=offered, value=offered[-1]), ""]
 
     def begin(self, seen: Any, run: str | None, steps: list[str] | None, render: str | None) -> list[Any]:
@@ -95,7 +94,7 @@ class ComparePanel:
         try:
             self.runner.start(run or "", steps or [], Path(render) if render else None)
         except ComparisonRefused as error:
-            return [message_html(str(error), good=False), *self.show(seen)]
+            return [message_html(str(error), good=False, about=self.ids("compare_run")), *self.show(seen)]
         return ["", *self.show(seen)]
 
     def interrupt(self, seen: Any) -> list[Any]:
@@ -105,15 +104,13 @@ class ComparePanel:
 
     def pick(self, run: str | None, choice: str | None, name: str, overwrite: bool) -> str:
         """Write the chosen one as an embedding."""
+        if not choice:
+            sentence = "Choose which one: a step, or best."
+            return message_html(sentence, good=False, about=self.ids("compare_choice"))
         try:
-            if not choice:
-                raise ComparisonRefused("Choose which one: a step, or best.")
-            lines = self.runner.pick(run or "", choice, (name or "").strip(), bool(overwrite))
+            return picked_html(self.runner.pick(run or "", choice, (name or "").strip(), bool(overwrite)))
         except ComparisonRefused as error:
-            return message_html(str(error), good=False)
-        # the page's script has the host make its cards again for each new value
-        said = "".join(message_html(line) for line in lines)
-        return f"<div data-kind='negative' data-picked='{time.time_ns()}'>{said}</div>"
+            return message_html(str(error), good=False, about=self.ids("compare_name"))
 
 
 def comparison_html(state: ComparisonSnapshot) -> str:

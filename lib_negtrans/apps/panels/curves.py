@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 200, 52, 24, 12, 12  # in the picture's own pixels
+# In the picture's own pixels; the page shows it at least 420 wide, so that its texts are never below 11.
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT, FONT = 480, 240, 58, 26, 22, 12, 13
+MAXIMUM_HOVERS = 80
 RENDERS, PHOTOS = "#e8833a", "#3b82f6"
 
 
@@ -19,10 +22,24 @@ class _Chart:
         share = (self.high - min(max(value, self.low), self.high)) / (self.high - self.low)
         return TOP + (HEIGHT - TOP - BOTTOM) * share
 
+    def x(self, step: int) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (step - self.steps[0]) / max(1, self.steps[-1] - self.steps[0])
+
     def path(self, values: Sequence[float]) -> list[str]:
-        scale = (WIDTH - LEFT - RIGHT) / max(1, self.steps[-1] - self.steps[0])
-        across = [LEFT + scale * (step - self.steps[0]) for step in self.steps]
-        return [f"{x:.1f},{self.y(value):.1f}" for x, value in zip(across, values, strict=True)]
+        return [f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in zip(self.steps, values, strict=True)]
+
+    def hover(self, texts: Sequence[str]) -> None:
+        """A text for each step, shown above the chart while the pointer is near it."""
+        shown = range(len(texts) - 1, -1, -max(1, -(-len(texts) // MAXIMUM_HOVERS)))[::-1]
+        places = [self.x(self.steps[index]) for index in shown]
+        edges = [LEFT, *((a + b) / 2 for a, b in itertools.pairwise(places)), WIDTH - RIGHT]
+        for index, place, left, right in zip(shown, places, edges, edges[1:], strict=False):
+            self.parts.append(
+                f"<g class='negtrans-hover'><rect x='{left:.1f}' y='0' width='{right - left:.1f}' height='{HEIGHT}' "
+                f"fill='transparent'/><g><line x1='{place:.1f}' x2='{place:.1f}' y1='{TOP}' y2='{HEIGHT - BOTTOM}' "
+                f"stroke='currentColor' stroke-opacity='.5'/><text x='{WIDTH - RIGHT}' y='{TOP - 8}' text-anchor='end'>"
+                f"step {self.steps[index]}: {texts[index]}</text></g></g>"
+            )
 
     def level(self, value: float, style: str) -> None:
         y = f"{self.y(value):.1f}"
@@ -38,11 +55,11 @@ class _Chart:
         """marks: value -> its text at the left edge."""
         for value, text in marks.items():
             self.text(LEFT - 6, self.y(value) + 4, text, "text-anchor='end'")
-        self.text(LEFT, HEIGHT - 6, f"step {self.steps[0]}", "text-anchor='start'")
-        self.text(WIDTH - RIGHT, HEIGHT - 6, f"step {self.steps[-1]}", "text-anchor='end'")
+        self.text(LEFT, HEIGHT - 7, f"step {self.steps[0]}", "text-anchor='start'")
+        self.text(WIDTH - RIGHT, HEIGHT - 7, f"step {self.steps[-1]}", "text-anchor='end'")
         return (
             f"<svg class='negtrans-curve{kind}' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}' "
-            f"data-points='{len(self.steps)}' font-size='11' fill='currentColor'>{''.join(self.parts)}</svg>"
+            f"data-points='{len(self.steps)}' font-size='{FONT}' fill='currentColor'>{''.join(self.parts)}</svg>"
         )
 
 
@@ -66,8 +83,10 @@ def loss_curve(points: Sequence[tuple[int, float, float]], prior: Sequence[tuple
     chart.line(averages, f"stroke='{RENDERS}' stroke-width='2'")
     if kept:
         chart.line(kept, f"stroke='{PHOTOS}' stroke-width='2'")
-        for name, colour, down in (("all", RENDERS, 10), ("prior", PHOTOS, 24)):
+        for name, colour, down in (("all", RENDERS, 12), ("prior", PHOTOS, 28)):
             chart.text(WIDTH - RIGHT - 60, TOP + down, name, f"style='fill:{colour}'")
+    texts = [f"loss {loss:.4g}, smoothed {average:.4g}" for loss, average in zip(losses, averages, strict=True)]
+    chart.hover([f"{text}, prior {value:.4g}" for text, value in zip(texts, kept, strict=True)] if kept else texts)
     return chart.svg("Loss over steps", {value: f"{value:.3g}" for value in marks})
 
 
@@ -89,9 +108,9 @@ def gain_curve(points: Sequence[tuple[int, float, float | None]], learnt: str = 
     colours = {"renders": RENDERS, "photos": PHOTOS}
     own = [100 * gain for _, gain, _ in points]
     other = [100 * gain for *_, gain in points if gain is not None]
-    curves = [(names[0], own, colours[names[0]], 10)]
+    curves = [(names[0], own, colours[names[0]], 12)]
     if len(other) == len(points):
-        curves.insert(0, (names[1], other, colours[names[1]], 24))
+        curves.insert(0, (names[1], other, colours[names[1]], 28))
     values = [0.0, *(value for _, curve, *_ in curves for value in curve)]
     low, high = min(values), max(values)
     margin = 0.08 * (high - low) or 0.1
@@ -103,6 +122,7 @@ def gain_curve(points: Sequence[tuple[int, float, float | None]], learnt: str = 
     for name, curve, colour, down in curves:
         chart.line(curve, f"stroke='{colour}' stroke-width='2'")
         chart.text(LEFT + 4, TOP + down, name, f"style='fill:{colour}'")
+    chart.hover([", ".join(f"{name} {curve[i]:.3g} %" for name, curve, *_ in curves) for i in range(len(points))])
     marks = (low, (low + high) / 2, high)
     label = "Gain on pictures held out"
     return chart.svg(label, {value: f"{value:.2g} %" for value in marks}, " negtrans-gains")

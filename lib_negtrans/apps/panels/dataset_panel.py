@@ -84,7 +84,8 @@ class DatasetPanel:
                 report, thumbnails = read_with_thumbnails(pictures, size, pattern or "", aspect)
                 suggested = automatic_size(training_files(pictures, pattern or ""))
         except (TrainingRefused, TrainingError, ParamError) as error:
-            return [message_html(str(error), good=False), gr.update(value=[], visible=False)]
+            about = self.ids("size" if isinstance(error, ParamError) else "folder")
+            return [message_html(str(error), good=False, about=about), gr.update(value=[], visible=False)]
         return [dataset_html(report, suggested), gr.update(value=thumbnails, visible=True)]
 
     def typed_folder(self, text: str) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Iterable
 
 
@@ -14,10 +15,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def message_html(sentence: str, good: bool = True) -> str:
-    """One sentence for the user, as an error if it is not good news."""
+def message_html(sentence: str, good: bool = True, about: str = "") -> str:
+    """One sentence for the user, as an error if it is not good news.
+
+    about: the id of the element that it is about, beside which the page's script puts it.
+    """
     kind = "class='negtrans-message'" if good else "class='negtrans-error' role='alert'"
-    return f"<p {kind}>{html.escape(sentence)}</p>"
+    # the number makes the same sentence said again another one
+    field = f" data-negtrans-about='{html.escape(about, quote=True)}' data-said='{time.time_ns()}'" if about else ""
+    return f"<p {kind}{field}>{html.escape(sentence)}</p>"
+
+
+def picked_html(lines: Iterable[str]) -> str:
+    """What was said of a new embedding; the page's script has the host make its cards again for each."""
+    said = "".join(message_html(line) for line in lines)
+    return f"<div data-kind='negative' data-picked='{time.time_ns()}'>{said}</div>"
 
 
 def bar_html(fraction: float, text: str, remaining: float | None = None) -> str:

@@ -91,7 +91,8 @@ class TrainTab:
 
 RENDERS_TAB = TrainTab(
     TAB_ID, "Train Negative Embedding", ("negative",), ("steps", "lr", "size", "vectors", "init_text", "strength"),
-    "neg-render", "The file name, and the trigger word in prompts. Use only a-z, 0-9, - and _.",
+    "neg-render",
+    "The file name, and the trigger word in prompts. Use only a-z, 0-9, - and _. If it is empty, a free name is taken.",
     "Overwrite an embedding or run of this name", "Previews: the render translated with the vectors so far", "photos",
     FolderTexts(
         "Folder with renders", "Folder with photos, if there is one",
@@ -103,7 +104,8 @@ RENDERS_TAB = TrainTab(
 )  # fmt: skip
 PHOTOS_TAB = TrainTab(
     PHOTOS_TAB_ID, "Finetune on Photos", ("lora", "full"), ("steps", "lr", "size", "rank", "instance_prompt", "prior"),
-    "photo-look", "The name of the file. Use only a-z, 0-9, - and _.", "Overwrite a file or run of this name",
+    "photo-look", "The name of the file. Use only a-z, 0-9, - and _. If it is empty, a free name is taken.",
+    "Overwrite a file or run of this name",
     "Previews: pictures of the sample prompts, and the render translated with the weights so far", "renders",
     FolderTexts(
         "Folder with photos", "Folder with renders, if there is one",

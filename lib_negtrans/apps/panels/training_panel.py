@@ -15,20 +15,21 @@ from typing import Any
 
 import gradio as gr
 
-from lib_negtrans.jobs.background import FINISHED
-from lib_negtrans.jobs.training import TrainingManager, TrainingRefused, TrainingRequest
+from lib_negtrans.jobs.background import FINISHED, STOPPED
+from lib_negtrans.jobs.training import TrainingManager, TrainingRefused
 from lib_negtrans.jobs.training_snapshot import TrainingSnapshot
-from lib_negtrans.options import ParamError, Params
-from lib_negtrans.training.data.captions import CHOICES, named_template
+from lib_negtrans.options import Params
 from lib_negtrans.training.kinds import KINDS
 from lib_negtrans.training.params import TRAINING_PRESETS, TrainingParams
 
 from .compare_panel import ComparePanel
 from .components import QUIET, elem_ids, option_rows
-from .dataset_panel import DatasetPanel, keep_render
+from .dataset_panel import DatasetPanel
 from .markup import message_html
 from .prepare_panel import PreparePanel
+from .runs_panel import RunsPanel
 from .tab_kinds import RENDERS_TAB, TrainTab
+from .training_actions import TrainingActions
 from .training_view import status_html
 
 SCRIPT_FILE = Path(__file__).resolve().parents[3] / "javascript" / "negtrans_train.js"
@@ -61,13 +62,15 @@ def build_train_tab(
     return panel
 
 
-class TrainingPanel:
+class TrainingPanel(TrainingActions):
     """The components of one page and what their events do."""
 
     def __init__(self, manager: TrainingManager, options: TabOptions, tab: TrainTab = RENDERS_TAB):
         self.manager, self.options, self.tab, self.ids = manager, options, tab, elem_ids(tab.tab)
+        self.typed_folders = options.typed_folders
         self.preparation = PreparePanel(manager.preparation, tab.tab)
         self.dataset = DatasetPanel(options.typed_folders, tab)
+        self.runs = RunsPanel(manager, tab)
         self.comparison = ComparePanel(manager.comparison, tab)
 
     def build(self) -> None:
@@ -129,8 +132,9 @@ class TrainingPanel:
             self.start = gr.Button("Start", variant="primary", elem_id=self.ids("start"))
             self.interrupt = gr.Button("Interrupt (saves)", elem_id=self.ids("interrupt"))
             self.resume = gr.Button("Resume", elem_id=self.ids("resume"))
-            self.cancel = gr.Button("Cancel waiting", elem_id=self.ids("cancel"))
+            self.cancel = gr.Button("Cancel waiting", visible=False, elem_id=self.ids("cancel"))
         self.message = gr.HTML("", elem_id=self.ids("message"))
+        self.runs.build()
 
     def _build_result(self) -> None:
         self.status = gr.HTML(status_html(self.manager.snapshot()), elem_id=self.ids("status"))
@@ -138,18 +142,21 @@ class TrainingPanel:
             label=self.tab.previews, columns=3, height="auto", object_fit="contain", elem_id=self.ids("previews")
         )
         self.use = gr.Button(self.options.use_label, visible=False, elem_id=self.ids("use"), variant="primary")
+        self.keep = gr.Button("Put what was learnt into embeddings", visible=False, elem_id=self.ids("keep_vectors"))
         self.next = gr.Button("Then train the negative on it", visible=False, elem_id=self.ids("next"))
         if self.tab is RENDERS_TAB:
             self.comparison.build()
         self.poll = gr.Button("Refresh", elem_id=self.ids("poll"), elem_classes=["negtrans_hidden"])
-        self.seen = gr.State(None)  # what this page shows already: (status as HTML, job number, number of previews)
+        # what this page shows already: (status as HTML, job number, number of previews, runs)
+        self.seen = gr.State(None)
 
     def _connect(self) -> None:
-        view = [self.status, self.previews, self.use, self.next, self.seen]
-        self.poll.click(self.show, [self.seen], view, **QUIET)
+        view = [self.status, self.previews, self.use, self.next, self.cancel, self.keep, self.runs.runs, self.seen]
+        named = [self.name, self.overwrite, self.kind]
+        self.poll.click(self.refresh, [self.seen, *named], [self.message, self.name_hint, *view], **QUIET)
         for event in (self.name.change, self.overwrite.change):
-            event(self.check_name, [self.name, self.overwrite, self.kind], [self.name_hint], **QUIET)
-        self.kind.change(self.apply_kind, [self.kind], list(self.fields.values()), **QUIET)
+            event(self.check_name, named, [self.name_hint], **QUIET)
+        self.kind.input(self.apply_kind, [self.kind], list(self.fields.values()), **QUIET)
         if self.tab is RENDERS_TAB:
             self.preset.change(self.apply_preset, [self.preset], [self.fields[n] for n in PRESET_OPTIONS], **QUIET)
         size, pattern, aspect = (self.fields[name] for name in ("size", "pattern", "aspect"))
@@ -163,10 +170,17 @@ class TrainingPanel:
             self.seen, data.folder, data.files, data.other, data.validation, data.other_validation, data.class_images,
             self.name, data.preview_image, self.overwrite, self.kind, self.loras, *self.fields.values(),
         ]  # fmt: skip
-        self.start.click(self.start_training, inputs, [self.message, *view], **QUIET)
+        self.start.click(self.start_training, inputs, [self.message, *view, self.name], **QUIET)
         self.interrupt.click(self.interrupt_training, [self.seen], [self.message, *view], **QUIET)
-        inputs = [self.seen, self.name, self.fields["steps"], self.overwrite]
+        inputs = [self.seen, self.runs.runs, self.name, self.fields["steps"], self.overwrite]
         self.resume.click(self.resume_training, inputs, [self.message, self.name, *view], **QUIET)
+        self.keep.click(self.keep_vectors, [self.seen, self.overwrite], [self.message, *view], **QUIET)
+        form = {
+            "name": self.name, "kind": self.kind, "loras": self.loras, "images": data.folder,
+            "validation": data.validation, "class_images": data.class_images,
+            self.tab.other: data.other, f"validation_{self.tab.other}": data.other_validation,
+        }  # fmt: skip
+        self.runs.connect(form, self.fields)
         if self.options.connect_use is not None:
             self.options.connect_use(self.use)
         if self.options.connect_next is not None:
@@ -175,19 +189,34 @@ class TrainingPanel:
     # what the events do
 
     def show(self, seen: Any) -> list[Any]:
-        """Updates of status, previews and button, as far as this page does not show them yet."""
+        """Updates of status, previews, buttons and runs, as far as this page does not show them yet."""
         state = self.manager.snapshot()
-        status, number, count = seen or (None, None, None)
+        status, number, count, runs = seen or (None, None, None, None)
         text = status_html(state)
         previews = len(state.previews)
         ready = state.phase == FINISHED and state.published and state.kind in self.tab.kinds
+        learnt = state.phase == STOPPED and state.checkpoint and state.kind == "negative" in self.tab.kinds
+        # files are looked at when the page is new and when a training has ended
+        found = runs if runs is not None and (text == status or state.busy) else self.runs.choices()
         return [
             gr.update() if text == status else text,
             gr.update() if (state.number, previews) == (number, count) else gallery(state),
             gr.update(visible=ready and self.options.connect_use is not None),
             gr.update(visible=ready and self.options.connect_next is not None),
-            (text, state.number, previews),
+            gr.update(visible=bool(state.queue)),
+            gr.update(visible=bool(learnt)),
+            gr.update() if found == runs else gr.update(choices=found),
+            (text, state.number, previews, found),
         ]
+
+    def refresh(self, seen: Any, name: str, overwrite: bool, kind: str) -> list[Any]:
+        """`show`, and where a training has ended what was said about it before is no longer."""
+        state = self.manager.snapshot()
+        ended = seen is not None and not state.busy and "data-busy='1'" in seen[0]
+        if not ended:
+            return [gr.update(), gr.update(), *self.show(seen)]
+        hint = "" if (name or "").strip() == state.name else self.check_name(name, overwrite, kind)
+        return ["", hint, *self.show(seen)]
 
     def check_name(self, name: str, overwrite: bool, kind: str = "negative") -> str:
         """The hint under the name, as it is typed."""
@@ -216,80 +245,6 @@ class TrainingPanel:
         """The values of a preset, for the fields that any preset sets."""
         values = TrainingParams().to_dict() | TRAINING_PRESETS[preset][1]
         return [gr.update(value=values[name]) for name in PRESET_OPTIONS]
-
-    def start_training(
-        self,
-        seen: Any,
-        folder: str,
-        files: Any,
-        other: str,
-        validation: str,
-        other_validation: str,
-        class_images: str,
-        name: str,
-        preview: str | None,
-        overwrite: bool,
-        kind: str,
-        loras: str,
-        *values: Any,
-    ) -> list[Any]:
-        """Start, or say in one sentence why not."""
-        name = (name or "").strip()
-        try:
-            given = zip(self.fields, values, strict=True)
-            params = KINDS[kind].options.from_given({n: value for n, value in given if self.tab.applies(n, kind)})
-            if isinstance(params, TrainingParams):
-                named = named_template(params.template, self.manager.workplace.templates_folder)
-                if not self.options.typed_folders and params.template not in CHOICES and named == params.template:
-                    raise TrainingRefused(f"A template file cannot be named here: use {', '.join(CHOICES)}.")
-            self.manager.check_name(name, overwrite, kind=kind)
-            run_folder = self.manager.run_folder(name)
-            pictures = self.dataset.pictures(folder, files, run_folder / "pictures")
-            render = keep_render(preview, run_folder)
-            typed = {
-                self.tab.other: other, "validation": validation, f"validation_{self.tab.other}": other_validation,
-                "class_images": class_images,
-            }  # fmt: skip
-            others: dict[str, Any] = {one: self.dataset.typed_folder(text) for one, text in typed.items()}
-            others["loras"] = self.manager.named_loras((loras or "").split(","))
-            request = TrainingRequest(name, pictures, params, render, overwrite=overwrite, kind=kind, **others)
-            self.manager.start(request)
-        except (TrainingRefused, ParamError) as error:
-            return self._said(seen, str(error), good=False)
-        if name in self.manager.snapshot().queue:
-            return self._said(seen, f"{name} waits for its turn. You may close this page.")
-        return self._said(seen, f"{name} has started. You may close this page: the training goes on.")
-
-    def cancel_waiting(self, seen: Any, name: str) -> list[Any]:
-        """Take the named training out of the queue, or the last one if that name does not wait."""
-        waiting = self.manager.snapshot().queue
-        if not waiting:
-            return self._said(seen, "No training waits for its turn.", good=False)
-        gone = self.manager.cancel((name or "").strip()) or self.manager.cancel(waiting[-1])
-        return self._said(seen, f"{', '.join(gone)} will not be trained.")
-
-    def interrupt_training(self, seen: Any) -> list[Any]:
-        """Stop after the step under way."""
-        if self.manager.request_stop():
-            return self._said(seen, "It stops after this step and saves; Resume goes on from there.")
-        return self._said(seen, "No training is under way.", good=False)
-
-    def _said(self, seen: Any, sentence: str, good: bool = True) -> list[Any]:
-        return [message_html(sentence, good), *self.show(seen)]
-
-    def resume_training(self, seen: Any, name: str, steps: Any, overwrite: bool) -> list[Any]:
-        """Go on with the named run, or with the last one; a run that is done goes on to the steps the field says."""
-        name = (name or "").strip()
-        try:
-            runs = [run.name for run in self.manager.resumable(self.tab.kinds)]
-            if not name and not runs:
-                raise TrainingRefused("There is no interrupted run to resume.")
-            name = name or runs[0]
-            changes = {"steps": TrainingParams.from_given({"steps": steps}).steps} if name not in runs else {}
-            self.manager.resume(name, overwrite, **changes)
-        except (TrainingRefused, ParamError) as error:
-            return [message_html(str(error), good=False), gr.update(), *self.show(seen)]
-        return [message_html(f"{name} goes on."), name, *self.show(seen)]
 
 
 def gallery(state: TrainingSnapshot) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from lib_negtrans.translation.params import TranslationParams
 
 HASH_KEY = "NegTrans embedding hash"
 PRESET_KEY = "NegTrans preset"
+SCRIPT_KEY = "NegTrans script"  # in pasted fields only: what "Script" was, where we are not in the dropdown
 STOOD_DOWN_KEY = "NegTrans guidance stood down"  # what was asked for where neutral-prompt combined the predictions
 
 
@@ -22,11 +23,16 @@ def field_names() -> list[str]:
     return [PRESET_KEY, EMBEDDING_KEY, WEIGHT_KEY, *(options[name].infotext or "" for name in arguments.PANEL_OPTIONS)]
 
 
+def is_ours(fields: dict[str, str]) -> bool:
+    """Whether a parsed infotext is that of a translation."""
+    return TITLE in (fields.get("Script"), fields.get(SCRIPT_KEY))
+
+
 def reader(name: str) -> Callable[[dict[str, str]], Any]:
     """From a parsed infotext to the value of one control; None, which changes nothing, for a picture not of ours."""
 
     def read(fields: dict[str, str]) -> Any:
-        if fields.get("Script") != TITLE:
+        if not is_ours(fields):
             return None
         if name == "preset":
             return fields.get(PRESET_KEY)

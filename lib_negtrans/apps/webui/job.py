@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from modules import shared
 
 from lib_negtrans import TITLE
@@ -148,10 +149,16 @@ class TranslationJob:
 
     @contextmanager
     def attached(self) -> Generator[None, None, None]:
-        """`attach`, and `detach` whatever happens."""
+        """`attach`, and `detach` whatever happens.
+
+        The host's VAE draws from torch's global generators, which go on as if nothing had been drawn: the next picture
+        must not depend on this one.
+        """
+        used = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         self.attach()
         try:
-            yield
+            with torch.random.fork_rng(devices=used):
+                yield
         finally:
             self.detach()
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.context import Context
 
+from lib_negtrans import TITLE
+from lib_negtrans.apps.panels.before_after import before_after_html
 from lib_negtrans.apps.panels.components import QUIET, in_browser, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, STRENGTH
@@ -20,25 +22,49 @@ from lib_negtrans.translation.params import TranslationParams
 from . import infotext_fields as infotext
 
 ELEM_PREFIX = "negtrans_img2img_"
+ENABLED = "Translate the picture when Generate is pressed"
 
 
 @dataclass
 class ScriptPanel:
     """What `Script.ui` gives the host: inputs in the order of `arguments.NAMES`, and the paste fields.
 
-    panel: None where the host asks for the inputs alone, on another page than its own.
+    panel: None where the host asks for the inputs alone, on another page than its own. switch: of a script that is
+    always on, what is to be open and ticked; whether it is ticked is the last of the inputs.
     """
 
     panel: TranslationPanel | None
     inputs: list[Any]
     infotext_fields: list[tuple[Any, Callable[[dict[str, str]], Any]]]
     paste_field_names: list[str]
+    switch: list[Any] = field(default_factory=list)
 
 
 def script_panel(
+    embeddings: Callable[[], list[str]],
+    rescan_embeddings: Callable[[], list[str]],
+    host_controls: Mapping[str, Any],
+    always_on: bool = False,
+) -> ScriptPanel:
+    """Build the panel. host_controls of another page (the API asks for the panel on its own) are left alone.
+
+    always_on: it stands beside other scripts' panels, folded and with a switch.
+    """
+    if not always_on:
+        return _panel(embeddings, rescan_embeddings, host_controls)
+    with gr.Accordion(TITLE, open=False, elem_id=f"{ELEM_PREFIX}always_on") as accordion:
+        enabled = gr.Checkbox(label=ENABLED, value=False, elem_id=f"{ELEM_PREFIX}enabled")
+        panel = _panel(embeddings, rescan_embeddings, host_controls)
+    enabled.do_not_save_to_config = True
+    panel.inputs.append(enabled)
+    panel.infotext_fields.append((enabled, infotext.is_ours))
+    panel.switch = [accordion, enabled]
+    return panel
+
+
+def _panel(
     embeddings: Callable[[], list[str]], rescan_embeddings: Callable[[], list[str]], host_controls: Mapping[str, Any]
 ) -> ScriptPanel:
-    """Build the panel. host_controls of another page (the API asks for the panel on its own) are left alone."""
     version: Any = gr.Number(
         label="NegTrans argument list version", value=arguments.LIST_VERSION, precision=0, visible=False,
         elem_id=f"{ELEM_PREFIX}version",
@@ -58,6 +84,9 @@ def script_panel(
         arguments.PANEL_OPTIONS, embeddings, rescan_embeddings, ELEM_PREFIX, on_this_page, arguments.WEIGHT_RANGE,
         prompts, above_the_options,
     )  # fmt: skip
+    # empty; the page's script puts the render and the picture that came of it there
+    comparison = before_after_html("", "", (1, 1), ("render", "translated"))
+    gr.HTML(comparison, elem_id=f"{ELEM_PREFIX}compare")
     components = {
         "version": version,
         "preset": panel.preset,

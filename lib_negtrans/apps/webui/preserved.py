@@ -19,10 +19,11 @@ from torch.nn.functional import interpolate
 from lib_negtrans import TITLE
 from lib_negtrans.core.colour import to_latent_size
 from lib_negtrans.memory import free_memory, is_out_of_memory
-from lib_negtrans.pictures.images import ImageError, picture_from_pil
+from lib_negtrans.pictures.flat import free_cells
+from lib_negtrans.pictures.images import MULTIPLE, ImageError, picture_from_pil
 from lib_negtrans.pictures.masks import Found, find_mask
 from lib_negtrans.translation.params import TranslationParams
-from lib_negtrans.translation.preservation import finished_picture
+from lib_negtrans.translation.preservation import finished_picture, free_share
 
 from .refusal import TranslationRefused
 
@@ -39,9 +40,22 @@ class Keeper:
     def __init__(self, p: Any, params: TranslationParams) -> None:
         self.p, self.params = p, params
         self._mask: Tensor | None = None  # (B or 1, 1, H, W), for the background that is translated apart
+        self._free: Tensor | None = None  # (B or 1, 1, H, W), what of it is not held
 
     def find(self) -> None:
-        """Look for the mask that the parameters ask for; before the host's `init`. Raises TranslationRefused."""
+        """Look for mask and flat background as the parameters ask; before the host's `init`.
+
+        Raises TranslationRefused.
+        """
+        self._find_mask()
+        if self.p.image_mask is None and self.params.flat_background == "hold":
+            ground = shared.opts.img2img_background_color
+            pictures = [_tensor(self._fitted(images.flatten(image, ground))) for image in self.p.init_images]
+            whole = (..., slice(self.p.height // MULTIPLE * MULTIPLE), slice(self.p.width // MULTIPLE * MULTIPLE))
+            mask = None if self._mask is None else self._mask[whole]
+            self._free = free_share(self.params, torch.stack(pictures)[whole], mask)
+
+    def _find_mask(self) -> None:
         p, source = self.p, self.params.mask
         if source == "none":
             return
@@ -58,7 +72,7 @@ class Keeper:
             return
         if self.params.background == "translate":
             self._mask = torch.stack(
-                [self._fitted(one, image) for one, image in zip(found, p.init_images, strict=True)]
+                [torch.ones(1, p.height, p.width) if one.mask is None else self._fitted_mask(one.mask) for one in found]
             )
             return
         if any(one.mask is None or not torch.equal(one.mask, masks[0]) for one in found):
@@ -66,17 +80,20 @@ class Keeper:
         p.image_mask = Image.fromarray((masks[0] * 255).round().to(torch.uint8).numpy())
         p.inpainting_fill, p.inpaint_full_res, p.inpainting_mask_invert = 1, False, 0
 
-    def _fitted(self, found: Found, image: Any) -> Tensor:
-        """A mask (1, H, W) as the host fits the picture into the size that is asked for."""
+    def _fitted_mask(self, mask: Tensor) -> Tensor:
+        grey = Image.fromarray((mask * 255).round().to(torch.uint8).numpy())
+        return _tensor(self._fitted(grey.convert("RGB")))[:1]
+
+    def _fitted(self, picture: Any) -> Any:
+        """An RGB picture as the host fits the render into the size that is asked for."""
         width, height = self.p.width, self.p.height
-        if found.mask is None:
-            return torch.ones(1, height, width)
-        grey = Image.fromarray((found.mask * 255).round().to(torch.uint8).numpy())
         if self.p.resize_mode != 3:
-            grey = images.resize_image(self.p.resize_mode, grey.convert("RGB"), width, height).convert("L")
-        else:  # the latent is resized
-            grey = grey.resize((width, height), Image.LANCZOS)
-        return torch.frombuffer(bytearray(grey.tobytes()), dtype=torch.uint8).reshape(1, height, width).float() / 255
+            return images.resize_image(self.p.resize_mode, picture, width, height)
+        return picture.resize((width, height), Image.LANCZOS)  # the latent is resized
+
+    def free(self, size: tuple[int, int]) -> Tensor | None:
+        """(B or 1, 1, h, w): what may change at the latents' (height, width); None for everything."""
+        return None if self._free is None else to_latent_size(free_cells(self._free), size)
 
     def region(self, first_of_source: list[int], size: tuple[int, int]) -> Tensor | None:
         """Where attention control acts, at the latents' (height, width), for the image that is each source's first."""
@@ -97,7 +114,14 @@ class Keeper:
 
         of_images = sources[source_of].to(samples)
         picture = finished_picture(
-            params, samples, of_images, of_images, self._colour_mask(samples), self._decode, decode_sources
+            params,
+            samples,
+            of_images,
+            of_images,
+            self._colour_mask(samples),
+            self._decode,
+            decode_sources,
+            self._free,
         )
         return processing.DecodedSamples(picture * 2 - 1)
 
@@ -116,6 +140,12 @@ class Keeper:
         repainted = self.p.nmask[:1].float().cpu()[None]
         size = (samples.shape[2] * 8, samples.shape[3] * 8)
         return interpolate(repainted, size=size, mode="bilinear", align_corners=False)
+
+
+def _tensor(picture: Any) -> Tensor:
+    """An RGB picture as (3, H, W) in [0, 1]."""
+    data = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return data.reshape(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
 
 
 def _find(image: Any, source: str) -> Found:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 # module -> its function `register()`, which may return a function that undoes what no callback list undoes
 STEPS = (
     "lib_negtrans.apps.webui.settings",
+    "lib_negtrans.apps.webui.always_on",
     "lib_negtrans.apps.webui.train_tab",
     "lib_negtrans.apps.webui.cards",
     "lib_negtrans.apps.webui.api_mount",

@@ -120,6 +120,8 @@ class WebuiDenoiser(GuidedDenoiser):
             PREDICTION_TYPE), of_image=of_image, region=None if region is None else region.to(latents.device),
             concepts=asked[0].concepts,
         )  # fmt: skip
+        free = keeper.free((latents.shape[-2], latents.shape[-1]))
+        self.share = None if free is None else free.to(latents)
         self.p, self.noise, self.sampler = p, noise, p.sampler
         self._cfg_denoiser = p.sampler.model_wrap_cfg
         self.source_context = self._encode(params.source_prompt)

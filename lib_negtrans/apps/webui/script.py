@@ -1,17 +1,18 @@
-"""The script "Realistic Translation" in img2img's Script dropdown."""
+"""The script "Realistic Translation": in img2img's Script dropdown, or by a setting a panel beside it."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from modules import errors, processing, scripts
 
 from lib_negtrans import TITLE
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation import arguments
+
+from .settings import ALWAYS_ON, option
 
 # what the panel reads for its summary; a preset sets the sliders
 HOST_CONTROLS = {
@@ -29,14 +30,15 @@ class RealisticTranslation(scripts.Script):
     def __init__(self) -> None:
         self._host_controls: dict[str, Any] = {}
         self.panel: Any | None = None  # the TranslationPanel of the webui's own page
+        self.switch: list[Any] = []  # where the script is always on: what is to be open and ticked
         for elem_id, name in HOST_CONTROLS.items():
             self.on_after_component(lambda event, name=name: self._remember(name, event.component), elem_id=elem_id)
 
     def title(self) -> str:
         return TITLE
 
-    def show(self, is_img2img: bool) -> bool:
-        return is_img2img
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible if is_img2img and option(ALWAYS_ON) else is_img2img
 
     def ui(self, is_img2img: bool) -> list[Any]:
         """The panel. Called several times by the host (HOST.md fact 10).
@@ -48,36 +50,48 @@ class RealisticTranslation(scripts.Script):
             from . import embedding_list
             from .panel import script_panel
 
-            panel = script_panel(embedding_list.choices, embedding_list.rescanned_choices, self._host_controls)
+            panel = script_panel(
+                embedding_list.choices, embedding_list.rescanned_choices, self._host_controls, self.alwayson
+            )
         except Exception:
             errors.report("negtrans: the panel could not be built", exc_info=True)
             return []
-        self.panel = panel.panel or self.panel
+        if panel.panel is not None:
+            self.panel, self.switch = panel.panel, panel.switch
         self.infotext_fields = panel.infotext_fields
         self.paste_field_names = panel.paste_field_names
         return panel.inputs
 
+    # what the host calls where the script was chosen in the dropdown
+
     def run(self, p: Any, *args: Any) -> processing.Processed:
+        job = self._job(p, lambda: own_arguments(self, p, args))
+        job.check()  # before the host and its other scripts begin
+        with job.attached():
+            return processing.process_images(p)
+
+    # what it calls where the script is always on
+
+    def before_process(self, p: Any, *args: Any) -> None:
+        from . import always_on
+
+        always_on.end(p)  # of a job that failed
+        enabled, panel = arguments.switched(args)
+        if enabled and "_negtrans_job" not in vars(p):  # a grid's axis may have attached one
+            always_on.begin(p, self._job(p, lambda: panel))
+
+    def postprocess(self, p: Any, _processed: Any, *_args: Any) -> None:
+        from . import always_on
+
+        always_on.end(p)
+
+    def _job(self, p: Any, panel: Callable[[], Sequence[Any]]) -> Any:
         from .job import TranslationJob  # here, as a host of another kind lacks what it imports
 
-        @functools.cache
-        def values() -> arguments.PanelValues:
-            return arguments.parse(own_arguments(self, p, args))
-
-        job = TranslationJob(p, values)
-        job.check()  # before the host and its other scripts begin
-        # the host's VAE draws from torch's global generator: the next picture must not depend on this one
-        with job.attached(), preserved_generators():
-            return processing.process_images(p)
+        return TranslationJob(p, functools.cache(lambda: arguments.parse(panel())))
 
     def _remember(self, name: str, component: Any) -> None:
         self._host_controls[name] = component
-
-
-def preserved_generators() -> Any:
-    """torch's global generators of the CPU and the device in use go on afterwards as if nothing had been drawn."""
-    used = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    return torch.random.fork_rng(devices=used)
 
 
 def own_arguments(script: scripts.Script, p: Any, args: Sequence[Any]) -> Sequence[Any]:

@@ -14,10 +14,15 @@ from .registration import register_once
 SECTION = ("negtrans", "Negative translation")
 MEAN_LATENT_KEY = "NegTrans mean latent"  # in the infotext, so that a picture brings its setting along
 
+ALWAYS_ON = "negtrans_always_on"
 
 _MEGABYTES = (gr.Slider, {"minimum": 0, "maximum": 16384, "step": 256})
 # name -> default, label, hint, component; the host shows a check box for True and False
 OPTIONS: dict[str, tuple[Any, str, str, tuple]] = {
+    ALWAYS_ON: (
+        False, f"{TITLE} is a panel of its own in img2img, not a choice of the Script dropdown",
+        "it can then be used together with scripts such as X/Y/Z plot; press Reload UI after a change", (),
+    ),
     "negtrans_mean_latent": (
         True, f"{TITLE} uses the mean of what the VAE gives for a picture",
         "this keeps texture; if it is off, a random sample is used, as in plain img2img", (),
@@ -48,7 +53,8 @@ def add_settings() -> None:
     for name, (default, label, hint, component) in OPTIONS.items():
         key = {"infotext": MEAN_LATENT_KEY} if name == "negtrans_mean_latent" else {}
         info = shared.OptionInfo(default, label, *component, section=SECTION, **key)
-        shared.opts.add_option(name, info.info(hint))
+        info = info.info(hint)
+        shared.opts.add_option(name, info.needs_reload_ui() if name == ALWAYS_ON else info)
 
 
 def option(name: str) -> Any:

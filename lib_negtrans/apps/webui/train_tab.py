@@ -62,17 +62,19 @@ def connect_use_trained(button: Any) -> None:
 def connect_use(button: Any) -> None:
     """ "Use in img2img": script and embedding are chosen, the preset's sliders set, and the page changes the tab."""
     runner = scripts.scripts_img2img
-    script = next((s for s in getattr(runner, "selectable_scripts", ()) if s.title() == SCRIPT_TITLE), None)
+    script = next((s for s in getattr(runner, "scripts", ()) if s.title() == SCRIPT_TITLE), None)
     panel = getattr(script, "panel", None)
-    if panel is None:
+    if script is None or panel is None:
         return
+    switch = script.switch
 
     def fill(preset: str) -> list[Any]:
         name = manager().snapshot().name
         chosen = gr.update(choices=[*dict.fromkeys([*embedding_list.choices(), name or NO_EMBEDDING])], value=name)
-        return [gr.update(value=SCRIPT_TITLE), chosen, *preset_updates(list(panel.host), preset)]
+        on = [gr.update(open=True), gr.update(value=True)] if switch else [gr.update(value=SCRIPT_TITLE)]
+        return [*on, chosen, *preset_updates(list(panel.host), preset)]
 
-    outputs = [runner.inputs[0], panel.embedding, *panel.host.values()]
+    outputs = [*(switch or [runner.inputs[0]]), panel.embedding, *panel.host.values()]
     button.click(fill, [panel.preset], outputs, **in_browser("negtransShowImg2img"), **QUIET)
 
 

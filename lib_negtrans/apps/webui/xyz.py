@@ -107,8 +107,10 @@ def _setter(name: str) -> Callable[[Any, Any, list[Any]], None]:
 
 def _attach(p: Any) -> Any:
     """The translation on one cell's own processing object, a copy that the plot throws away."""
-    script = next((s for s in p.scripts.selectable_scripts if s.title() == TITLE), None)
+    script = next((s for s in p.scripts.scripts if s.title() == TITLE), None)
     panel = list(p.script_args[script.args_from : script.args_to]) if script else [{}]
+    if script and script.alwayson:
+        _enabled, panel = arguments.switched(panel)
     p._negtrans_xyz = {}
     job = TranslationJob(p, lambda: _values(panel, p._negtrans_xyz))
     job.attach()

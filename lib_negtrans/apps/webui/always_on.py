@@ -1,0 +1,56 @@
+"""The script beside the others instead of in the dropdown, where a setting says so: other scripts then combine with it.
+
+The host swallows what such a script raises and goes on, so nothing is refused here: the job refuses in `p.init`.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from modules import script_callbacks
+
+from lib_negtrans import TITLE
+
+from .infotext_fields import SCRIPT_KEY
+from .job import TranslationJob
+from .registration import register_once
+from .settings import ALWAYS_ON, option
+
+
+def register() -> None:
+    """Have pasted pictures switch the panel on."""
+    register_once(script_callbacks.on_infotext_pasted, not_from_the_dropdown)
+
+
+def not_from_the_dropdown(_infotext: str, fields: dict[str, Any]) -> None:
+    """A picture of ours names us as the chosen script, but where we are not in the dropdown none is to be chosen."""
+    if chosen() and fields.get("Script") == TITLE:
+        fields[SCRIPT_KEY] = fields.pop("Script")
+
+
+def chosen() -> bool:
+    """Whether the setting says so."""
+    return bool(option(ALWAYS_ON))
+
+
+def begin(p: Any, job: TranslationJob) -> None:
+    """Make the processing object a translation until `end`; the host closes it where a job fails on the way."""
+    running = ExitStack()
+    running.enter_context(job.attached())
+    running.callback(p.__dict__.pop, "close", None)
+    p._negtrans_running = running
+    close = p.close
+
+    def end_and_close() -> None:
+        end(p)
+        close()
+
+    p.close = end_and_close
+
+
+def end(p: Any) -> None:
+    """Everything is taken off again. Loops and the Batch tab go on with the same object."""
+    running = vars(p).pop("_negtrans_running", None)
+    if running is not None:
+        running.close()

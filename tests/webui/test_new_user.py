@@ -1,0 +1,74 @@
+"""A first picture by five clicks and drops, without a text; a screenshot of each where NEGTRANS_SCREENSHOTS says."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from tests.webui.client import render
+from tests.webui.files import copy_renders
+from tests.webui.server import WebuiServer, make_data_folder
+from tests.webui.test_script_page import PANEL, fill_number, generate, newest, open_page, opened, upload
+from tests.webui.test_train_page import fill, wait_for
+
+LANGUAGES = {"english": ("None", "light", "Train Negative Embedding"), "japanese": ("ja_JP", "dark", "")}
+
+
+@pytest.fixture(scope="module", params=LANGUAGES)
+def fresh(request, webui_installation, demo_model, tmp_path_factory):
+    """A webui that nobody has used, its theme, and the title of the training tab."""
+    localization, theme, title = LANGUAGES[request.param]
+    data = tmp_path_factory.mktemp(request.param)
+    make_data_folder(data, demo_model)
+    (data / "config.json").write_text(json.dumps({"localization": localization}), encoding="utf-8")
+    server = WebuiServer(data, *webui_installation)
+    server.start()
+    words = json.loads((data / "extensions/sd-webui-negtrans/localizations/ja_JP.json").read_text(encoding="utf-8"))
+    yield server, theme, title or words["Train Negative Embedding"]
+    server.stop()
+
+
+def test_from_the_tab_to_the_picture(fresh, tmp_path):
+    webui, theme, title = fresh
+    source = tmp_path / "render.png"
+    render().resize((256, 256)).save(source)
+    files = sorted(copy_renders(tmp_path / "renders", 4).iterdir())
+    with opened(webui) as page:
+        page.goto(f"{webui.url}/?__theme={theme}", wait_until="domcontentloaded")
+        page.wait_for_selector("#img2img_generate", state="attached")
+        page.wait_for_timeout(5000)
+
+        def look(step):
+            page.wait_for_timeout(1500)
+            if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+                page.screenshot(path=f"{folder}/new-user-{theme}-{step}.png", full_page=True)
+
+        open_page(page, title)
+        page.wait_for_selector("#negtrans_train_start", state="visible")
+        fill(page, "steps", 3)  # the only things that a user would not do: a training of an hour is made one of seconds
+        fill(page, "size", 128)
+        page.set_input_files("#negtrans_train_files input[type=file]", files)
+        look("1-dropped")
+        page.click("#negtrans_train_start")
+        wait_for(page, "finished")
+        look("2-trained")
+        page.click("#negtrans_train_use")
+        page.wait_for_function(f"() => document.querySelector('{PANEL}embedding input').value == 'neg-render'")
+        upload(page, source)
+        for side in ("width", "height"):
+            fill_number(page, f"#img2img_{side}", 256)
+        look("3-render")
+        generate(page)
+        look("4-picture")
+        text = Image.open(newest(webui)).text["parameters"]
+        for said in (
+            "Steps: 50",
+            "CFG scale: 7.5",
+            "Denoising strength: 0.3",
+            "NegTrans negative embedding: neg-render",
+        ):
+            assert said in text
+        assert "NegTrans preset: default" in text and page.errors == []
