@@ -61,6 +61,8 @@ def test_train_insert_translate_and_again_from_the_text(page, webui, source, tmp
     open_page(page, "img2img")
     choose(page, SCRIPTS, "Realistic Translation")
     page.wait_for_selector(f"{PANEL}preset")
+    # into an empty prompt A1111 inserts a space too, which PNG Info does not give back
+    page.fill("#img2img_neg_prompt textarea", "blurry")
     page.click('#img2img_extra_tabs button:has-text("Textual Inversion")')
     page.click(f'#img2img_textual_inversion_cards .card[data-name="{NAME}"]')
     page.wait_for_function(f"() => document.querySelector('#img2img_neg_prompt textarea').value.includes('{NAME}')")
