@@ -11,7 +11,6 @@ import gradio as gr
 from gradio.context import Context
 
 from lib_negtrans import TITLE
-from lib_negtrans.apps.panels.before_after import before_after_html
 from lib_negtrans.apps.panels.components import QUIET, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, STRENGTH
@@ -83,9 +82,6 @@ def _panel(
         arguments.PANEL_OPTIONS, embeddings, rescan_embeddings, ELEM_PREFIX, on_this_page, arguments.WEIGHT_RANGE,
         negative_prompt, above_the_options,
     )  # fmt: skip
-    # empty; the page's script puts the render and the picture that came of it there
-    comparison = before_after_html("", "", (1, 1), ("render", "translated"))
-    gr.HTML(comparison, elem_id=f"{ELEM_PREFIX}compare")
     components = {
         "version": version,
         "preset": panel.preset,
