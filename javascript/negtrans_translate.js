@@ -1,6 +1,6 @@
 // The translation panel: its summary in the page's language, chips that put an option back, marks on the folded groups
-// that hold changed ones, and in the webui a sentence where the canvas would stretch the render, and the render beside
-// its translation. The same file serves the webui and the standalone page.
+// that hold changed ones, and in the webui a sentence where the canvas would stretch the render. The same file serves
+// the webui and the standalone page.
 (function () {
     "use strict";
 
@@ -56,13 +56,7 @@
 
     let clicks = 0;
 
-    let source = ""; // what was translated last: another render may be dropped while its result is looked at
-
     function click(event) {
-        if (event.target.closest && event.target.closest("#img2img_generate")) {
-            const render = renderShown();
-            source = render ? render.src : "";
-        }
         const chip = event.target.closest && event.target.closest("[data-negtrans-reset]");
         if (chip) {
             const holder = chip.closest("[id$='_summary']");
@@ -126,25 +120,6 @@
         note.append(sentence, button);
     }
 
-    // the render and its translation, the chosen one of several, under one slider
-    function compare() {
-        const holder = root().querySelector("#negtrans_img2img_compare");
-        if (!holder) return;
-        const images = [...root().querySelectorAll("#img2img_gallery img")];
-        const results = images.filter((image) => shown(image) && image.naturalWidth && !image.closest(".livePreview"));
-        const result = results.sort((a, b) => b.clientWidth - a.clientWidth)[0];
-        holder.classList.toggle("negtrans-filled", Boolean(source && result));
-        if (!source || !result) return;
-        const [width, height] = [result.naturalWidth, result.naturalHeight];
-        const frame = holder.querySelector(".negtrans-compare");
-        frame.style.aspectRatio = `${width}/${height}`;
-        frame.style.maxWidth = `calc(70vh * ${width} / ${height})`;
-        for (const [name, src] of [["before", source], ["after", result.src]]) {
-            const image = holder.querySelector(`img.negtrans-${name}`);
-            if (image.src !== src) image.src = src;
-        }
-    }
-
     // a card of our own negative embeddings: the webui adds its name to the prompt that this says
     window.negtransNegative = function (name) {
         if (typeof activePromptTextarea !== "object") return name;
@@ -180,6 +155,5 @@
     document.addEventListener("click", guarded(click), true);
     new MutationObserver(later).observe(document.documentElement, {childList: true, subtree: true, characterData: true});
     setInterval(guarded(canvas), 300);
-    setInterval(guarded(compare), 500);
     update();
 })();

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.webui.client import render
@@ -92,26 +90,3 @@ def test_a_card_of_ours_goes_into_the_negative_prompt(page, webui, tab):  # noqa
     page.click(f'#{tab}_textual_inversion_cards .card[data-name="neg-test"]')
     page.wait_for_function(f"() => document.querySelector('#{tab}_neg_prompt textarea').value.includes('neg-test')")
     assert page.input_value(f"#{tab}_prompt textarea") == ""
-
-
-def test_the_render_and_its_translation_are_under_one_slider(page, webui, tmp_path):  # noqa: F811
-    source = tmp_path / "render.png"
-    render().save(source)
-    choose(page, SCRIPTS, "Realistic Translation")
-    page.wait_for_selector(SUMMARY)
-    assert not page.is_visible(f"{PANEL}compare")
-    upload(page, source)
-    for side in ("width", "height"):
-        fill_number(page, f"#img2img_{side}", 128)
-    fill_number(page, "#img2img_steps", 10)
-    generate(page)
-    page.wait_for_selector(f"{PANEL}compare .negtrans-compare", state="visible")
-    widths = page.locator(f"{PANEL}compare img").evaluate_all("all => all.map(e => e.naturalWidth)")
-    sources = page.locator(f"{PANEL}compare img").evaluate_all("all => all.map(e => e.src)")
-    assert widths == [128, 128] and sources[0] != sources[1]
-    page.locator(f"{PANEL}compare input[type=range]").fill("20")
-    split = page.eval_on_selector(f"{PANEL}compare .negtrans-compare", "e => e.style.getPropertyValue('--split')")
-    assert split == "20%"
-    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/before-after.png", full_page=True)
-    assert page.errors == []

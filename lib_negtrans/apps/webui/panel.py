@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.context import Context
 
 from lib_negtrans import TITLE
+from lib_negtrans import TITLE
 from lib_negtrans.apps.panels.before_after import before_after_html
 from lib_negtrans.apps.panels.components import QUIET, in_browser, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
@@ -53,7 +54,7 @@ def script_panel(
     if not always_on:
         return _panel(embeddings, rescan_embeddings, host_controls)
     with gr.Accordion(TITLE, open=False, elem_id=f"{ELEM_PREFIX}always_on") as accordion:
-        enabled = gr.Checkbox(label=ENABLED, value=False, elem_id=f"{ELEM_PREFIX}enabled")
+        enabled: Any = gr.Checkbox(label=ENABLED, value=False, elem_id=f"{ELEM_PREFIX}enabled")
         panel = _panel(embeddings, rescan_embeddings, host_controls)
     enabled.do_not_save_to_config = True
     panel.inputs.append(enabled)
@@ -84,9 +85,6 @@ def _panel(
         arguments.PANEL_OPTIONS, embeddings, rescan_embeddings, ELEM_PREFIX, on_this_page, arguments.WEIGHT_RANGE,
         prompts, above_the_options,
     )  # fmt: skip
-    # empty; the page's script puts the render and the picture that came of it there
-    comparison = before_after_html("", "", (1, 1), ("render", "translated"))
-    gr.HTML(comparison, elem_id=f"{ELEM_PREFIX}compare")
     components = {
         "version": version,
         "preset": panel.preset,
