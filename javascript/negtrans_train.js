@@ -162,6 +162,8 @@
     window.negtransShowImg2img = function (...values) {
         try {
             if (typeof switch_to_img2img === "function") switch_to_img2img();
+            // its first inner tab is Generation; the cards' tabs hide the panel
+            gradioApp().querySelector("#img2img_extra_tabs button")?.click();
         } catch (error) {
             showError(error);
         }

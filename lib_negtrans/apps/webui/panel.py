@@ -11,7 +11,6 @@ import gradio as gr
 from gradio.context import Context
 
 from lib_negtrans import TITLE
-from lib_negtrans.apps.panels.before_after import before_after_html
 from lib_negtrans.apps.panels.components import QUIET, in_browser, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, STRENGTH
