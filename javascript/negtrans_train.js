@@ -163,7 +163,7 @@
         try {
             if (typeof switch_to_img2img === "function") switch_to_img2img();
             // its first inner tab is Generation; the cards' tabs hide the panel
-            gradioApp().querySelector("#img2img_extra_tabs button")?.click();
+            root().querySelector("#img2img_extra_tabs button")?.click();
         } catch (error) {
             showError(error);
         }
