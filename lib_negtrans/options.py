@@ -35,6 +35,7 @@ class Option:
     group: str | None = None  # the panel's folded part that it is in
     applies: tuple[str, tuple[Any, ...]] | None = None  # (field, values) under which it does anything at all
     lines: int = 1  # of a text's box
+    before: Any = None  # the value of pictures that were made before there was this option, where not the default
 
 
 def option(default: Any, label: str, help: str, **limits: Any) -> Any:

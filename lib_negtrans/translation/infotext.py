@@ -134,13 +134,13 @@ def settings_from_infotext(text: str) -> dict[str, object]:
     prompt, negative, pairs = parse_infotext(text)
     if STUDENT_KEY in pairs or not any(key.startswith("NegTrans ") for key in pairs):
         return {}
-    options, defaults = TranslationParams.options(), TranslationParams()
+    options = TranslationParams.options()
     shared = {str(options[name].infotext): pairs[key] for name, key in _SHARED_KEYS.items() if key in pairs}
     result: dict[str, object] = {"prompt": prompt, "negative_prompt": negative}
     if "Seed" in pairs:
         result["seed"] = TranslationParams.typed("seed", pairs["Seed"])
     # an empty text is not written, nor what does nothing
-    result |= {name: getattr(defaults, name) for name, opt in options.items() if opt.infotext}
+    result |= {name: TranslationParams.unwritten(name) for name, opt in options.items() if opt.infotext}
     return result | translation_params_from_fields({**shared, **pairs})
 
 

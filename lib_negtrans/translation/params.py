@@ -172,7 +172,7 @@ class TranslationParams(Params):
     flat_background: str = option(
         "hold", "Flat background",
         "hold: a background of one colour without any texture stays smooth. translate: it may get a texture too.",
-        choices=("hold", "translate"), infotext="NegTrans flat background", group="Colour",
+        choices=("hold", "translate"), infotext="NegTrans flat background", group="Colour", before="translate",
     )  # fmt: skip
     seed: int = option(0, "Seed", "Chooses the random noise, if Start from is noise.", minimum=0, maximum=2**63 - 1)
 
@@ -191,6 +191,12 @@ class TranslationParams(Params):
         if self.order == "published" and (self.solver != "ddim" or self.step_share != 1):
             raise ParamError("The published inversion order needs the solver ddim and a step share of 1.")
         return self
+
+    @classmethod
+    def unwritten(cls, name: str) -> Any:
+        """What the value of an option is of a picture whose text does not have it."""
+        before = cls.options()[name].before
+        return getattr(cls, name) if before is None else before
 
     @property
     def steering(self) -> Steering:

@@ -96,6 +96,11 @@ def test_a_number_that_is_none_falls_back():
     assert infotext.reader("embedding_weight")(fields) == 1.0
 
 
+def test_a_picture_that_is_older_than_an_option_is_as_it_was():
+    assert infotext.reader("flat_background")({"Script": TITLE}) == "translate"
+    assert infotext.reader("flat_background")({"Script": TITLE, "NegTrans flat background": "hold"}) == "hold"
+
+
 def test_our_keys_begin_with_our_name():
     assert all(key.startswith("NegTrans ") for key in infotext.field_names())
 

@@ -39,8 +39,8 @@ def reader(name: str) -> Callable[[dict[str, str]], Any]:
         if name == "embedding":
             return fields.get(EMBEDDING_KEY, NO_EMBEDDING)
         weighs = name == "embedding_weight"
-        options, defaults = TranslationParams.options(), TranslationParams()
-        key, default = (WEIGHT_KEY, 1.0) if weighs else (options[name].infotext, getattr(defaults, name))
+        options, unwritten = TranslationParams.options(), TranslationParams.unwritten
+        key, default = (WEIGHT_KEY, 1.0) if weighs else (options[name].infotext, unwritten(name))
         if key not in fields:  # an empty text is left out of the picture
             return default
         try:
