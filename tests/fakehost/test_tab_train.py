@@ -427,7 +427,8 @@ def test_charts_say_their_values_under_the_pointer_and_can_be_read():
         "photos 1 %, renders 2 %", "renders 2 %, photos 1 %"
     )
     width = int(re.search("viewBox='0 0 ([0-9]+)", picture)[1])
-    narrowest = int(re.search("negtrans-curve .*?min-width: ([0-9]+)px", train_tab.STYLE)[1])
+    css = train_tab.STYLE_FILE.read_text(encoding="utf-8")
+    narrowest = int(re.search("negtrans-curve .*?min-width: ([0-9]+)px", css)[1])
     assert int(re.search("font-size='([0-9]+)'", picture)[1]) * narrowest / width >= 11
 
 
