@@ -22,7 +22,7 @@ from lib_negtrans.apps.panels.training_panel import TabOptions, build_train_tab 
 from lib_negtrans.apps.panels.training_view import status_html, verdict_html  # noqa: E402
 from lib_negtrans.embeddings.files import read_embedding  # noqa: E402
 from lib_negtrans.jobs.background import FINISHED  # noqa: E402
-from lib_negtrans.jobs.training import TrainingManager, TrainingSnapshot  # noqa: E402
+from lib_negtrans.jobs.training import TrainingManager, TrainingRefused, TrainingSnapshot  # noqa: E402
 from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.preparation.params import PrepareParams  # noqa: E402
 from lib_negtrans.training.judging.verdict import DIVERGING, LEARNING  # noqa: E402
@@ -295,6 +295,16 @@ def test_refusals(panel, manager, renders, change, sentence):
     name, folder = change.pop("name", "neg-a"), change.pop("folder", renders)
     assert sentence in start(panel, folder, name, **change)[0]
     assert manager.snapshot().phase == "idle"
+
+
+def test_pictures_that_have_not_arrived_are_not_trained_on(panel, renders, tmp_path):
+    (tmp_path / "under-way.png").touch()
+    files = [tmp_path / "under-way.png"]
+    with pytest.raises(TrainingRefused, match="have not arrived yet"):
+        panel.dataset.pictures("", [str(path) for path in files], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    files.append(next(renders.iterdir()))  # an empty file among others is that picture's fault, or an empty caption
+    assert len(list(panel.dataset.pictures("", [str(path) for path in files], tmp_path / "run").iterdir())) == 2
 
 
 def test_without_typed_folders_only_dropped_pictures_are_read(manager, renders):

@@ -51,6 +51,7 @@ def test_from_the_tab_to_the_picture(fresh, tmp_path):
         fill(page, "steps", 3)  # the only things that a user would not do: a training of an hour is made one of seconds
         fill(page, "size", 128)
         page.set_input_files("#negtrans_train_files input[type=file]", files)
+        page.wait_for_selector("#negtrans_train_files a[href]")  # they have arrived
         look("1-dropped")
         page.click("#negtrans_train_start")
         wait_for(page, "finished")

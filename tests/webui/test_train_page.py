@@ -186,6 +186,9 @@ def test_to_the_end(page, renders):
     page.wait_for_selector("#negtrans_train_validate_every input", state="visible")
     fill(page, "validate_every", 2)
     fill(page, "save_every", 2)
+    page.wait_for_selector("#negtrans_train_name_hint p", state="detached")  # the run that ended is not complained of
+    for name in ("neg-other", NAME):
+        fill(page, "name", name)
     page.wait_for_selector('#negtrans_train_name_hint:has-text("resume it")')
     page.click("#negtrans_train_overwrite input")
     page.wait_for_selector('#negtrans_train_name_hint:has-text("Trigger word")')

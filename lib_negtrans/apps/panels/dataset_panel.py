@@ -114,10 +114,12 @@ def dropped_path(file: Any) -> Path:
 
 
 def copy_dropped(files: Sequence[Any], target: Path) -> Path:
-    """Copy dropped files into a folder of their own, which is emptied first. Raises TrainingRefused for equal names."""
+    """Copy dropped files into a folder of their own, which is emptied first. Raises TrainingRefused."""
     paths = [dropped_path(file) for file in files]
     if len({path.name.lower() for path in paths}) < len(paths):
         raise TrainingRefused("Two of the dropped files have the same name: rename one, or give the folder instead.")
+    if not any(path.stat().st_size for path in paths):  # of files that are under way the page has nothing yet
+        raise TrainingRefused("The dropped pictures have not arrived yet: wait until their sizes are shown.")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in paths:
