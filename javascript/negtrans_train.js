@@ -94,12 +94,23 @@
         }
     }
 
+    let dragged = 0;
+    document.addEventListener("dragover", () => (dragged = Date.now()), true);
+
+    // gradio 3 forgets an upload if any answer comes while it is under way: nothing is asked for meanwhile
+    function takesFiles(tab) {
+        const files = root().querySelector(`#${tab}_files`);
+        if (!files) return false;
+        const cells = [...files.querySelectorAll(".file-preview .download")];
+        return cells.some((cell) => !cell.querySelector("a")) || files.matches(":hover");
+    }
+
     function poll() {
         try {
             listEmbeddings();
             besideFields();
             saveFiles();
-            TABS.forEach(pollTab);
+            if (Date.now() - dragged > 1000 && !TABS.some(takesFiles)) TABS.forEach(pollTab);
         } catch (error) {
             showError(error);
         }
