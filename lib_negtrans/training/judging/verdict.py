@@ -86,7 +86,7 @@ def verdict(
     if not math.isfinite(own.value) or norm > LONG * trainable.usual_size:
         return _large(norm, trainable)
     if step == 0:
-        text = "No effect yet: no step has been trained."
+        text = "No effect yet: this was measured before the first step."
         if own.value:
             share = f"{_percent(abs(own.value))} {'better' if own.value > 0 else 'worse'}"
             text += f" With the initialisation text, the model predicts held-out {kind} {share} than without it."
