@@ -96,7 +96,7 @@ def first_loss_and_end(host, kind, precision, images, folder, **values):
     return losses[0], events[-1]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "student"])  # which learns from pairs
 def test_a_training_begins_as_on_the_cpu_and_ends(device, on_cpu, precision, kind, tmp_path):
     # every kind trains on a model in full precision; half precision is what its passes are computed in
     host = load_model(default_model_path(), device=device, dtype=torch.float32)
