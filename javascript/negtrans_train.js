@@ -94,15 +94,15 @@
         }
     }
 
-    let dragged = 0;
-    document.addEventListener("dragover", () => (dragged = Date.now()), true);
+    // just before files come: they are dragged over the page, or the dialog that chose them has closed
+    let chosen = 0;
+    document.addEventListener("dragover", () => (chosen = Date.now()), true);
+    window.addEventListener("focus", () => (chosen = Date.now()));
 
     // gradio 3 forgets an upload if any answer comes while it is under way: nothing is asked for meanwhile
     function takesFiles(tab) {
-        const files = root().querySelector(`#${tab}_files`);
-        if (!files) return false;
-        const cells = [...files.querySelectorAll(".file-preview .download")];
-        return cells.some((cell) => !cell.querySelector("a")) || files.matches(":hover");
+        const cells = [...root().querySelectorAll(`#${tab}_files .file-preview .download`)];
+        return cells.some((cell) => !cell.querySelector("a"));
     }
 
     function poll() {
@@ -110,7 +110,7 @@
             listEmbeddings();
             besideFields();
             saveFiles();
-            if (Date.now() - dragged > 1000 && !TABS.some(takesFiles)) TABS.forEach(pollTab);
+            if (Date.now() - chosen > 1000 && !TABS.some(takesFiles)) TABS.forEach(pollTab);
         } catch (error) {
             showError(error);
         }

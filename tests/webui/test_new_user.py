@@ -50,8 +50,8 @@ def test_from_the_tab_to_the_picture(fresh, tmp_path):
         page.wait_for_selector("#negtrans_train_start", state="visible")
         fill(page, "steps", 3)  # the only things that a user would not do: a training of an hour is made one of seconds
         fill(page, "size", 128)
-        page.hover("#negtrans_train_files")
-        page.wait_for_timeout(1500)  # what was asked for before is answered
+        page.evaluate("window.dispatchEvent(new Event('focus'))")  # as the dialog closes
+        page.wait_for_timeout(500)  # what was asked for before is answered
         page.set_input_files("#negtrans_train_files input[type=file]", files)
         page.wait_for_selector("#negtrans_train_files a[href]")  # they have arrived
         look("1-dropped")
