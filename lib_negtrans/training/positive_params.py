@@ -23,8 +23,31 @@ def common(name: str, default: Any = dataclasses.MISSING, **changes: Any) -> Any
     return dataclasses.field(default=default, metadata={"option": dataclasses.replace(_COMMON[name], **changes)})
 
 
+class Scheduled(CommonParams):
+    """With a scheduler and a warm-up; which of these are options is each subclass's own."""
+
+    scheduler: str
+    warmup: int
+    restarts: int
+    power: float
+
+    @property
+    def rates(self) -> LearningRate:
+        """With scheduler and warm-up. Raises ScheduleError."""
+        plain = super().rates
+        return dataclasses.replace(
+            plain, scheduler=self.scheduler, warmup=self.warmup, total=plain.steps(self.steps),
+            restarts=self.restarts, power=self.power,
+        )  # fmt: skip
+
+    def refuse_warmup(self) -> None:
+        """Raises ParamError for one that is as long as the training."""
+        if self.warmup >= self.steps:
+            raise ParamError(f"Warm-up must be shorter than the training of {self.steps} steps, not {self.warmup}.")
+
+
 @dataclass
-class PositiveParams(CommonParams):
+class PositiveParams(Scheduled):
     """What a LoRA and a full finetune have in common, in the order of a form."""
 
     steps: int = common("steps")
@@ -166,15 +189,6 @@ class PositiveParams(CommonParams):
     seed: int = common("seed")
 
     @property
-    def rates(self) -> LearningRate:
-        """With scheduler and warm-up. Raises ScheduleError."""
-        plain = super().rates
-        return dataclasses.replace(
-            plain, scheduler=self.scheduler, warmup=self.warmup, total=plain.steps(self.steps),
-            restarts=self.restarts, power=self.power,
-        )  # fmt: skip
-
-    @property
     def preview_strength(self) -> float:
         """A translation's usual one, also where all timesteps are trained."""
         return min(self.strength, TrainingParams.strength)
@@ -185,8 +199,7 @@ class PositiveParams(CommonParams):
             raise ParamError(
                 f"Sub-folder prompt {self.folder_prompt!r} lacks {{folder}}: put it in, or leave it empty."
             )
-        if self.warmup >= self.steps:
-            raise ParamError(f"Warm-up must be shorter than the training of {self.steps} steps, not {self.warmup}.")
+        self.refuse_warmup()
         if self.prior == "class" and not self.class_prompt.strip():
             raise ParamError("Class prompt is needed to make class pictures: write what they show, such as a photo.")
         return self

@@ -9,13 +9,11 @@ from lib_negtrans.core.schedule import TRAIN_STEPS
 from lib_negtrans.options import ParamError, option
 from lib_negtrans.student.network import StudentDesign
 
-from .common_params import CommonParams
-from .lr_schedule import LearningRate
-from .positive_params import LoraParams, common
+from .positive_params import LoraParams, Scheduled, common
 
 
 @dataclass
-class StudentParams(CommonParams):
+class StudentParams(Scheduled):
     """One training of a student. What a training of captions and noise has beside these does nothing here."""
 
     steps: int = common("steps", 2000)
@@ -89,7 +87,7 @@ class StudentParams(CommonParams):
     # what the loop reads of every kind
     aspect, background, pattern, latent_sampling, latent_cache = "buckets", "grey", "", "mean", "memory"
     shuffle_tags, tag_dropout, keep_tags, alpha_weight = False, 0.0, 0, False
-    strength, min_snr_gamma, huber = 1.0, 0.0, 0.0
+    strength, min_snr_gamma, huber, restarts, power = 1.0, 0.0, 0.0, 1, 1.0
     validate_every, holdout, patience, result, preview_every = 0, 0.0, 0, "last", 0
 
     @property
@@ -113,12 +111,5 @@ class StudentParams(CommonParams):
         super().validate()
         if not self.latent_weight and not self.decodes:
             raise ParamError("All weights of the loss are 0, so nothing would be learnt: set one of them.")
-        if self.warmup >= self.steps:
-            raise ParamError(f"Warm-up must be shorter than the training of {self.steps} steps, not {self.warmup}.")
+        self.refuse_warmup()
         return self
-
-    @property
-    def rates(self) -> LearningRate:
-        """With scheduler and warm-up. Raises ScheduleError."""
-        plain = super().rates
-        return dataclasses.replace(plain, scheduler=self.scheduler, warmup=self.warmup, total=plain.steps(self.steps))

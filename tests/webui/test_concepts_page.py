@@ -16,6 +16,7 @@ from tests.webui.test_script_page import (  # noqa: F401, the fixture
     open_img2img,
     open_page,
     page,
+    send_to_img2img,
     upload,
 )
 
@@ -43,11 +44,7 @@ def test_concepts_typed_and_back_from_the_text(page, webui, tmp_path):  # noqa: 
     page.screenshot(path=tmp_path / "concepts.png", full_page=True)
     first = newest(webui)
 
-    open_img2img(page, webui)
-    open_page(page, "PNG Info")
-    page.set_input_files("#pnginfo_image input[type=file]", first)
-    page.wait_for_function("() => /NegTrans concepts/.test(document.querySelector('#tab_pnginfo').innerText)")
-    page.click("#tab_pnginfo #img2img_tab")
+    send_to_img2img(page, webui, first, "NegTrans concepts")
     page.wait_for_function(f"() => document.querySelector('{PANEL}concepts textarea')?.value.includes('striped')")
     assert page.input_value(f"{PANEL}concepts textarea") == LINES
     assert page.input_value("#img2img_neg_prompt textarea") == NEGATIVE

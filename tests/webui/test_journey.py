@@ -19,6 +19,7 @@ from tests.webui.test_script_page import (  # noqa: F401
     open_img2img,
     open_page,
     page,
+    send_to_img2img,
     upload,
 )
 from tests.webui.test_train_page import fill, wait_for
@@ -73,11 +74,7 @@ def test_train_insert_translate_and_again_from_the_text(page, webui, source, tmp
     first = newest(webui)
     screenshot(page, "journey-translated")
 
-    open_img2img(page, webui)
-    open_page(page, "PNG Info")
-    page.set_input_files("#pnginfo_image input[type=file]", first)
-    page.wait_for_function("() => /NegTrans/.test(document.querySelector('#tab_pnginfo').innerText)")
-    page.click("#tab_pnginfo #img2img_tab")
+    send_to_img2img(page, webui, first)
     page.wait_for_function(f"() => document.querySelector('#img2img_neg_prompt textarea').value.includes('{NAME}')")
     upload(page, source)
     generate(page)

@@ -112,6 +112,15 @@ def newest(webui) -> Path:
     return max((webui.data / "outputs").rglob("*.png"), key=lambda file: file.stat().st_mtime)
 
 
+def send_to_img2img(page, webui, picture, says="NegTrans"):
+    """On a page loaded anew, by the tab PNG Info; says: what is waited for in the picture's text."""
+    open_img2img(page, webui)
+    open_page(page, "PNG Info")
+    page.set_input_files("#pnginfo_image input[type=file]", picture)
+    page.wait_for_function(f"() => /{says}/.test(document.querySelector('#tab_pnginfo').innerText)")
+    page.click("#tab_pnginfo #img2img_tab")
+
+
 def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     source = tmp_path / "render.png"
     render().save(source)
@@ -145,11 +154,7 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     assert "DPM++ 2M was not used" in said or "Euler" in said
     first = newest(webui)
 
-    open_img2img(page, webui)
-    open_page(page, "PNG Info")
-    page.set_input_files("#pnginfo_image input[type=file]", first)
-    page.wait_for_function("() => /NegTrans/.test(document.querySelector('#tab_pnginfo').innerText)")
-    page.click("#tab_pnginfo #img2img_tab")
+    send_to_img2img(page, webui, first)
     page.wait_for_function(
         f"() => document.querySelector('{PANEL}embedding input').value == 'neg-test'"
         " && document.querySelector('#img2img_neg_prompt textarea').value == 'blurry'"

@@ -13,7 +13,7 @@ from lib_negtrans.training.student_params import StudentParams
 
 from .common_options import add_params
 from .reporting import CallError, Reporter
-from .train import requested, train, with_workers
+from .train import add_resuming, requested, train, with_workers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,11 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, metavar="NAME", help=f"the student's file; without an ending it becomes NAME{SUFFIX}"
     )
-    parser.add_argument(
-        "--run-folder", metavar="DIR", help="folder for checkpoints and the loss CSV (default: NAME.run beside NAME)"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on with the run of the run folder, with its settings")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file and a run of this name")
+    add_resuming(parser, "the file", "NAME.run beside NAME")
     add_params(parser, StudentParams)
     parser.set_defaults(kind=KIND)
 

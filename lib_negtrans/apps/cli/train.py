@@ -49,8 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser, file: str) -> None:
     """What every kind of training takes; file: what its result is called."""
     parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for {file}, NAME.preview.png, NAME.json")
+    add_resuming(parser, file, "OUT/NAME.run")
+
+
+def add_resuming(parser: argparse.ArgumentParser, file: str, folder: str) -> None:
+    """Run folder and what to do with an earlier run; file: what the result is called, folder: the usual one."""
     parser.add_argument(
-        "--run-folder", metavar="DIR", help="folder for checkpoints and the loss CSV (default: OUT/NAME.run)"
+        "--run-folder", metavar="DIR", help=f"folder for checkpoints and the loss CSV (default: {folder})"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run of the run folder, with its settings")
     parser.add_argument("--overwrite", action="store_true", help=f"replace {file} and a run of this name")

@@ -25,13 +25,8 @@ def register() -> None:
 
 def not_from_the_dropdown(_infotext: str, fields: dict[str, Any]) -> None:
     """A picture of ours names us as the chosen script, but where we are not in the dropdown none is to be chosen."""
-    if chosen() and fields.get("Script") == TITLE:
+    if option(ALWAYS_ON) and fields.get("Script") == TITLE:
         fields[SCRIPT_KEY] = fields.pop("Script")
-
-
-def chosen() -> bool:
-    """Whether the setting says so."""
-    return bool(option(ALWAYS_ON))
 
 
 def begin(p: Any, job: TranslationJob) -> None:
