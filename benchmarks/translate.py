@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 PEER = "published"
-OURS = ("fashionr2r", "default", "fast")
+OURS = ("fashionr2r", "default", "fast", "single")
 STUDENT = "student"
 NEGATIVES = ("a 3d render of a dress on a mannequin", "cgi, plastic")
 
@@ -45,7 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--image", default=str(ROOT / "assets/renders/eval/fl_62_000.jpg"))
     parser.add_argument("--size", default="512", metavar="N|WxH", help="picture size (default: 512)")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--strength", type=float, default=0.3)
+    parser.add_argument("--strength", type=float, help="of all (default: the preset's, .3 for the published code)")
     parser.add_argument("--only", nargs="+", choices=(PEER, *OURS, STUDENT), help="configurations (default: all)")
     parser.add_argument("--once", action="store_true", help="leave out the second runs from the cache")
     parser.add_argument("--device")
@@ -90,7 +90,7 @@ def work(args: argparse.Namespace) -> list[dict]:
         peer = Peer(Path(args.peer), host)
         memory.begin()
         began = time.perf_counter()
-        result = peer.translate(picture, NEGATIVES[0], steps=args.steps, strength=args.strength)
+        result = peer.translate(picture, NEGATIVES[0], steps=args.steps, strength=args.strength or 0.3)
         seconds = time.perf_counter() - began
         return [measurement(PEER, result.rows, result.rows, seconds, memory)]
 
@@ -109,7 +109,8 @@ def work(args: argparse.Namespace) -> list[dict]:
     image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].to(host.device) / 255
     if args.worker == STUDENT:
         return [student_work(host, image, memory)]
-    params = translation_preset(args.worker, steps=args.steps, strength=args.strength)
+    wanted = {} if args.strength is None else {"strength": args.strength}
+    params = translation_preset(args.worker, steps=args.steps, **wanted)
     latent_size = (image.shape[2] // 8, image.shape[3] // 8)
     share = source_share(
         host.unet, AttentionControl(tac_plan_of(params, host.unet, latent_size).layers), latent_size,
@@ -174,7 +175,7 @@ def cost_table(args: argparse.Namespace) -> None:
     names = args.only or [*([PEER] if args.peer else []), *OURS, STUDENT]
     width, height = picture_size(args.size)
     print(
-        f"{args.model or 'demonstration model'}, {width}x{height}, {args.steps} steps at strength {args.strength:g}, "
+        f"{args.model or 'demonstration model'}, {width}x{height}, {args.steps} steps, "
         f"{args.device or 'default device'}, {args.threads} threads; {machine()}\n"
     )
     print("| configuration | forwards | whole | ratio | seconds | ratio | above weights, MB | ratio | peak, MB |")

@@ -290,6 +290,10 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "Needs two thirds of the default's model calls, because it takes fewer steps.",
         {"step_share": 0.4},
     ),
+    "single": (
+        "Takes a single short step: needs a ninth of the default's model calls, and only fine texture changes.",
+        {"strength": 0.1, "step_share": 0.01},
+    ),
     "faithful": (
         "The published method with its errors corrected and nothing added: all steps, an exact inversion, no colours "
         "brought back.",

@@ -69,7 +69,7 @@ def result(host, render, preset="default", **values) -> torch.Tensor:
     return translate(host, render.to(host.device), params).image.float().cpu()
 
 
-@pytest.mark.parametrize("preset", ["default", "fast", "fashionr2r"])
+@pytest.mark.parametrize("preset", ["default", "fast", "single", "fashionr2r"])
 def test_a_picture_is_the_cpus(host, on_cpu, render, precision, preset):
     ours, reference = result(host, render, preset), result(on_cpu, render, preset)
     assert (reference - result(on_cpu, render, preset, negative_prompt="")).abs().mean() * 255 > 0.5

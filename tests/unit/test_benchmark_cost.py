@@ -69,7 +69,8 @@ def test_without_layers_nothing_is_cut():
 
 # of the published code's 90 rows, as the targets for time are
 @pytest.mark.parametrize(
-    ("preset", "once", "again"), [("fashionr2r", 57 / 90, 42 / 90), ("default", 0.31, 0.2), ("fast", 0.2, 0.125)]
+    ("preset", "once", "again"),
+    [("fashionr2r", 57 / 90, 42 / 90), ("default", 0.31, 0.2), ("fast", 0.2, 0.125), ("single", 0.034, 0.012)],
 )
 def test_presets_cost_by_flops(calm_tiny_host, found, preset, once, again):
     cache = TrajectoryCache()

@@ -95,7 +95,7 @@ def deviation(rgb: torch.Tensor, where: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("mask", ["none", "border"])
-@pytest.mark.parametrize("preset", ["default", "texture", "natural"])
+@pytest.mark.parametrize("preset", ["default", "fast", "single", "texture", "natural"])
 def test_a_flat_background_stays_below_a_deviation_of_two(host, plain, preset, mask):
     picture, ground = plain
     assert deviation(picture.rgb, ground) < 1

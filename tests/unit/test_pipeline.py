@@ -66,7 +66,12 @@ def test_forwards_are_counted(host, image):
     calls = []
     handle = host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
     try:
-        for preset, expected in (("default", (10, 17, 0)), ("fast", (7, 11, 0)), ("fashionr2r", (15, 30, 12))):
+        for preset, expected in (
+            ("default", (10, 17, 0)),
+            ("fast", (7, 11, 0)),
+            ("single", (2, 1, 0)),
+            ("fashionr2r", (15, 30, 12)),
+        ):
             calls.clear()
             result = translate(host, image, translation_preset(preset, negative_prompt=NEGATIVE))
             assert (result.forwards.inversion, result.forwards.guided, result.forwards.source) == expected
@@ -98,7 +103,7 @@ def test_a_source_beside_the_guided_rows_is_a_source_of_its_own(exact_host, imag
     assert beside.forwards.total == alone.forwards.total
 
 
-@pytest.mark.parametrize("preset", ["default", "fashionr2r", "fast"])
+@pytest.mark.parametrize("preset", ["default", "fashionr2r", "fast", "single"])
 @pytest.mark.parametrize("more", MORE)
 def test_the_prompts_of_a_large_picture_are_computed_one_after_the_other(exact_host, image, monkeypatch, preset, more):
     values, calls = {**TRANSLATION_PRESETS[preset][1], **more}, []

@@ -31,7 +31,7 @@ def ddim_params(**values) -> TranslationParams:
     return params(**{"solver": "ddim", **values})
 
 
-@pytest.mark.parametrize("preset", ["default", "fast", "fashionr2r"])
+@pytest.mark.parametrize("preset", ["default", "fast", "single", "fashionr2r"])
 def test_a_second_translation_does_not_invert_and_differs_in_nothing(calm_tiny_host, image, preset):
     cache, host = TrajectoryCache(), calm_tiny_host
     for number, negative in enumerate(NEGATIVES):
