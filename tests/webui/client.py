@@ -53,7 +53,7 @@ def version_1(**values: Any) -> list[Any]:
 def need_neighbour(server: WebuiServer, name: str) -> None:
     """Skip the test where the script of another extension is not there; name: in small letters."""
     if name not in {script["name"] for script in server.get("/sdapi/v1/script-info").json()}:
-        pytest.skip(f"no checkout with the script {name!r} is named in NEGTRANS_WEBUI_EXTENSIONS, or it cannot be loaded")
+        pytest.skip(f"NEGTRANS_WEBUI_EXTENSIONS names no checkout with the script {name!r}, or it cannot be loaded")
 
 
 class Client:

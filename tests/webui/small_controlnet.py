@@ -1,4 +1,4 @@
-"""An extension of the tests: sd-webui-controlnet builds ControlNets of SD1.5's size alone; here of the loaded UNet's."""
+"""An extension of the tests: sd-webui-controlnet knows ControlNets of SD1.5's size, here the loaded UNet's."""
 
 import sys
 

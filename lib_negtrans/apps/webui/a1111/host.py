@@ -77,7 +77,7 @@ class A1111(Host):
 
 
 def _is_replaced(owner: Any, method: str) -> bool:
-    """Whether an object has another method than its class; who puts one back may leave the class's own on the object."""
+    """Whether an object has another method than its class; who puts one back may leave the class's own on it."""
     found = vars(owner).get(method)
     return found is not None and getattr(found, "__func__", None) is not getattr(type(owner), method)
 
