@@ -84,7 +84,7 @@ class FakeHost:
         }
         names = (
             "devices extra_networks processing prompt_parser sd_hijack_checkpoint sd_hijack_optimizations sd_models "
-            "sd_samplers infotext_utils paths_internal call_queue images textual_inversion "
+            "sd_samplers sd_samplers_cfg_denoiser infotext_utils paths_internal call_queue images textual_inversion "
             "textual_inversion.textual_inversion ui_extra_networks_textual_inversion"
         )
         parts.update({name: module(name) for name in names.split() if name not in parts})

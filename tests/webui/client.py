@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from lib_negtrans.apps.webui.infotext_fields import reader
@@ -47,6 +48,12 @@ def arguments(**values: Any) -> list[Any]:
 def version_1(**values: Any) -> list[Any]:
     """The same as the list of version 1."""
     return [LIST_VERSION, *(values.get(name) for name in LIST_NAMES[1:])]
+
+
+def need_neighbour(server: WebuiServer, name: str) -> None:
+    """Skip the test where the script of another extension is not there; name: in small letters."""
+    if name not in {script["name"] for script in server.get("/sdapi/v1/script-info").json()}:
+        pytest.skip(f"NEGTRANS_WEBUI_EXTENSIONS names no checkout with the script {name!r}, or it cannot be loaded")
 
 
 class Client:

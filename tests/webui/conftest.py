@@ -11,7 +11,7 @@ import pytest
 
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.standalone import default_model_path
-from tests.webui.files import make_embedding, make_lora
+from tests.webui.files import make_controlnet, make_embedding, make_lora
 from tests.webui.server import WebuiServer, make_data_folder
 
 
@@ -36,6 +36,22 @@ def demo_model() -> Path:
     return model
 
 
+def add_neighbours(data: Path, model: Path) -> None:
+    """The checkouts of other extensions that NEGTRANS_WEBUI_EXTENSIONS names; to ControlNet one for this model."""
+    for folder in filter(None, os.environ.get("NEGTRANS_WEBUI_EXTENSIONS", "").split(os.pathsep)):
+        (data / "extensions" / Path(folder).name).symlink_to(Path(folder).resolve())
+        if "controlnet" in folder.lower():
+            make_controlnet(data / "models" / "ControlNet", model)
+            add_script(data, "small_controlnet")
+
+
+def add_script(data: Path, name: str) -> None:
+    """One of this folder's scripts as an extension."""
+    folder = data / "extensions" / f"test-{name}" / "scripts"
+    folder.mkdir(parents=True)
+    shutil.copy(Path(__file__).parent / f"{name}.py", folder)
+
+
 @pytest.fixture(scope="session")
 def webui(webui_installation, demo_model, tmp_path_factory):
     """A running webui with this extension and the demonstration model, one for all tests."""
@@ -44,11 +60,8 @@ def webui(webui_installation, demo_model, tmp_path_factory):
     make_embedding(data / "embeddings", demo_model)
     make_lora(data / "models" / "Lora", demo_model)
     for name in ("saboteur", "counter"):
-        folder = data / "extensions" / f"test-{name}" / "scripts"
-        folder.mkdir(parents=True)
-        shutil.copy(Path(__file__).parent / f"{name}.py", folder)
-    for folder in filter(None, os.environ.get("NEGTRANS_WEBUI_EXTENSIONS", "").split(os.pathsep)):
-        (data / "extensions" / Path(folder).name).symlink_to(Path(folder).resolve())
+        add_script(data, name)
+    add_neighbours(data, demo_model)
     server = WebuiServer(data, *webui_installation)
     server.start()
     yield server

@@ -1,7 +1,8 @@
-"""Small files that the tests put beside the demonstration model: an embedding and a LoRA, both random."""
+"""Small files that the tests put beside the demonstration model: an embedding, a LoRA and a ControlNet, random."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ BLOCKS = {
     "up_blocks_3_attentions_2": "output_blocks.11.1",
 }
 RANK = 4
+WIDTHS = (1, 1, 1, 1, 2, 2, 2, 4, 4, 4, 4, 4)  # of SD1's twelve blocks on the way down, in the first one's
 
 
 def copy_renders(folder: Path, count: int) -> Path:
@@ -51,4 +53,35 @@ def make_lora(folder: Path, model: Path, name: str = "test-lora") -> Path:
                 lora[f"{key}.alpha"] = torch.tensor(float(RANK))
     path = folder / f"{name}.safetensors"
     save_file(lora, path, metadata={"ss_output_name": name, "ss_base_model_version": "sd_v1", "ss_v2": "False"})
+    return path
+
+
+def make_controlnet(folder: Path, model: Path, name: str = "test-control") -> Path:
+    """A ControlNet in the layout of the first ones: the UNet's own way down, and a way in for a picture.
+
+    As a trained one, it has outputs other than zero: of a fifth of what they are added to.
+    """
+    unet = {
+        key.removeprefix("model.diffusion_model."): tensor.float()
+        for key, tensor in load_file(model).items()
+        if key.startswith("model.diffusion_model.")
+    }
+    control = {key: unet[key] for key in unet if key.startswith(("time_embed.", "input_blocks.", "middle_block."))}
+    generator = torch.Generator().manual_seed(0)
+
+    def convolution(name: str, channels: int, out: int, size: int, gain: float) -> None:
+        weight = torch.randn(out, channels, size, size, generator=generator)
+        control[f"{name}.weight"] = weight * gain / (channels * size * size) ** 0.5
+        control[f"{name}.bias"] = torch.zeros(out)
+
+    width = unet["input_blocks.0.0.weight"].shape[0]
+    hint = (3, 16, 16, 32, 32, 96, 96, 256, width)
+    for index, (channels, out) in enumerate(pairwise(hint)):
+        convolution(f"input_hint_block.{2 * index}", channels, out, 3, 3)
+    for block, times in enumerate(WIDTHS):
+        convolution(f"zero_convs.{block}.0", times * width, times * width, 1, 0.2)
+    convolution("middle_block_out.0", WIDTHS[-1] * width, WIDTHS[-1] * width, 1, 0.2)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.safetensors"
+    save_file({f"control_model.{key}": tensor.contiguous() for key, tensor in control.items()}, path)
     return path

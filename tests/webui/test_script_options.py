@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.webui.client import Client, arguments, difference, infotext, pixels, restored
+from tests.webui.client import Client, arguments, difference, infotext, need_neighbour, pixels, restored
 
 EMBEDDING = {"embedding": "neg-test", "embedding_weight": 1.3}
 PROMPT = {"prompt": "a photo of a shirt"}
@@ -111,9 +111,7 @@ def test_a_grid_over_guidance(client, webui):
 
 
 def test_neutral_prompts_keywords_rule_their_picture(client, webui):
-    names = {script["name"] for script in webui.get("/sdapi/v1/script-info").json()}
-    if "neutral prompt" not in names:
-        pytest.skip("name a checkout of sd-webui-neutral-prompt in NEGTRANS_WEBUI_EXTENSIONS")
+    need_neighbour(webui, "neutral prompt")
     keyword = {"prompt": "a photo AND_PERP a red shirt :0.8"}
     theirs = client.translate(arguments(**EMBEDDING), **keyword)
     ours = client.translate(arguments(**EMBEDDING, guidance="topk", topk_ratio=0.1), **keyword)
@@ -134,8 +132,7 @@ CONCEPT = {"concepts": "a blue shirt :8 | threshold=0.5\nstriped :-0.7 | kind=to
 @pytest.mark.parametrize("word", ["AND_PERP", "AND_SALT", "AND_TOPK"])
 def test_our_words_give_neutral_prompts_picture(client, webui, word):
     """Their formulas, with our own rows, to 2 grey levels: ours are in a call of their own."""
-    if "neutral prompt" not in {script["name"] for script in webui.get("/sdapi/v1/script-info").json()}:
-        pytest.skip("name a checkout of sd-webui-neutral-prompt in NEGTRANS_WEBUI_EXTENSIONS")
+    need_neighbour(webui, "neutral prompt")
     asked = {"prompt": f"a photo of a shirt {word} a red striped dress :0.8"}
     theirs = client.translate(arguments(**EMBEDDING), **asked)
     plain = client.translate(arguments(**EMBEDDING), **PROMPT)["images"][0]

@@ -37,6 +37,13 @@ class Host(ABC):
     def mean_encoding(self, model: Any) -> AbstractContextManager[None]:
         """Inside, the checkpoint encodes to the mean of the VAE's distribution, not to a sample of it."""
 
+    def refuse_sampler(self, p: Any) -> None:
+        """Raises TranslationRefused where another extension cuts the latent up on the way to the model.
+
+        Its attention is another there (HOST.md 3), and some of them replace `p.sample`, so that nothing of ours runs.
+        """
+        return None
+
     @abstractmethod
     def denoiser(
         self, p: Any, params: Any, conditioning: Any, unconditional_conditioning: Any, keeper: Any, asked: Any

@@ -32,7 +32,10 @@ from .settings import MEAN_LATENT_KEY, option
 
 SAMPLER = "DDIM"
 _REPLACED = ("init", "setup_conds", "sample", "get_token_merging_ratio")
-_CHANGED = ("sampler_name", "scheduler", "extra_generation_params", "cached_c", "cached_uc", *HANDED_OVER)
+_CHANGED = (
+    "sampler_name", "scheduler", "extra_generation_params", "cached_c", "cached_uc", *HANDED_OVER,
+    "sample_before_CN_hack",  # ControlNet's: what it calls, for the next pictures of the same object too
+)  # fmt: skip
 # the host writes these three itself
 _HOST_FIELDS = ("strength", "steps", "cfg_scale")
 
@@ -178,7 +181,8 @@ class TranslationJob:
         self._keeper = Keeper(p, self._params)
         self._keeper.find()
         with host().mean_encoding(p.sd_model) if option("negtrans_mean_latent") else nullcontext():
-            return original(*args, **kwargs)
+            original(*args, **kwargs)
+        host().refuse_sampler(p)  # the host has made it in there
 
     def _setup_conds(self, original: Callable[[], None]) -> None:
         if not self.enabled:

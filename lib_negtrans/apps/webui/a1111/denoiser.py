@@ -8,11 +8,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-from modules import devices, prompt_parser, shared
+from modules import devices, prompt_parser, sd_samplers_cfg_denoiser, shared
 from torch import Tensor, nn
 
 from lib_negtrans.apps.webui.preserved import Keeper
-from lib_negtrans.apps.webui.refusal import TranslationRefused
 from lib_negtrans.apps.webui.sampling import WebuiDenoiser, announce_sampling
 from lib_negtrans.apps.webui.settings import option
 from lib_negtrans.core.translate import Source
@@ -42,7 +41,6 @@ class A1111Denoiser(WebuiDenoiser):
     ) -> None:
         noise = p.rng.next()
         announce_sampling(p, noise, conditioning, unconditional_conditioning)
-        _refuse_replaced_forwards(p.sampler)
         model = p.sd_model
         super().__init__(p, params, noise, keeper, asked, model.model.diffusion_model, model.alphas_cumprod)
         self._model: nn.Module = self._cfg_denoiser.inner_model
@@ -53,7 +51,8 @@ class A1111Denoiser(WebuiDenoiser):
 
     @contextmanager
     def running(self) -> Generator[None, None, None]:
-        with self.control, row_denoiser(self._cfg_denoiser, self.control) as self._rows:
+        counted, rows = guided_steps_counted(self._cfg_denoiser), row_denoiser(self._cfg_denoiser, self.control)
+        with self.control, counted, rows as self._rows:
             yield
 
     def guided(self, z: Tensor, position: int, source: Source) -> Tensor:
@@ -134,13 +133,36 @@ def _networks() -> Hashable:
     )
 
 
-def _refuse_replaced_forwards(sampler: Any) -> None:
-    """Tiled diffusion and its like cut the latent up on the way to the model: its attention is another (HOST.md 3)."""
-    for module in (sampler.model_wrap_cfg, sampler.model_wrap_cfg.inner_model):
-        if "forward" in vars(module):
-            raise TranslationRefused(
-                "Another extension cuts the picture into tiles (Tiled Diffusion, DemoFusion): switch it off here."
-            )
+class _GuidedCount:
+    """The host's state as its CFG denoiser reads it, to tell other extensions the step: of guided steps alone.
+
+    The state's own count is of both directions, for the progress bar.
+    """
+
+    def __init__(self, cfg_denoiser: nn.Module) -> None:
+        self._cfg_denoiser = cfg_denoiser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(shared.state, name)
+
+    @property
+    def sampling_step(self) -> int:
+        return self._cfg_denoiser.step
+
+    @property
+    def sampling_steps(self) -> int:
+        return self._cfg_denoiser.total_steps
+
+
+@contextmanager
+def guided_steps_counted(cfg_denoiser: nn.Module) -> Generator[None, None, None]:
+    """Inside, other extensions' schedules (ControlNet's starting and ending step) go by the guided steps."""
+    original = sd_samplers_cfg_denoiser.state
+    sd_samplers_cfg_denoiser.state = _GuidedCount(cfg_denoiser)
+    try:
+        yield
+    finally:
+        sd_samplers_cfg_denoiser.state = original
 
 
 @contextmanager
