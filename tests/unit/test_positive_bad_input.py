@@ -40,7 +40,7 @@ def train(tmp_path, loaded, capsys, monkeypatch):
     make_photos(tmp_path / "photos")
 
     def call(kind="lora", *more, name=NAME, **options):
-        values = {"steps": 2, "size": 64, "save-every": 1, **options} | ({"rank": 2} if kind == "lora" else {})
+        values = {"steps": 2, "size": 64, "save-every": 1, **({"rank": 2} if kind == "lora" else {}), **options}
         flags = [word for key, value in values.items() for word in (f"--{key}", str(value))]
         folders = ["--images", tmp_path / "photos", "--out", tmp_path / "out", "--name", name]
         code = cli.main([str(word) for word in ("train-positive", "--kind", kind, *folders, *flags, *more)])
