@@ -73,7 +73,7 @@ class Stepper:
         rate = self.rates.rate(state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group[LR_FACTOR]
-        state.begin()
+        state.begin(before)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if not all_finite(tensors(trainable.weights)):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.webui import test_finetune_page as finetune
 from tests.webui import test_train_page as negative
-from tests.webui.client import SIZE, difference, render
+from tests.webui.client import difference, render
 from tests.webui.files import copy_renders
 from tests.webui.server import REPOSITORY
 from tests.webui.test_finetune_page import T, screenshot, unfold
@@ -84,7 +84,7 @@ def test_a_lora_of_60_steps_its_card_and_the_negative_on_it(page, webui, folders
     photos, renders = folders
     open_page(page, "Finetune on Photos")
     page.wait_for_selector(f"{T}start", state="visible")
-    for name, value in (("folder", photos), ("renders", renders), ("size", SIZE), ("steps", 60), ("lr", "1e-3")):
+    for name, value in (("folder", photos), ("renders", renders), ("size", 64), ("steps", 60), ("lr", "1e-3")):
         finetune.fill(page, name, value)
     finetune.fill(page, "name", LORA)
     finetune.choose(page, "prior", "class")
@@ -92,7 +92,7 @@ def test_a_lora_of_60_steps_its_card_and_the_negative_on_it(page, webui, folders
     finetune.fill(page, "class_count", 4)
     finetune.fill(page, "class_steps", 10)
     page.click(f"{T}start")
-    finetune.wait_for(page, "finished")
+    finetune.wait_for(page, "finished", 1500)
     assert "class" in page.inner_text(f"{T}status").lower()
     screenshot(page, "finetune-60")
     assert len(list(webui.data.rglob("class-0000000?.png"))) >= 4
@@ -101,10 +101,10 @@ def test_a_lora_of_60_steps_its_card_and_the_negative_on_it(page, webui, folders
     page.wait_for_selector("#negtrans_train_start", state="visible")
     loras = "#negtrans_train_loras textarea, #negtrans_train_loras input"
     page.wait_for_function(f"s => document.querySelector(s).value === '{LORA}:1'", arg=loras)
-    for name, value in (("folder", renders), ("size", SIZE), ("steps", 20), ("name", NEGATIVE)):
+    for name, value in (("folder", renders), ("size", 64), ("steps", 20), ("name", NEGATIVE)):
         negative.fill(page, name, value)
     page.click("#negtrans_train_start")
-    negative.wait_for(page, "finished")
+    negative.wait_for(page, "finished", 1500)
     screenshot(page, "finetune-negative")
 
     click_card(page, LORA)
@@ -152,12 +152,12 @@ def test_a_checkpoint_of_20_steps(page, webui, folders, source):  # noqa: F811
     page.wait_for_selector(f"{T}start", state="visible")
     page.click(f'{T}kind label:has-text("full")')
     page.wait_for_selector(f"{T}rank", state="hidden")
-    values = {"folder": folders[0], "size": SIZE, "steps": 20, "lr": "1e-4", "name": FULL}
+    values = {"folder": folders[0], "size": 64, "steps": 20, "lr": "1e-4", "name": FULL}
     for name, value in values.items():
         finetune.fill(page, name, value)
     page.click(f"{T}start")
     page.wait_for_selector(f"{finetune.STATE}[data-name='{FULL}']")
-    finetune.wait_for(page, "finished")
+    finetune.wait_for(page, "finished", 1500)
     screenshot(page, "finetune-full-20")
     page.wait_for_timeout(3000)  # the page asks for the list again; a menu that is open keeps the old one
     page.click("#setting_sd_model_checkpoint input")
