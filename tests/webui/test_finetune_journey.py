@@ -93,7 +93,6 @@ def test_a_lora_of_60_steps_its_card_and_the_negative_on_it(page, webui, folders
     finetune.fill(page, "class_steps", 10)
     page.click(f"{T}start")
     finetune.wait_for(page, "finished", 1500)
-    assert "class" in page.inner_text(f"{T}status").lower()
     screenshot(page, "finetune-60")
     assert len(list(webui.data.rglob("class-0000000?.png"))) >= 4
 
