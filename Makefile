@@ -1,7 +1,10 @@
 # Each target does all its set-up: a virtual environment in .venv with the locked packages. Needs Python 3.10 to 3.13.
 PYTHON ?= python3
 VENV ?= .venv
-# `make bench DIFFUSERS=clone WEBUI=folder WEBUI_PYTHON=its-python` measures those trainers too
+# `make bench DIFFUSERS=clone KOHYA=clone PEERS_PYTHON=their-python WEBUI=folder WEBUI_PYTHON=its-python` measures those
+# trainers too
+PEERS := $(if $(DIFFUSERS),--diffusers $(DIFFUSERS)) $(if $(KOHYA),--kohya $(KOHYA)) \
+  $(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))
 BIN := $(VENV)/bin
 RUN := $(VENV)/.installed
 TEST := $(VENV)/.installed-test
@@ -56,13 +59,13 @@ bench: $(RUN)
 	$(BIN)/python benchmarks/roundtrip.py --count 6 --size 128
 	$(BIN)/python benchmarks/translate.py --size 256
 	$(BIN)/python benchmarks/translate.py --fidelity 2
-	$(BIN)/python benchmarks/train.py $(if $(DIFFUSERS),--diffusers $(DIFFUSERS)) \
-	  $(if $(WEBUI),--webui $(WEBUI) --webui-python $(WEBUI_PYTHON))
+	$(BIN)/python benchmarks/train.py $(PEERS) $(if $(WEBUI),--webui $(WEBUI) --webui-python $(WEBUI_PYTHON))
+	$(BIN)/python benchmarks/train.py --kind lora $(PEERS)
+	$(BIN)/python benchmarks/train.py --kind full $(PEERS)
 
 # what only a machine with a graphics card can tell, into docs/gpu.md; DRY=1 tries every line on the CPU
 gpu: $(TEST)
-	$(BIN)/python benchmarks/gpu.py $(if $(DRY),--dry-run) $(if $(PEER),--peer $(PEER)) $(if $(DIFFUSERS),--diffusers $(DIFFUSERS)) \
-	  $(if $(KOHYA),--kohya $(KOHYA)) $(if $(PEERS_PYTHON),--peers-python $(PEERS_PYTHON))
+	$(BIN)/python benchmarks/gpu.py $(if $(DRY),--dry-run) $(if $(PEER),--peer $(PEER)) $(PEERS)
 
 $(RUN): requirements.lock requirements-evaluate.lock
 	$(PYTHON) -m venv $(VENV)

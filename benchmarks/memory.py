@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 from pathlib import Path
 
 import torch
+
+from lib_negtrans.memory import trim_memory
 
 MIB = 2**20
 
@@ -39,11 +42,13 @@ class PeakMemory:
         self._baseline = 0
 
     def begin(self) -> None:
-        """Forget earlier peaks and note what is held now."""
+        """Forget earlier peaks and note what is held now; what was freed while loading is no reserve to draw on."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self._baseline = torch.cuda.memory_allocated(self.device)
             return
+        gc.collect()
+        trim_memory(self.device)
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:

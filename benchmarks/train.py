@@ -6,9 +6,10 @@
 DIRs are a clone of huggingface/diffusers (its examples textual_inversion.py, train_text_to_image_lora.py and
 train_text_to_image.py), a clone of kohya-ss/sd-scripts (train_network.py and fine_tune.py), and an installed
 AUTOMATIC1111 webui with the Python of its environment. PYTHON of --peers-python has what those scripts import. All
-train on the same pictures with the same size, batch and precision, the same optimizer (AdamW) and, for a LoRA, rank 16
-in the UNet's attention, on networks of SD1.5's size with random weights; each in a process of its own, one after the
-other. kohya's trainers keep the latents in memory, as ours does.
+train on the same pictures with the same size, batch and precision, the same optimizer (AdamW) and, for a LoRA, the same
+rank 16, on networks of SD1.5's size with random weights; each in a process of its own, one after the other. kohya's
+trainers keep the latents in memory, as ours does, and train the same 192 layers of a LoRA; diffusers' examples encode
+the picture at every step, and train 128 of those layers. A full finetune needs about 18 GB of memory.
 
 A step is the time from one call of the optimizer to the next; the first two are not counted. CPU seconds hardly depend
 on what else the machine does. "Above weights" is the peak of memory from the trainer's start to the last step, above

@@ -44,6 +44,8 @@ def webui_model(job: dict) -> None:
 def diffusers(job: dict, clock: StepClock) -> None:
     """The example of this kind as it is, but for its networks, which are the same as ours and need no folder."""
     give_networks()
+    import datasets  # noqa: F401  # looks for torchvision when it is imported, and a stand-in has no file
+
     stand_in_for_torchvision()
     import diffusers.utils
 
@@ -77,6 +79,7 @@ def kohya(job: dict, clock: StepClock) -> None:
     networks = give_networks()
     stand_in_for_torchvision()
     sys.path.insert(0, job["clone"])
+    import diffusers
     from library import train_util
     from library.original_unet import UNet2DConditionModel
 
@@ -87,6 +90,7 @@ def kohya(job: dict, clock: StepClock) -> None:
     )  # fmt: skip
     unet.load_state_dict(networks.unet.state_dict())
     networks.unet = None
+    del diffusers.UNet2DConditionModel.from_pretrained  # which holds it too: kohya's has the weights now
     train_util._load_target_model = lambda *args, **options: (networks.text_encoder, networks.vae, unet, False)
     common = {
         "pretrained_model_name_or_path": "random", "resolution": job["size"], "train_batch_size": job["batch"],

@@ -99,9 +99,17 @@ def ours_alone(job: dict, clock: StepClock) -> None:
     import torch
     from models import RANDOM_SD15, benchmark_host
 
+    from lib_negtrans.memory import allow_reuse
+
+    allow_reuse()  # as the command line does
     # a full finetune trains a float32 checkpoint, the other kinds what is loaded
     half = job["precision"] == "fp16" and job["kind"] != "full"
-    ours(job, clock, benchmark_host(RANDOM_SD15, dtype=torch.float16 if half else torch.float32))
+    host = benchmark_host(RANDOM_SD15, dtype=torch.float16 if half else torch.float32)
+    if job["kind"] == "full":
+        # a full finetune asks for its checkpoint's file, but reads it only when all steps are made
+        host.path = Path(job["folder"]) / "random.safetensors"
+        host.path.touch()
+    ours(job, clock, host)
 
 
 def ours_in_webui(job: dict, clock: StepClock) -> None:

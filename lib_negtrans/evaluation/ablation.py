@@ -28,6 +28,15 @@ ROWS = {
     "full without inversion": "tac negative positive",
     NO_TAC: "inversion negative positive",
 }
+# and these, where there are negatives that were trained without the LoRA: NO_POSITIVE then has those
+BASE_NEGATIVE = "full, negative trained without the LoRA"
+ADAPTED_NEGATIVE = "full without the positive half, negative trained on it"
+EXCHANGED_ROWS = {
+    NO_POSITIVE: "inversion tac base-negative",
+    FULL: ROWS[FULL],
+    BASE_NEGATIVE: "inversion tac base-negative positive",
+    ADAPTED_NEGATIVE: "inversion tac negative",
+}
 COLUMNS: Sequence[tuple[str, str, Callable[[TableRow], float | None]]] = (
     ("KID garment", ".3f", lambda row: None if row.kid_garment is None else row.kid_garment.value),
     ("photo-like", ".0%", lambda row: row.photo_share),
@@ -38,29 +47,35 @@ COLUMNS: Sequence[tuple[str, str, Callable[[TableRow], float | None]]] = (
 
 
 def ablation(
-    values: Mapping[str, Any], negatives: Sequence[Negative], loras: Sequence[tuple[LoraFile, float]]
+    values: Mapping[str, Any],
+    negatives: Sequence[Negative],
+    loras: Sequence[tuple[LoraFile, float]],
+    base_negatives: Sequence[Negative] = (),
 ) -> dict[str, list[Configuration]]:
     """Row -> its configurations, one for each negative where it uses one or draws noise (then with another seed).
 
-    values: the call's parameters; negatives: of several trainings, each used alone. Raises ParamError.
+    values: the call's parameters; negatives: of several trainings on the model with the LoRAs, each used alone;
+    base_negatives: of trainings without them. Raises ParamError.
     """
     rows = {}
-    for name, text in ROWS.items():
+    for name, text in (ROWS | EXCHANGED_ROWS if base_negatives else ROWS).items():
         parts = text.split()
+        used = {"negative": negatives, "base-negative": base_negatives}
+        own = next((used[part] for part in parts if part in used), ())
         changes: dict[str, Any] = {} if "inversion" in parts else {"start": "noise"}
         if "tac" not in parts:
             changes["tac_ratio"] = 0.0
-        repeated = "negative" in parts or "inversion" not in parts
+        repeated = own or (negatives if "inversion" not in parts else negatives[:1])
         rows[name] = [
             Configuration(
                 f"{name} [{number + 1}]",
                 *with_negatives(
                     translation_preset("default", **{**values, **changes, "seed": values.get("seed", 0) + number}),
-                    [negative] if "negative" in parts else [],
+                    [negative] if own else [],
                 ),
                 loras if "positive" in parts else (),
             )
-            for number, negative in enumerate(negatives if repeated else negatives[:1])
+            for number, negative in enumerate(repeated)
         ]
     return rows
 

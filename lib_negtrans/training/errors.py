@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lib_negtrans.errors import UserError
 from lib_negtrans.memory import is_out_of_memory
@@ -38,3 +40,14 @@ def sentence(error: Exception) -> str:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{what}: free some space, then go on." if full else f"{what}."
     return str(error) if isinstance(error, UserError | ParamError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def told_memory() -> Iterator[None]:
+    """Memory that runs out inside becomes a TrainingError: before the first step nothing else says where it was."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(sentence(error)) from error

@@ -73,7 +73,7 @@ def saved_bytes(host: ModelHost, side: int) -> int:
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # an operation that kept its own result as it is would never be freed
 
     latent = torch.zeros(1, 4, side, side, device=host.device)
     rows = Rows(latent, torch.ones_like(latent), torch.tensor([500], device=host.device), ("a photo",))

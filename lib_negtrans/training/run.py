@@ -16,7 +16,7 @@ from lib_negtrans.training.data.sets import TrainingData
 from lib_negtrans.training.judging.judging import Judging
 
 from .checkpoint import checkpoints, newest_intact, remove_checkpoints
-from .errors import TrainingError, sentence
+from .errors import TrainingError, sentence, told_memory
 from .events import Event, Finished, Notice, Preview, Started, StepDone, Stopped
 from .kinds import KINDS
 from .loss_log import LossLog
@@ -92,15 +92,16 @@ class Training:
         Raises TrainingError, HostError, OSError. A KeyboardInterrupt and closing the generator also leave a checkpoint.
         """
         begun = time.perf_counter()
-        self._trainable = self._kind(self.host, self.params, self.request.name)
-        payload = yield from self._resumed()
-        data = yield from self._read_pictures()
-        if data is None:
-            step, path = payload or (0, None)
-            yield Stopped(step, self.steps, path, None)
-            return
-        self._prepare(data)
-        yield from self._introduction(data)
+        with told_memory():
+            self._trainable = self._kind(self.host, self.params, self.request.name)
+            payload = yield from self._resumed()
+            data = yield from self._read_pictures()
+            if data is None:
+                step, path = payload or (0, None)
+                yield Stopped(step, self.steps, path, None)
+                return
+            self._prepare(data)
+            yield from self._introduction(data)
         self.workers.wait()  # all have read the checkpoint that the main one may now replace
         if self.workers.main:
             if payload is None:
@@ -182,6 +183,7 @@ class Training:
             for name, dataset in data.learnt.items()
         }  # fmt: skip
         self._judging = Judging(self.host, params, self.captions, trainable, data)
+        trainable.make_room(self.run_folder)
         self._stepper = Stepper(
             self.host, params, trainable, self.rates, sources, generator, self._judging.parts, self.workers
         )  # fmt: skip

@@ -11,6 +11,7 @@ from .weights import WEIGHTS, Weights, kept, put_back
 
 AVERAGE_STEPS = 50
 DATA_PARTS = ("renders", "photos", "prior")
+LARGE_PARTS = ("optimizer", "average", "judge")  # as large as the weights; a step changes the first two in place
 
 
 class HistoryRow(NamedTuple):
@@ -47,7 +48,8 @@ class TrainingState:
     """The weights that are trained, and all else that a step changes.
 
     generator: the one source of randomness. parts: name -> Stateful, in which the optimizer goes too. step: steps done.
-    copied: see `Trainable`; when not, a snapshot is good only until the next step changes the weights (`whole`).
+    copied: see `Trainable`; when not, a snapshot is good only until the next step changes the weights (`whole`). Else it
+    is copied just before that, so that no copy lies beside a step's activations.
     """
 
     def __init__(self, weights: Weights, generator: torch.Generator, parts: dict[str, Stateful], copied: bool = True):
@@ -63,8 +65,11 @@ class TrainingState:
         """Whether the last snapshot is that of a whole step."""
         return self.copied or not self._changing
 
-    def begin(self) -> None:
-        """From here until the next snapshot the weights are between two steps."""
+    def begin(self, before: dict[str, Any]) -> None:
+        """From here until the next snapshot the weights are between two steps; before: the present snapshot."""
+        if self.copied:
+            before[WEIGHTS] = kept(before[WEIGHTS])
+            before["parts"] |= {name: kept(before["parts"][name]) for name in LARGE_PARTS if name in self.parts}
         self._changing = True
 
     def record(self, row: HistoryRow) -> None:
@@ -78,9 +83,9 @@ class TrainingState:
         """Everything but the history, of which it holds the length; nothing in it changes while it is `whole`."""
         taken = {
             "step": self.step,
-            WEIGHTS: kept(self.weights, self.copied),
+            WEIGHTS: kept(self.weights, copied=False),
             "generator": self.generator.get_state().clone(),
-            "parts": {name: kept(part.state_dict(), self.copied) for name, part in self.parts.items()},
+            "parts": {name: kept(part.state_dict(), name not in LARGE_PARTS) for name, part in self.parts.items()},
             "rows": len(self.history),
             "loss_average": self.loss_average,
         }

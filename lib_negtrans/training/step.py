@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lib_negtrans.memory import reused_memory
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.data.batch import RowSource
 
@@ -56,6 +57,10 @@ class Stepper:
 
     def step(self, before: dict[str, Any]) -> HistoryRow:
         """One step on from the snapshot `before`, which is of the present state. After a TrainingError: restore it."""
+        with reused_memory(self.host.device):
+            return self._step(before)
+
+    def _step(self, before: dict[str, Any]) -> HistoryRow:
         state, trainable = self.state, self.trainable
         # not inherited from the caller: a page may run this in another thread, a host under inference_mode
         with torch.inference_mode(False), torch.enable_grad():
@@ -68,10 +73,10 @@ class Stepper:
         rate = self.rates.rate(state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group[LR_FACTOR]
-        state.begin()
+        state.begin(before)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if not all(torch.isfinite(tensor).all() for tensor in tensors(trainable.weights)):
+        if not all_finite(tensors(trainable.weights)):
             raise TrainingError(f"The {trainable.noun} became NaN: lower the learning rate.")
         trainable.constrain()
         if self.average is not None:
@@ -88,7 +93,7 @@ class Stepper:
             loss, grads = self._gradient()
             if not torch.isfinite(loss).all():
                 raise TrainingError(f"The loss became NaN: lower the learning rate, or {FULL_PRECISION}.")
-            if all(torch.isfinite(grad).all() for grad in grads):
+            if all_finite(grads):
                 self._self_test(grads)
                 return loss, grads
             if not self.scale.reduce():
@@ -120,7 +125,10 @@ class Stepper:
         if not grads:
             raise self._no_gradient()
         found = torch.stack([torch.stack(losses).sum(), torch.stack(priors).sum()])
-        return self.workers.sum(found), [self.workers.sum(grad).div_(self.scale.value) for grad in grads]
+        grads = [self.workers.sum(grad) for grad in grads]
+        if self.scale.value != 1.0:  # of a whole model, dividing takes a noticeable time
+            torch._foreach_div_(grads, self.scale.value)
+        return self.workers.sum(found), grads
 
     def _self_test(self, grads: list[Tensor]) -> None:
         """At the first step of a process: the gradient reaches the weights and nothing but them."""
@@ -139,3 +147,10 @@ class Stepper:
             f"No gradient reaches the {self.trainable.noun}, so nothing would be learnt: switch off xformers and other "
             f"cross-attention optimisations for training, or {FULL_PRECISION}."
         )
+
+
+def all_finite(some: Sequence[Tensor]) -> bool:
+    """Whether all numbers are. Sums tell it quicker than a mask does, which is made where a sum is too large."""
+    if torch.isfinite(torch.stack([tensor.detach().sum() for tensor in some])).all():
+        return True
+    return all(torch.isfinite(tensor).all() for tensor in some)

@@ -90,6 +90,10 @@ class Trainable(Protocol):
         """
         ...
 
+    def make_room(self, folder: Path) -> None:
+        """Called once before the first step: what is seldom read may go into a file in `folder`. Raises OSError."""
+        ...
+
     def constrain(self) -> None:
         """Called after every step of the optimizer; may change the weights."""
         ...

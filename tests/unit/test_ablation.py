@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
-from lib_negtrans.evaluation.ablation import FULL, ROWS, ablation, ablation_table
+from lib_negtrans.evaluation.ablation import EXCHANGED_ROWS, FULL, NO_POSITIVE, ROWS, ablation, ablation_table
 from lib_negtrans.evaluation.crops import Render, garment_box
 from lib_negtrans.evaluation.run import evaluate
 from lib_negtrans.lora.files import read_lora, write_lora
@@ -37,6 +37,18 @@ def test_rows_hold_the_parts_that_they_name(parts):
             assert bool(one.loras) == ("positive" in text), name
             assert one.params.seed == 5 + number, name
     assert [len(members) for members in rows.values()] == [2, 1, 1, 2, 1, 2, 2, 2]
+
+
+def test_negatives_trained_without_the_lora_are_used_without_it_and_exchanged(parts):
+    negatives, loras = parts
+    base = [Negative(f"base-{i}", one.vectors) for i, one in enumerate(negatives)]
+    rows = ablation({"steps": 10}, negatives, loras, base)
+    assert list(rows) == list(dict.fromkeys([*ROWS, *EXCHANGED_ROWS])) and EXCHANGED_ROWS[FULL] == ROWS[FULL]
+    for name, text in EXCHANGED_ROWS.items():
+        word = "base" if "base-negative" in text.split() else "neg"
+        assert [list(one.embeddings) for one in rows[name]] == [[f"{word}-0"], [f"{word}-1"]], name
+        assert all(bool(one.loras) == ("positive" in text) and one.params.tac_ratio > 0 for one in rows[name]), name
+    assert rows[NO_POSITIVE] != ablation({"steps": 10}, negatives, loras)[NO_POSITIVE]
 
 
 def test_each_part_changes_the_pictures_and_is_taken_out_again(parts, calm_tiny_host):

@@ -14,7 +14,9 @@ from lib_negtrans.models import standalone
 from lib_negtrans.training.checkpoint import checkpoints, decode
 from lib_negtrans.training.errors import TrainingError
 from lib_negtrans.training.judging.comparison import MAXIMUM, Candidate, candidates, chosen, compare, grid, pick
+from lib_negtrans.training.positive_params import LoraParams
 from lib_negtrans.translation.params import TranslationParams
+from tests.unit.test_training_lora import Run as LoraRun
 from tests.unit.test_training_negative import NAME, Run, make_pictures, quick
 
 FAST = TranslationParams(steps=10, strength=0.3)
@@ -37,6 +39,13 @@ def test_a_run_offers_its_checkpoints_and_the_best(finished):
     assert torch.equal(found[1].embedding.vectors, read_embedding(finished.out).vectors)
     with pytest.raises(TrainingError, match="holds no checkpoints"):
         candidates(finished.folder / "renders")
+
+
+def test_a_run_of_a_lora_is_refused(finished, tmp_path, calm_tiny_host):
+    run = LoraRun(tmp_path, calm_tiny_host, finished.render.parent)
+    run.finish(LoraParams(steps=1, size=64))
+    with pytest.raises(TrainingError, match="of the kind lora, and only embeddings are compared"):
+        candidates(run.folder / "run")
 
 
 def test_steps_are_chosen_by_number_and_many_are_spread():

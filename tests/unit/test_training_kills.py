@@ -6,13 +6,18 @@ NEGTRANS_KILLS sets how often (default 3); `tools/kill_training.py` does it with
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.unit.test_training_lora import make_photos
+
 ROOT = Path(__file__).resolve().parents[2]
+QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 KILLS = int(os.environ.get("NEGTRANS_KILLS", "3"))
 
 # every attempt is a child of a process that has the model in memory but has never computed with it
@@ -103,11 +108,37 @@ print(done)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("kind", ["negative", "lora", "full", "student"])
 def test_killed_at_random_moments(tmp_path, kind):
-    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", ATTEMPTS, str(tmp_path), str(KILLS), "0", kind],
-        cwd=ROOT, env=os.environ | quiet, capture_output=True, text=True,
+        cwd=ROOT, env=os.environ | QUIET, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     print(f"{done.stdout.strip()} kills")
     assert int(done.stdout) >= min(KILLS, 3), "it was done before it could be killed"
+
+
+def test_adapt_is_killed_in_each_half(tmp_path):
+    """Whole command lines on the demonstration model, from two folders to one file."""
+    photos, renders = make_photos(tmp_path / "photos"), make_photos(tmp_path / "renders", 3, 40)
+
+    def start(out):
+        options = ["--lora-option", "rank=2", "--negative-option", "vectors=2", "--negative-option", "accumulation=1"]
+        for kind in ("lora", "negative"):
+            for value in ("steps=12", "size=64", "save_every=2", "ema=0.9"):
+                options += [f"--{kind}-option", value]
+        call = [sys.executable, "-m", "lib_negtrans", "adapt", "--photos", str(photos), "--renders", str(renders)]
+        call += ["--name", "neg-x", "--out", str(tmp_path / out), "--device", "cpu", *options]
+        return subprocess.Popen(call, cwd=ROOT, env=os.environ | QUIET, stdout=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    for half in ("neg-x-photo", "neg-x"):
+        process = start("killed")
+        while not list((tmp_path / "killed" / f"{half}.run").glob("checkpoint-*")):
+            assert process.poll() is None, "it was done before it could be killed"
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not (tmp_path / "killed" / "neg-x.pt").exists()
+    assert start("killed").wait() == 0
+    for name in ("neg-x-photo.safetensors", "neg-x.pt", "neg-x.bundle.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import re
 
 import numpy as np
@@ -21,6 +22,8 @@ from lib_negtrans.training.data.latents import build_dataset
 from lib_negtrans.training.errors import CheckpointError, DatasetError, TrainingError
 from lib_negtrans.training.events import Finished, MakingClass, Notice, Preview, StepDone, Validated
 from lib_negtrans.training.judging.preview import Previews
+from lib_negtrans.training.kinds import KINDS
+from lib_negtrans.training.memory_estimate import saved_bytes
 from lib_negtrans.training.parallel import Workers
 from lib_negtrans.training.positive_params import LoraParams
 from lib_negtrans.training.request import TrainingRequest, read_request
@@ -209,6 +212,19 @@ def test_the_estimate_of_memory_grows_with_what_is_asked(tmp_path, host, photos)
 
     small_one, large = said(), said(size=128, batch_size=2, rank=16)
     assert large[0] > small_one[0] and large[2] > small_one[2] and large[3] > 4 * small_one[3]
+
+
+def test_the_estimate_leaves_nothing_in_memory(host):
+    def there():
+        gc.collect()
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    trainable = KINDS["lora"](host, plain(), "photo-look")
+    with host.training(), trainable.applied(trainable.weights):
+        saved_bytes(host, 8)
+        before = there()
+        assert saved_bytes(host, 8) > 0
+    assert there() <= before
 
 
 @pytest.mark.parametrize(

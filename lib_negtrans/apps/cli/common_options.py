@@ -83,12 +83,12 @@ def output_folder(option: str, folder: str | Path) -> Path:
     return path
 
 
-def load_negatives(args: argparse.Namespace) -> list[Negative]:
-    """The embeddings of --negative: files, or those in the files of --lora by name.
+def load_negatives(args: argparse.Namespace, option: str = "negative") -> list[Negative]:
+    """The embeddings of --negative, or of another option: files, or those in the files of --lora by name.
 
     Raises EmbeddingError for a file that is none, LoraError, OSError.
     """
-    named = [file_and_weight(text) for text in args.negative]
+    named = [file_and_weight(text) for text in getattr(args, option)]
     by_name = any(not path.exists() for path, _ in named)  # else the LoRAs need not be read for it
     loras = Loras.named(args.lora).read() if by_name else []
     bundled = {name: vectors for file, _ in loras for name, vectors in file.embeddings.items()}

@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "one embedding, or several from trainings with other seeds: then the table gives their mean",
     )  # fmt: skip
     parser.add_argument(
+        "--base-negative", action="append", default=[], metavar="FILE[:WEIGHT]",
+        help="for --ablation: an embedding that was trained without the LoRA, for the row without it and rows that "
+        "exchange the two kinds; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--region", choices=("crop", "full"), default="crop", help="translate crops of the garment, or whole renders"
     )
     parser.add_argument("--size", type=int, default=128, help="side of the judged crops in pixels (default: 128)")
@@ -203,7 +208,9 @@ def _translate(
     if args.ablation:
         if not (negatives and args.lora):
             raise CallError("--ablation needs --negative and --lora: the two halves that it leaves out in turn.")
-        rows = ablation(values, negatives, Loras.named(args.lora).read())
+        base_negatives = load_negatives(args, "base_negative")
+        rows = ablation(values, negatives, Loras.named(args.lora).read(), base_negatives)
+        negatives += base_negatives
     host = load_host(args, with_loras=not rows)  # the ablation's configurations bring them
     for negative in negatives:
         check_width(negative.name, negative.vectors, host.embedding_width)

@@ -50,6 +50,11 @@ def candidates(run_folder: Path) -> list[Candidate]:
             payload = read_checkpoint(path)
         except (CheckpointError, OSError):
             continue  # a damaged one is no candidate; resuming says which it is
+        if (kind := payload["identity"].get("kind", "negative")) != "negative":
+            raise TrainingError(
+                f"{run_folder} is a run of the kind {kind}, and only embeddings are compared: its previews show what "
+                "the weights did at each step."
+            )
         found.append(Candidate(f"step {step}", f"step {step}", _embedding(run_folder, payload)))
     for path in sorted((run_folder / BEST_FOLDER).glob("*.pt")):
         embedding = read_embedding(path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lib_negtrans.files import atomic_write
 from lib_negtrans.models.ldm_names import to_ldm
+from lib_negtrans.models.mapped import map_from_file
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.models.safetensors_writer import write_safetensors
 from lib_negtrans.models.single_file import SUFFIXES, TEXT_PREFIX, UNET_PREFIX, read_state_dict
@@ -76,6 +77,15 @@ class FullModel(PositiveKind[FullParams]):
     def average(self) -> MovingAverage | None:
         params = self.params
         return MovingAverage(self.weights, params.ema, params.ema_on_cpu) if params.ema else None
+
+    def make_room(self, folder: Path) -> None:
+        """On the CPU the model's own weights, which would lie beside the trained ones, are mapped from a file.
+
+        The model stays what it was. Not where a prior reads all of them at every step.
+        """
+        if self.host.device.type == "cpu" and self.params.prior != "base":
+            folder.mkdir(parents=True, exist_ok=True)
+            map_from_file(list(self.original.values()), folder)
 
     @property
     def averages_on_device(self) -> int:

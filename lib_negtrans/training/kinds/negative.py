@@ -83,6 +83,9 @@ class NegativeEmbedding:
     def applied(self, weights: Tensor | None) -> Iterator[Mapping[str, Tensor]]:
         yield {} if weights is None else {self.trigger: weights}
 
+    def make_room(self, folder: Path) -> None:
+        pass
+
     def constrain(self) -> None:
         if self.params.norm_decay:
             shorten(self.weights, self.usual_size, self.params.norm_decay)

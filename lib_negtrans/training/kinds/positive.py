@@ -114,6 +114,9 @@ class PositiveKind(ABC, Generic[P]):
                 "files beside them describe would not be learnt as part of the look."
             )
 
+    def make_room(self, folder: Path) -> None:
+        pass
+
     def constrain(self) -> None:
         pass
 

@@ -136,6 +136,9 @@ class StudentTraining:
         with self.network.applied(weights):
             yield {}
 
+    def make_room(self, folder: Path) -> None:
+        pass
+
     def constrain(self) -> None:
         pass
 
