@@ -128,7 +128,10 @@
 
     function remember() {
         if (!shown(root().querySelector("#mode_img2img"))) return; // again by itself, while another tab is looked at
-        const image = renderShown();
+        // in the inpaint tabs it lies hidden under a canvas; what is drawn in the sketch tabs cannot be had
+        const fields = [...root().querySelectorAll("#img2img_image, #img2maskimg, #img_inpaint_base")].filter(shown);
+        const images = fields.flatMap((field) => [...field.querySelectorAll("img")]);
+        const image = images.find((one) => one.naturalWidth > 16);
         pending = image ? {src: image.src, fit: fit()} : null;
     }
 

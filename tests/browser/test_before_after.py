@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = "a photo\nSteps: 9, Script: Realistic Translation, NegTrans solver: ddim"
 # gradio 3 gives an HTML's id to two elements, gradio 4 to one
 PAGE = """
-<div id="mode_img2img"></div>
+<div id="mode_img2img"><div id="img2img_image"></div></div>
 <div id="resize_mode">
 <input type="radio" name="m" checked><input type="radio" name="m">
 <input type="radio" name="m"><input type="radio" name="m">
@@ -35,7 +35,7 @@ PAGE = """
         return Object.assign(new Image(), {{src: canvas.toDataURL()}});
     }}
     function drop(colour, width, height) {{
-        document.querySelector("#mode_img2img").replaceChildren(picture(colour, width, height));
+        document.querySelector("#img2img_image").replaceChildren(picture(colour, width, height));
     }}
     function answer(said, colours) {{
         const gallery = document.querySelector("#img2img_gallery");
@@ -162,7 +162,7 @@ def test_nothing_is_shown_of_what_is_no_translation(page):
     page.evaluate("answer('', [])")  # it failed
     page.wait_for_timeout(700)
     assert not visible(page)
-    page.evaluate("document.querySelector('#mode_img2img').replaceChildren()")  # the Batch tab has no picture
+    page.evaluate("document.querySelector('#img2img_image').replaceChildren()")  # the Batch tab has no picture
     page.evaluate("submit_img2img()")
     made(page, "#00ff00")
     assert not visible(page)

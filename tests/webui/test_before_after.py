@@ -73,6 +73,7 @@ def test_both_lie_on_each_other_and_nothing_else_changes(page, webui, source):  
     generate(page)
     page.wait_for_selector(SUMMARY)
     assert urls(page) == ["", ""]
+    page.wait_for_timeout(1000)  # the webui itself makes the picture one that can be clicked
     gallery = page.inner_html("#img2img_gallery")
     page.click(SUMMARY)
     page.wait_for_function(f"() => document.querySelector('{SLIDER} .negtrans-after').naturalWidth == 80")
@@ -117,6 +118,24 @@ def test_the_chosen_one_of_a_batch_and_another_size_than_the_render(page, source
     wanted = np.asarray(whole.crop((0, top, width, top + height))).astype(float)
     middle = np.s_[height // 4 : -height // 4, width // 8 : -width // 8]
     assert abs(shown - wanted)[middle].mean() < 3
+    assert page.errors == []
+
+
+def test_the_inpaint_tab_has_it_and_the_sketch_tab_has_not(page, source):  # noqa: F811
+    """There the render is under what was painted, here a part of it."""
+    ready(page, source)
+    for title, field, expected in (("Inpaint", "#img2maskimg", True), ("Sketch", "#img2img_sketch", False)):
+        page.locator("#mode_img2img > .tab-nav button, #mode_img2img [role=tab]").get_by_text(title, exact=True).click()
+        page.set_input_files(f"{field} input[type=file]", source)
+        page.wait_for_timeout(3000)
+        box = page.locator(f"{field} canvas").first.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.4)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6, steps=5)
+        page.mouse.up()
+        page.wait_for_timeout(1000)
+        generate(page)
+        page.wait_for_selector(SUMMARY, state="visible" if expected else "hidden")
     assert page.errors == []
 
 

@@ -219,6 +219,8 @@ def test_an_axis_of_the_grid_makes_a_translation(client):
         ([], {}, "script_args has 0 values"),
         ([2, *version_1()[1:]], {}, "version of the list"),
         (arguments(tac_ratio=3), {}, "TAC ratio must lie between"),
+        (arguments(preset=[0]), {}, "unknown preset [0]"),
+        (arguments(concepts="wool\ud800 :1"), {}, "Concepts has half a character"),
         (arguments(tac_depths="0.9 much"), {}, "TAC depths must be up to 4 numbers"),
         (arguments(embedding="no-such"), {}, "There is no negative embedding no-such"),
         (arguments(), {"denoising_strength": 0}, "Strength must be above 0"),

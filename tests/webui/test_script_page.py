@@ -48,8 +48,12 @@ def opened(webui):
 
 
 def theirs(error):
-    """Whether an error is Forge's own: of the frame that it draws where a size is typed, in fields it has no longer."""
-    return "aspectRatioOverlay" in (error.stack or "")
+    """Whether an error is the host's own.
+
+    Forge's of the frame that it draws where a size is typed, in fields it has no longer. And the progress bar's, which
+    is taken off a page that Reload UI has emptied meanwhile.
+    """
+    return any(name in (error.stack or "") for name in ("aspectRatioOverlay", "removeProgressBar"))
 
 
 def open_img2img(page, webui):
