@@ -1,6 +1,6 @@
 // The translation panel: its summary in the page's language, chips that put an option back, marks on the folded groups
-// that hold changed ones, and in the webui a sentence where the canvas would stretch the render. The same file serves
-// the webui and the standalone page.
+// that hold changed ones, and in the webui a sentence where the canvas would stretch the render, and the render beside
+// its translation. The same file serves the webui and the standalone page.
 (function () {
     "use strict";
 
@@ -77,8 +77,13 @@
     const shown = (element) => Boolean(element) && element.offsetParent !== null;
 
     function renderShown() {
-        const images = [...root().querySelectorAll("#mode_img2img img")];
-        return images.find((image) => shown(image) && image.naturalWidth > 16 && image.closest("[id*='img']"));
+        return [...root().querySelectorAll("#mode_img2img img")].find((image) => shown(image) && image.naturalWidth > 16);
+    }
+
+    // how the webui fits a render into the canvas, as CSS calls it: by the choice of "Resize mode"
+    function fit() {
+        const mode = [...root().querySelectorAll("#resize_mode input")].findIndex((choice) => choice.checked);
+        return {1: "cover", 2: "contain"}[mode] || "fill"; // the last one resizes the latent
     }
 
     // as large as it is, as far as the sliders go, in the eighths of pixels that the model's latents need
@@ -92,11 +97,9 @@
         if (!note) return;
         const fields = ["width", "height"].map((side) => root().querySelector(`#img2img_${side} input[type=number]`));
         const image = renderShown();
-        const mode = [...root().querySelectorAll("#resize_mode input")].findIndex((choice) => choice.checked);
-        const stretching = mode <= 0 || mode === 3; // "Just resize", and the same with the latent
         let key = "";
         // where the canvas cannot be seen, the render is resized by a factor, or its tab is not open
-        if (image && stretching && fields.every(shown)) {
+        if (image && fit() === "fill" && fields.every(shown)) {
             const [width, height] = fields.map((field) => Number(field.value));
             const wanted = sizeFor(image.naturalWidth, image.naturalHeight);
             const apart = Math.abs(Math.log((width / height) / (image.naturalWidth / image.naturalHeight)));
@@ -118,6 +121,49 @@
         button.dataset.negtransSize = size;
         button.textContent = text(note.dataset.set, {size});
         note.append(sentence, button);
+    }
+
+    let pending = null; // the render of the job under way, and how it is fitted
+    let done = {text: "", info: {}, render: null}; // what the webui says of the pictures in its gallery, and their render
+
+    function remember() {
+        if (!shown(root().querySelector("#mode_img2img"))) return; // again by itself, while another tab is looked at
+        // in the inpaint tabs it lies hidden under a canvas; what is drawn in the sketch tabs cannot be had
+        const fields = [...root().querySelectorAll("#img2img_image, #img2maskimg, #img_inpaint_base")].filter(shown);
+        const images = fields.flatMap((field) => [...field.querySelectorAll("img")]);
+        const image = images.find((one) => one.naturalWidth > 16);
+        pending = image ? {src: image.src, fit: fit()} : null;
+    }
+
+    // the URL of the chosen translation; of the first one where a grid of them is chosen, or nothing
+    function translation(title) {
+        const items = ["small", "lg"].map((size) => root().querySelectorAll(`#img2img_gallery .thumbnail-${size}`));
+        const pictures = [...(items[0].length ? items[0] : items[1])];
+        const selected = pictures.findIndex((picture) => picture.classList.contains("selected"));
+        const index = Math.max(selected, done.info.index_of_first_image || 0);
+        const text = (done.info.infotexts || [])[index];
+        return text && text.includes(`Script: ${title}`) && pictures[index] ? pictures[index].querySelector("img").src : "";
+    }
+
+    function compare() {
+        const panel = root().querySelector("#negtrans_img2img_compare details");
+        const said = root().querySelector("#generation_info_img2img textarea");
+        if (!panel || !said) return;
+        if (said.value !== done.text) {
+            done = {text: said.value, info: {}, render: pending};
+            done.info = JSON.parse(said.value || "{}"); // empty after a job that failed
+        }
+        const result = done.render && translation(panel.dataset.title);
+        panel.hidden = !result;
+        if (!result || !panel.open) return;
+        const [before, after] = ["before", "after"].map((name) => panel.querySelector(`img.negtrans-${name}`));
+        for (const [image, src] of [[before, done.render.src], [after, result]]) if (image.src !== src) image.src = src;
+        before.style.objectFit = done.render.fit;
+        before.style.background = window.opts?.img2img_background_color || ""; // what is under a transparent render
+        if (!after.naturalWidth) return;
+        const size = `${after.naturalWidth} / ${after.naturalHeight}`;
+        before.parentElement.style.aspectRatio = size;
+        before.parentElement.style.maxWidth = `calc(70vh * ${size})`;
     }
 
     // a card of our own negative embeddings: the webui adds its name to the prompt that this says
@@ -154,6 +200,13 @@
     };
     document.addEventListener("click", guarded(click), true);
     new MutationObserver(later).observe(document.documentElement, {childList: true, subtree: true, characterData: true});
-    setInterval(guarded(canvas), 300);
+    setInterval(guarded(() => { canvas(); compare(); }), 300);
+    if (typeof submit_img2img === "function") {
+        const submit = submit_img2img; // however a job is started: by the button, by keys, again and again
+        window.submit_img2img = (...given) => {
+            guarded(remember)();
+            return submit(...given);
+        };
+    }
     update();
 })();

@@ -43,6 +43,11 @@ def option(default: Any, label: str, help: str, **limits: Any) -> Any:
     return field(default=default, metadata={"option": Option(label, help, **limits)})
 
 
+def is_text(value: str) -> bool:
+    """Whether no character is half a surrogate pair: such ones come out of JSON, and fail wherever they are written."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
 @dataclass
 class Params:
     """What the parameter models of all jobs have in common."""
@@ -117,6 +122,8 @@ class Params:
             value = getattr(self, name)
             if isinstance(value, str) and len(value) > MAXIMUM_TEXT:
                 raise ParamError(f"{opt.label} is longer than {MAXIMUM_TEXT} characters: make it shorter.")
+            if isinstance(value, str) and not is_text(value):
+                raise ParamError(f"{opt.label} has half a character, which no file can hold: type it again.")
             if opt.choices is not None and value not in opt.choices:
                 raise ParamError(f"{opt.label} must be one of {', '.join(opt.choices)}, not {value!r}.")
             if opt.minimum is not None or opt.maximum is not None:

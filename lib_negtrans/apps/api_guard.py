@@ -24,6 +24,7 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from pydantic import BaseModel
 
 from lib_negtrans.embeddings.files import EmbeddingError
+from lib_negtrans.errors import shortened
 from lib_negtrans.jobs.training import TrainingBusy, TrainingRefused
 from lib_negtrans.options import ParamError
 from lib_negtrans.preparation.build import PrepareError
@@ -31,7 +32,6 @@ from lib_negtrans.training.errors import TrainingError
 
 MAXIMUM_BODY = 1 << 20  # bytes
 MAXIMUM_READ = 1 << 26  # and thrown away, so that a client that is still sending gets its answer
-MAXIMUM_DETAIL = 500  # characters
 REFUSED = (TrainingRefused, TrainingError, PrepareError, ParamError, EmbeddingError)
 Folders = Callable[[], Sequence[Path]]
 
@@ -85,10 +85,8 @@ def guarded(folders: Folders) -> tuple[type[APIRoute], type[JSONResponse]]:
                     return await handle(await _bounded(request))
                 except Exception as error:
                     status, text = _status(error)
-                    if len(text) > MAXIMUM_DETAIL:
-                        text = f"{text[: MAXIMUM_DETAIL // 2]} .. {text[-MAXIMUM_DETAIL // 2 :]}"
                     headers = error.headers if isinstance(error, HTTPException) else None
-                    raise HTTPException(status, _shown(text, folders()), headers) from error
+                    raise HTTPException(status, _shown(shortened(text), folders()), headers) from error
 
             return handle_guarded
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_negtrans.files import write_text_atomic
+from lib_negtrans.pictures.images import ImageError, load_picture
 from lib_negtrans.training.data.dataset import training_files
 from lib_negtrans.training.data.sets import Folders
 
@@ -53,11 +54,12 @@ class TrainingRequest:
         return Folders(self.renders, self.images, self.validation_renders, self.validation, self.class_images)
 
     def render(self) -> Path | None:
-        """What previews translate: the chosen render, else the first one that is trained or validated on, if any."""
+        """What previews translate: the chosen render, else the first readable one of those trained or validated on."""
         folder = self.folders.renders
         if self.preview_image is not None or folder is None:
             return self.preview_image
-        return next(iter(training_files(folder, self.params.pattern if folder == self.images else "")), None)
+        files = training_files(folder, self.params.pattern if folder == self.images else "")
+        return next(filter(_is_picture, files), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; paths are absolute, for who goes on with it from another folder."""
@@ -79,6 +81,14 @@ class TrainingRequest:
             name=values["name"], params=KINDS[kind].options.from_stored(values["params"]), resume=resume,
             overwrite=overwrite, kind=kind, loras=tuple(values.get("loras", ())), **paths,
         )  # fmt: skip
+
+
+def _is_picture(file: Path) -> bool:
+    try:
+        load_picture(file)
+    except ImageError:
+        return False
+    return True
 
 
 def write_request(run_folder: Path, request: TrainingRequest) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lib_negtrans import TITLE
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
-from lib_negtrans.options import ParamError
+from lib_negtrans.options import ParamError, is_text
 
 from .params import OF_PICTURE, TRANSLATION_PRESETS, TranslationParams
 
@@ -57,7 +57,7 @@ def parse(arguments: Sequence[Any]) -> PanelValues:
     """What `named` takes, with the preset's values for what is left out. Raises ParamError in words."""
     values = named(arguments)
     preset = values.get("preset") or "default"
-    if preset not in TRANSLATION_PRESETS:
+    if not isinstance(preset, str) or preset not in TRANSLATION_PRESETS:
         raise ParamError(f"unknown preset {preset!r}; there are {', '.join(TRANSLATION_PRESETS)}.")
     defaults = {**_panel_defaults(), **TRANSLATION_PRESETS[preset][1]}
     options = {name: TranslationParams.typed(name, values.get(name, defaults[name])) for name in PANEL_OPTIONS}
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[Any]) -> PanelValues:
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not low <= weight <= high:
         raise ParamError(f"Embedding weight must lie between {low:g} and {high:g}, not {weight!r}.")
     name = values.get("embedding")
-    if name is not None and not isinstance(name, str):
+    if name is not None and not (isinstance(name, str) and is_text(name)):
         raise ParamError(f"The negative embedding must be a name or {NO_EMBEDDING}, not {name!r}.")
     return PanelValues(chosen_embedding(name), float(weight), options)
 

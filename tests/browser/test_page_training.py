@@ -37,6 +37,16 @@ def fill_in(page, folder, name: str, steps: int) -> None:
     page.wait_for_selector(f"{T}name_hint >> text=Trigger word")
 
 
+def captions_below(page) -> list[bool]:
+    """Of each preview, whether its caption lies under the picture and not over it."""
+    return page.locator(f"{T}previews .thumbnail-lg").evaluate_all(
+        """all => all.map(one => {
+            const [picture, caption] = ["img", ".caption-label"].map((part) => one.querySelector(part));
+            return caption.getBoundingClientRect().top >= picture.getBoundingClientRect().bottom - 1;
+        })"""
+    )
+
+
 def points(page) -> int:
     curve = page.locator(f"{T}status .negtrans-curve")
     return int(curve.get_attribute("data-points")) if curve.count() else 0
@@ -63,6 +73,9 @@ def test_from_a_folder_to_the_embedding_in_the_translation_tab(page, site, rende
     page.wait_for_selector(f"{T}status [data-phase=finished]")
     assert points(page) == 6
     assert (site.embeddings / "neg-page.pt").is_file()
+    page.wait_for_selector(f"{T}previews .thumbnail-lg img")
+    page.wait_for_timeout(1000)
+    assert captions_below(page) == [True, True]
 
     page.click(f"{T}use")
     dropdown = page.locator("#negtrans_page_embedding input")
@@ -89,6 +102,25 @@ def test_a_reloaded_page_finds_the_running_training(page, site, renders):
     page.wait_for_selector(f"{T}status [data-phase=stopped]")
     assert site.manager.snapshot().embedding
     assert [run.name for run in site.manager.resumable()] == ["neg-long"]
+
+
+def test_options_stand_in_two_columns(page):
+    open_training(page)
+    groups = page.locator("[id^='negtrans_train_group_']")
+    for group in groups.all():
+        group.locator("> .label-wrap").click()
+    page.wait_for_timeout(1000)
+    places = groups.evaluate_all(
+        """all => all.map(group => [...group.querySelectorAll("[id^='negtrans_train_'].block")].map(field => {
+            const box = field.getBoundingClientRect();
+            return [Math.round(box.left), Math.round(box.top), Math.round(box.width)];
+        }).filter(place => place[2]))"""
+    )
+    assert len(places) > 4
+    for fields in places:
+        lefts, tops, widths = (sorted(set(column)) for column in zip(*fields, strict=True))
+        assert len(fields) > 1 and len(lefts) <= 2 and len(tops) == (len(fields) + 1) // 2, fields
+        assert widths[-1] - widths[0] <= 1 or len(fields) % 2, fields
 
 
 def beside(page, field: str):

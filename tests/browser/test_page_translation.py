@@ -56,6 +56,7 @@ def test_it_speaks_japanese_where_the_browser_does(page, site):
     page.goto(f"{site.url}?lang=ja")
     page.wait_for_selector(f"{P}translate >> text=変換")
     page.wait_for_selector("text=レンダー画像を選び、「変換」を押してください。")
+    page.wait_for_selector(f"{P}summary >> text=レンダー画像を50ステップ中9ステップで、ノイズレベル281(最大1000)まで")
     assert page.evaluate("document.documentElement.lang") == "ja"
 
 

@@ -36,6 +36,9 @@ class Script:
     def on_after_component(self, callback, *, elem_id):
         pass
 
+    def on_before_component(self, callback, *, elem_id):
+        self.before = {**getattr(self, "before", {}), elem_id: callback}
+
     def elem_id(self, name):
         return f"script_{name}"
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation import arguments
@@ -65,6 +68,27 @@ def test_an_object_says_what_a_list_says_in_any_order():
 def test_an_object_is_refused_in_one_sentence(given, words):
     with pytest.raises(ParamError, match=words):
         arguments.parse(given)
+
+
+TEXTS = st.one_of(st.text(st.characters(codec=None)), st.text("ab:|=\n.-()[] 0,", max_size=40), st.just("x" * 20_000))
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), TEXTS, st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(st.one_of(st.fixed_dictionaries({}, optional=dict.fromkeys(arguments.NAMES, JUNK)), st.lists(JUNK, max_size=40)))
+@example({"preset": [0]})
+@example({"embedding": "\ud800"})
+@example({"concepts": "wool\ud800 :1"})
+def test_a_request_that_nobody_designed_is_taken_or_refused_in_a_sentence(given):
+    try:
+        values = arguments.parse([given] if isinstance(given, dict) else given)
+        values.params(20, 7.5, 0.3)
+        json.dumps([values.embedding, values.options], ensure_ascii=False).encode()
+    except ParamError:
+        pass
 
 
 def test_numbers_from_the_page_are_floats_or_text():

@@ -141,6 +141,14 @@ def test_an_embedding_that_is_not_loaded_is_refused_by_name(job_module, fake_hos
     assert (e.value.status_code, e.value.detail) == (422, str(e.value))
 
 
+def test_a_refusal_is_short_whatever_it_repeats(fake_host):
+    from lib_negtrans.apps.webui.refusal import TranslationRefused
+
+    refusal = TranslationRefused(f"unknown preset {'x' * 20_000}; there are default, fast.")
+    assert len(refusal.detail) < 600 and str(refusal) == refusal.detail
+    assert refusal.detail.startswith("unknown preset x") and refusal.detail.endswith("there are default, fast.")
+
+
 def test_exactly_the_steps_of_the_slider(job_module, fake_host):
     """The host's option "do exactly the amount of steps the slider specifies"."""
     fake_host.opts.img2img_fix_steps = True

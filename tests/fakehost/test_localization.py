@@ -22,7 +22,7 @@ from lib_negtrans.apps.panels import training_view, translation_view
 from lib_negtrans.apps.panels.tab_kinds import GROUPS, PHOTOS_TAB
 from lib_negtrans.apps.panels.training_panel import TabOptions, build_train_tab
 from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, DIFFERS, PUT_ALL_BACK, STRENGTH
-from lib_negtrans.apps.webui.panel import ENABLED
+from lib_negtrans.apps.webui.panel import COMPARE, ENABLED
 from lib_negtrans.core.guidance import KINDS as GUIDANCE_KINDS
 from lib_negtrans.jobs.background import FINISHED
 from lib_negtrans.jobs.training import TrainingManager
@@ -145,7 +145,7 @@ def in_settings(fake_host, monkeypatch) -> set[str]:
 
 def test_every_text_has_its_entry_and_every_entry_its_text(words, on_the_page, in_html, in_settings):
     needed = on_the_page | in_html | in_params() | in_settings | {
-        TabOptions().use_label, "Rendered to real", "Use it", PHOTOS_TAB.title, ENABLED,
+        TabOptions().use_label, "Rendered to real", "Use it", PHOTOS_TAB.title, COMPARE, ENABLED,
     }  # fmt: skip
     assert sorted(needed - UNTRANSLATED - set(words)) == []
     assert sorted(set(words) - needed) == []

@@ -198,3 +198,14 @@ def test_use_in_img2img_leaves_the_page_ready(fake_host, monkeypatch):
     expected = [choice, panel.embedding, sliders["steps"], sliders["strength"]]
     assert event["outputs"] == [component._id for component in expected]
     assert [update["value"] for update in function("natural")] == [TITLE, "neg-x", 50, 0.5]
+
+
+def test_a_slider_stands_under_the_gallery_and_says_nothing_yet(fake_host):
+    fake_host.load_scripts()
+    script = fake_host.scripts_data[-1].script_class()
+    with gr.Blocks() as page:
+        script.before["html_info_img2img"](SimpleNamespace(component=None))
+    (made,) = (c["props"] for c in page.get_config_file()["components"] if c["type"] == "html")
+    assert made["elem_id"] == "negtrans_img2img_compare"
+    assert "<details hidden data-title='Realistic Translation'>" in made["value"]
+    assert re.findall("<img [^>]*src='(.*?)'", made["value"]) == ["", ""]

@@ -31,3 +31,8 @@ def test_quoted_messages_are_those_of_the_extension(page):
     # numbers and .. stand for what differs from time to time
     parts = [part.strip(" .") for text in quoted for part in re.split(r"\d+|\.\.", text)]
     assert [part for part in parts if part not in said] == []
+
+
+def test_the_api_page_says_what_each_of_the_webuis_passwords_protects():
+    text = " ".join((ROOT / "docs/api.md").read_text(encoding="utf-8").split())
+    assert "With `--api-auth`, every route asks" in text and "`--gradio-auth` protects the page only" in text

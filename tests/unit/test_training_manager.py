@@ -65,6 +65,14 @@ def test_the_first_picture_that_matches_is_previewed(manager, renders, tmp_path)
         manager.start(TrainingRequest("neg-other", renders, changed(pattern="z*")))
 
 
+def test_a_picture_that_cannot_be_read_is_not_the_one_that_is_previewed(manager, renders):
+    (renders / "0 first.png").write_bytes(b"no picture")
+    manager.start(TrainingRequest("neg-render", renders, changed(steps=1)))
+    state = manager.wait(60)
+    assert state.phase == FINISHED and state.preview_source == str(sorted(renders.glob("*.png"))[1])
+    assert [step for step, _ in state.previews] == [1]
+
+
 def test_trainings_wait_for_one_another(manager, renders, tmp_path):
     manager.start(TrainingRequest("neg-a", renders, changed(steps=500)))
     with pytest.raises(TrainingBusy, match="neg-a is being trained"):

@@ -83,6 +83,18 @@ class Client:
         }
         return self.server.post("/sdapi/v1/img2img", {**self.base, **own, **changes})
 
+    def plot(self, axes: dict[str, tuple[str, str]], **changes: Any) -> dict:
+        """A grid by the host's X/Y/Z plot, which is the first image; axes: letter -> (the axis's label, its values)."""
+        listed = self.server.get("/sdapi/v1/script-info").json()
+        plot = next(script for script in listed if script["name"] == "x/y/z plot" and script["is_img2img"])
+        values = {argument["label"]: argument["value"] for argument in plot["args"]}
+        for letter in "XYZ":
+            label, given = axes.get(letter, ("Nothing", ""))
+            values[f"{letter} type"] = plot["args"][0]["choices"].index(label)
+            values[f"{letter} values"] = given
+        values |= {"Use text inputs instead of dropdowns": True, "Include Sub Images": True}
+        return self.plain(script_name="x/y/z plot", script_args=[values[a["label"]] for a in plot["args"]], **changes)
+
     def options(self, **values: Any) -> None:
         assert self.server.post("/sdapi/v1/options", values).status_code == 200
 

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 
 import pytest
 from PIL import Image
 
-from tests.webui.client import SIZE, Client, arguments, difference, infotext, render
+from tests.webui.client import SIZE, Client, arguments, difference, infotext, render, restored
 from tests.webui.files import make_embedding
 from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import (
     PANEL,
     SCRIPTS,
-    _wait_for,
+    choose,
+    choose_axes,
     fill_number,
     generate,
     newest,
+    open_groups,
     open_page,
     opened,
+    send_to_img2img,
     upload,
 )
 
 OURS = {"embedding": "neg-test", "preset": "texture", "tac_ratio": 0.5}
 HOST = {"negative_prompt": "blurry", "cfg_scale": 9}
+CONCEPTS = "a red dress :8 | threshold=0.5\nstriped :-1 | kind=topk ratio=0.2"
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +59,73 @@ def ours(**values):
     return {"alwayson_scripts": {"Realistic Translation": {"args": arguments(**{**OURS, **values})}}}
 
 
-def test_the_dropdowns_bytes_and_a_grid_over_the_api(always_on, before):
-    client, webui, (chosen, plain) = Client(always_on), always_on, before
+def test_the_dropdowns_bytes_over_the_api(always_on, before):
+    client, (chosen, plain) = Client(always_on), before
     answer = client.plain(**ours(), **HOST)
     assert answer["images"] == chosen["images"] and infotext(answer) == infotext(chosen)
     client.plain(**HOST)
     assert client.plain(**HOST)["images"] == plain["images"]
     assert client.plain(**ours(enabled=False), **HOST)["images"] == plain["images"]
-    refused = webui.post("/sdapi/v1/img2img", {**client.base, **ours(tac_ratio=7)})
+    refused = always_on.post("/sdapi/v1/img2img", {**client.base, **ours(tac_ratio=7)})
     assert refused.status_code == 422 and "TAC ratio must lie" in refused.json()["detail"]
     assert client.plain(**HOST)["images"] == plain["images"]
 
-    # another script at the same time: the grid's own axis over translations
-    plot = next(s for s in webui.get("/sdapi/v1/script-info").json() if s["name"] == "x/y/z plot" and s["is_img2img"])
-    labels, values = ([argument[key] for argument in plot["args"]] for key in ("label", "value"))
-    values[labels.index("Use text inputs instead of dropdowns")] = True
-    values[labels.index("X type")] = plot["args"][0]["choices"].index("CFG Scale")
-    values[labels.index("X values")] = "9,12"
-    for axis in ("Y type", "Z type"):
-        values[labels.index(axis)] = 0
-    values[labels.index("Include Sub Images")] = True
-    grid = client.plain(script_name="x/y/z plot", script_args=values, **ours(), **HOST)
-    assert grid["images"][1] == chosen["images"][0] and grid["images"][2] != chosen["images"][0]
-    assert all("NegTrans TAC ratio: 0.5" in text for text in json.loads(grid["info"])["infotexts"][1:])
+
+def test_a_grid_over_our_axis_and_the_hosts_is_the_single_pictures(always_on):
+    """Another script at the same time; each cell comes back from its own text, with its concepts, to the byte."""
+    client, host = Client(always_on), {"negative_prompt": "blurry"}
+    axes = {"X": ("[NegTrans] TAC ratio", "0.25,0.75"), "Y": ("CFG Scale", "6,12")}
+    grid = client.plot(axes, **ours(concepts=CONCEPTS), **host)
+    cells = grid["images"][1:]
+    alone = [
+        client.plain(**ours(concepts=CONCEPTS, tac_ratio=ratio), **host, cfg_scale=scale)
+        for scale in (6, 12)
+        for ratio in (0.25, 0.75)
+    ]
+    assert cells == [one["images"][0] for one in alone]
+    assert json.loads(grid["info"])["infotexts"][1:] == [infotext(one) for one in alone]
+    assert all(difference(*pair) > 1 for pair in itertools.combinations(cells, 2))
+    back = {"alwayson_scripts": {"Realistic Translation": {"args": restored(always_on, cells[3])}}}
+    assert client.plain(**back, **host, cfg_scale=12)["images"][0] == cells[3]
+
+
+def test_a_grid_by_clicks_and_a_cell_of_it_back_from_its_text(always_on, tmp_path):
+    source, outputs = tmp_path / "render.png", always_on.data / "outputs" / "img2img-images"
+    render().save(source)
+    with opened(always_on) as page:
+        page.click(f"{PANEL}always_on > .label-wrap")
+        page.wait_for_selector(f"{PANEL}summary")
+        page.check(f"{PANEL}enabled input")
+        choose(page, f"{PANEL}embedding", "neg-test")
+        page.fill("#img2img_neg_prompt textarea", "blurry")
+        upload(page, source)
+        for name, value in (("width", SIZE), ("height", SIZE), ("steps", 20), ("denoising_strength", 0.3), ("seed", 1)):
+            fill_number(page, f"#img2img_{name}", value)
+        open_groups(page)
+        page.fill(f"{PANEL}concepts textarea", CONCEPTS)
+        choose_axes(page, {"x": ("[NegTrans] TAC ratio", "0.25,0.75"), "y": ("CFG Scale", "6,12")})
+        before = set(outputs.rglob("*.png"))
+        generate(page)
+        if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+            page.screenshot(path=f"{folder}/always-on-grid.png", full_page=True)
+        cells = sorted(set(outputs.rglob("*.png")) - before)
+        client, options = Client(always_on), {"embedding": "neg-test", "preset": "default", "concepts": CONCEPTS}
+        singles = [(ratio, scale) for scale in (6, 12) for ratio in (0.25, 0.75)]
+        for cell, (ratio, scale) in zip(cells, singles, strict=True):
+            alone = client.plain(**ours(**options, tac_ratio=ratio), negative_prompt="blurry", cfg_scale=scale)
+            assert difference(Image.open(cell), alone["images"][0]) == 0
+            assert Image.open(cell).text["parameters"] == infotext(alone)
+
+        send_to_img2img(page, always_on, cells[3], "NegTrans concepts")
+        page.wait_for_function(f"() => document.querySelector('{PANEL}enabled input').checked")
+        page.wait_for_function(f"() => document.querySelector('{PANEL}concepts textarea').value.includes('striped')")
+        assert page.input_value(f"{PANEL}concepts textarea") == CONCEPTS
+        assert page.input_value(f"{SCRIPTS} input") == "None"
+        upload(page, source)
+        generate(page)
+        again = newest(always_on)
+        assert again not in cells and again.read_bytes() == cells[3].read_bytes()
+        assert page.errors == []
 
 
 def test_a_pictures_text_switches_it_on_whichever_way_it_was_made(always_on, before, tmp_path):
@@ -100,12 +149,9 @@ def test_a_pictures_text_switches_it_on_whichever_way_it_was_made(always_on, bef
         if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
             page.screenshot(path=f"{folder}/always-on.png", full_page=True)
         assert "Time taken" in generate(page)
-        translated = newest(always_on)
-        assert difference(chosen, Image.open(translated)) == 0
+        assert difference(chosen, Image.open(newest(always_on))) == 0
         page.uncheck(f"{PANEL}enabled input")
         page.wait_for_timeout(1000)
-        page.click("#img2img_generate")
-        _wait_for(lambda: newest(always_on) != translated, 300)
-        page.wait_for_timeout(2000)
+        generate(page)
         assert "NegTrans" not in Image.open(newest(always_on)).text["parameters"]
         assert page.errors == []

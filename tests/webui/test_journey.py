@@ -13,6 +13,7 @@ from tests.webui.test_script_page import (  # noqa: F401
     PANEL,
     SCRIPTS,
     choose,
+    choose_axes,
     fill_number,
     generate,
     newest,
@@ -87,16 +88,9 @@ def test_train_insert_translate_and_again_from_the_text(page, webui, source, tmp
 
 
 def test_a_grid(page, webui, source):  # noqa: F811
-    choose(page, SCRIPTS, "X/Y/Z plot")
-    page.wait_for_selector("#script_img2img_xyz_plot_x_type")
     small(page, source)
     page.fill("#img2img_neg_prompt textarea", "cg")
-    axes = {"x": ("[NegTrans] Strength", "0.2,0.4"), "y": ("[NegTrans] TAC ratio", "0,0.5")}
-    for axis, (label, _) in axes.items():
-        choose(page, f"#script_img2img_xyz_plot_{axis}_type", label)
-    page.wait_for_timeout(3000)  # the page empties the values of an axis that was chosen
-    for axis, (_, values) in axes.items():
-        page.fill(f"#script_img2img_xyz_plot_{axis}_values textarea", values)
+    choose_axes(page, {"x": ("[NegTrans] Strength", "0.2,0.4"), "y": ("[NegTrans] TAC ratio", "0,0.5")})
     generate(page)
     screenshot(page, "journey-grid")
     grid = max((webui.data / "outputs").rglob("*grid*/**/*.png"), key=lambda file: file.stat().st_mtime)

@@ -10,43 +10,44 @@ from PIL import Image
 
 from tests.webui.client import render
 from tests.webui.files import copy_renders
+from tests.webui.looks import cut_off, faint
 from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import PANEL, fill_number, generate, newest, open_page, opened, upload
 from tests.webui.test_train_page import fill, wait_for
 
-LANGUAGES = {"english": ("None", "light", "Train Negative Embedding"), "japanese": ("ja_JP", "dark", "")}
+LANGUAGES = {"english": "None", "japanese": "ja_JP"}
 
 
 @pytest.fixture(scope="module", params=LANGUAGES)
 def fresh(request, webui_installation, demo_model, tmp_path_factory):
-    """A webui that nobody has used, its theme, and the title of the training tab."""
-    localization, theme, title = LANGUAGES[request.param]
+    """A webui that nobody has used, in one language, and what it calls some things."""
     data = tmp_path_factory.mktemp(request.param)
     make_data_folder(data, demo_model)
-    (data / "config.json").write_text(json.dumps({"localization": localization}), encoding="utf-8")
+    (data / "config.json").write_text(json.dumps({"localization": LANGUAGES[request.param]}), encoding="utf-8")
     server = WebuiServer(data, *webui_installation)
     server.start()
-    words = json.loads((data / "extensions/sd-webui-negtrans/localizations/ja_JP.json").read_text(encoding="utf-8"))
-    yield server, theme, title or words["Train Negative Embedding"]
+    file = data / "extensions/sd-webui-negtrans/localizations/ja_JP.json"
+    words = json.loads(file.read_text(encoding="utf-8")) if request.param == "japanese" else {}
+    yield server, request.param, lambda text: words.get(text, text)
     server.stop()
 
 
 def test_from_the_tab_to_the_picture(fresh, tmp_path):
-    webui, theme, title = fresh
+    webui, language, said = fresh
     source = tmp_path / "render.png"
     render().resize((256, 256)).save(source)
     files = sorted(copy_renders(tmp_path / "renders", 4).iterdir())
     with opened(webui) as page:
-        page.goto(f"{webui.url}/?__theme={theme}", wait_until="domcontentloaded")
-        page.wait_for_selector("#img2img_generate", state="attached")
-        page.wait_for_timeout(5000)
 
         def look(step):
-            page.wait_for_timeout(1500)
-            if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-                page.screenshot(path=f"{folder}/new-user-{theme}-{step}.png", full_page=True)
+            for theme in ("dark", "light"):
+                page.evaluate(f"document.body.classList.toggle('dark', {json.dumps(theme == 'dark')})")
+                page.wait_for_timeout(1000)
+                assert (step, theme, cut_off(page), faint(page)) == (step, theme, [], [])
+                if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+                    page.screenshot(path=f"{folder}/new-user-{language}-{step}-{theme}.png", full_page=True)
 
-        open_page(page, title)
+        open_page(page, said("Train Negative Embedding"))
         page.wait_for_selector("#negtrans_train_start", state="visible")
         fill(page, "steps", 3)  # the only things that a user would not do: a training of an hour is made one of seconds
         fill(page, "size", 128)
@@ -64,14 +65,17 @@ def test_from_the_tab_to_the_picture(fresh, tmp_path):
         for side in ("width", "height"):
             fill_number(page, f"#img2img_{side}", 256)
         look("3-render")
+        away = said("Then {used} steps lead away from {embedding}, with CFG scale {scale}.")
+        assert away.format(used=9, embedding="neg-render", scale="7.5") in page.inner_text(f"{PANEL}summary")
         generate(page)
+        page.click(f"{PANEL}compare summary")
         look("4-picture")
         text = Image.open(newest(webui)).text["parameters"]
-        for said in (
+        for written in (
             "Steps: 50",
             "CFG scale: 7.5",
             "Denoising strength: 0.3",
             "NegTrans negative embedding: neg-render",
         ):
-            assert said in text
+            assert written in text
         assert "NegTrans preset: default" in text and page.errors == []

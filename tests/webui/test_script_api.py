@@ -199,22 +199,9 @@ def test_a_lora_acts_in_both_directions_and_is_gone_afterwards(client):
     assert client.translate(arguments(embedding="neg-test"))["images"][0] == guided
 
 
-def test_an_axis_of_the_grid_makes_a_translation(client, webui):
-    listed = webui.get("/sdapi/v1/script-info").json()
-    plot = next(s for s in listed if s["name"] == "x/y/z plot" and s["is_img2img"])
-    labels = [argument["label"] for argument in plot["args"]]
-    values = [argument["value"] for argument in plot["args"]]
-    axes = plot["args"][0]["choices"]
-
-    def put(label, value):
-        values[labels.index(label)] = value
-
-    for axis, label, text in (("X", "[NegTrans] Strength", "0.2,0.4"), ("Y", "[NegTrans] TAC ratio", "0,0.5")):
-        put(f"{axis} type", axes.index(label))
-        put(f"{axis} values", text)
-    put("Z type", 0)
-    put("Include Sub Images", True)
-    answer = client.plain(script_name="x/y/z plot", script_args=values, negative_prompt="cg")
+def test_an_axis_of_the_grid_makes_a_translation(client):
+    axes = {"X": ("[NegTrans] Strength", "0.2,0.4"), "Y": ("[NegTrans] TAC ratio", "0,0.5")}
+    answer = client.plot(axes, negative_prompt="cg")
     texts = json.loads(answer["info"])["infotexts"]
     assert len(answer["images"]) == 5
     assert 'X Type: [NegTrans] Strength, X Values: "0.2,0.4", Y Type: [NegTrans] TAC ratio' in texts[0]
@@ -232,6 +219,8 @@ def test_an_axis_of_the_grid_makes_a_translation(client, webui):
         ([], {}, "script_args has 0 values"),
         ([2, *version_1()[1:]], {}, "version of the list"),
         (arguments(tac_ratio=3), {}, "TAC ratio must lie between"),
+        (arguments(preset=[0]), {}, "unknown preset [0]"),
+        (arguments(concepts="wool\ud800 :1"), {}, "Concepts has half a character"),
         (arguments(tac_depths="0.9 much"), {}, "TAC depths must be up to 4 numbers"),
         (arguments(embedding="no-such"), {}, "There is no negative embedding no-such"),
         (arguments(), {"denoising_strength": 0}, "Strength must be above 0"),

@@ -166,18 +166,9 @@ def encode_file(path) -> str:
     return base64.b64encode(io.BytesIO(path.read_bytes()).getvalue()).decode()
 
 
-def test_axes_of_the_grid(client, webui):
-    plot = next(s for s in webui.get("/sdapi/v1/script-info").json() if s["name"] == "x/y/z plot" and s["is_img2img"])
-    labels = [argument["label"] for argument in plot["args"]]
-    values = [argument["value"] for argument in plot["args"]]
-    axes = plot["args"][0]["choices"]
-    values[labels.index("Use text inputs instead of dropdowns")] = True
-    for axis, label, text in (("X", "[NegTrans] Colour", "off,lowpass"), ("Y", "[NegTrans] Mask", "none,auto")):
-        values[labels.index(f"{axis} type")] = axes.index(label)
-        values[labels.index(f"{axis} values")] = text
-    values[labels.index("Z type")] = 0
-    values[labels.index("Include Sub Images")] = True
-    answer = client.plain(script_name="x/y/z plot", script_args=values, negative_prompt="cg")
+def test_axes_of_the_grid(client):
+    axes = {"X": ("[NegTrans] Colour", "off,lowpass"), "Y": ("[NegTrans] Mask", "none,auto")}
+    answer = client.plot(axes, negative_prompt="cg")
     texts = json.loads(answer["info"])["infotexts"]
     assert len(answer["images"]) == 5 and "NegTrans colour: off" in texts[1] and "NegTrans colour: lowpass" in texts[2]
     alone = client.translate(arguments(colour="lowpass"), negative_prompt="cg")

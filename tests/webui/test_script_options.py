@@ -80,28 +80,12 @@ def test_guidance_does_not_depend_on_how_the_host_splits_its_calls(client):
 GRID = {"negative_prompt": "a 3d render of a doll", "cfg_scale": 15}
 
 
-def grid(client, webui, axes):
-    """The answer of a plot; axes: letter -> (our axis, its values)."""
-    listed = webui.get("/sdapi/v1/script-info").json()
-    plot = next(s for s in listed if s["name"] == "x/y/z plot" and s["is_img2img"])
-    labels = [argument["label"] for argument in plot["args"]]
-    values = [argument["value"] for argument in plot["args"]]
-    for letter in "XYZ":
-        name, given = axes.get(letter, (None, ""))
-        listed = plot["args"][0]["choices"]
-        values[labels.index(f"{letter} type")] = 0 if name is None else listed.index(f"[NegTrans] {name}")
-        values[labels.index(f"{letter} values")] = given
-    values[labels.index("Use text inputs instead of dropdowns")] = True
-    values[labels.index("Include Sub Images")] = True
-    return client.plain(script_name="x/y/z plot", script_args=values, **GRID)
-
-
 def test_a_grid_over_guidance(client, webui):
     listed = webui.get("/sdapi/v1/script-info").json()
     axes = next(s for s in listed if s["name"] == "x/y/z plot" and s["is_img2img"])["args"][0]["choices"]
     for name in ("Guidance", "Top-k ratio", "SEGA threshold", "CFG rescale", "TAC halves", "TAC blend", "TAC depths"):
         assert f"[NegTrans] {name}" in axes
-    answer = grid(client, webui, {"X": ("Guidance", "cfg,topk,sega")})
+    answer = client.plot({"X": ("[NegTrans] Guidance", "cfg,topk,sega")}, **GRID)
     assert len(answer["images"]) == 4
     assert "X Type: [NegTrans] Guidance" in json.loads(answer["info"])["infotexts"][0]
     cells = answer["images"][1:]
@@ -174,8 +158,9 @@ def test_the_hosts_and_is_a_concept_of_kind_cfg(client):
     assert difference(both, line) <= 1
 
 
-def test_a_grid_over_a_concepts_weight(client, webui):
-    answer = grid(client, webui, {"X": ("Concepts", "a red dress"), "Y": ("Weight of concept 1", "0,6,-6")})
+def test_a_grid_over_a_concepts_weight(client):
+    axes = {"X": ("[NegTrans] Concepts", "a red dress"), "Y": ("[NegTrans] Weight of concept 1", "0,6,-6")}
+    answer = client.plot(axes, **GRID)
     cells = answer["images"][1:]
     for cell, text in zip(cells, ("", "a red dress :6", "a red dress :-6"), strict=True):
         alone = client.translate(arguments(concepts=text), **GRID)["images"][0]

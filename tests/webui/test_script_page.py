@@ -40,14 +40,20 @@ def opened(webui):
         page.route("https://**", lambda route: route.abort())
         page.errors = []
         page.on("pageerror", lambda error: theirs(error) or page.errors.append(str(error)))
+        # what our scripts catch, so that the page goes on
+        page.on("console", lambda m: page.errors.append(m.text) if m.text.startswith("negtrans:") else None)
         open_img2img(page, webui)
         yield page
         browser.close()
 
 
 def theirs(error):
-    """Whether an error is Forge's own: of the frame that it draws where a size is typed, in fields it has no longer."""
-    return "aspectRatioOverlay" in (error.stack or "")
+    """Whether an error is the host's own.
+
+    Forge's of the frame that it draws where a size is typed, in fields it has no longer. And the progress bar's, which
+    is taken off a page that Reload UI has emptied meanwhile.
+    """
+    return any(name in (error.stack or "") for name in ("aspectRatioOverlay", "removeProgressBar"))
 
 
 def open_img2img(page, webui):
@@ -96,9 +102,21 @@ def open_groups(page):
         page.wait_for_selector(f"{PANEL}{option}")
 
 
+def choose_axes(page, axes):
+    """Of the X/Y/Z plot, which is chosen; axes: letter -> (label, values)."""
+    choose(page, SCRIPTS, "X/Y/Z plot")
+    page.wait_for_selector("#script_img2img_xyz_plot_x_type")
+    for axis, (label, _) in axes.items():
+        choose(page, f"#script_img2img_xyz_plot_{axis}_type", label)
+    page.wait_for_timeout(3000)  # the page empties the values of an axis that was chosen
+    for axis, (_, values) in axes.items():
+        page.fill(f"#script_img2img_xyz_plot_{axis}_values textarea", values)
+
+
 def generate(page) -> str:
     """Click Generate, wait for its end, and give what the page says under the picture."""
     page.wait_for_timeout(2000)  # the page sends what its controls' last events have set
+    page.evaluate("document.querySelector('#html_log_img2img .performance')?.remove()")  # what the last job took
     page.click("#img2img_generate")
     try:
         page.wait_for_function("() => /Time taken/.test(document.querySelector('#html_log_img2img').innerText)")
@@ -179,13 +197,17 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     assert page.errors == []
 
 
+def reload_ui(page, webui):
+    starts = webui.log.count("Startup time")
+    with page.expect_event("load", timeout=300_000):  # the page loads itself again
+        page.click('a:has-text("Reload UI")')
+        _wait_for(lambda: webui.log.count("Startup time") > starts, 300)
+    open_img2img(page, webui)
+
+
 def test_reload_ui_twice_leaves_one_of_everything(page, webui):
     for _ in range(2):
-        starts = webui.log.count("Startup time")
-        with page.expect_event("load", timeout=300_000):  # the page loads itself again
-            page.click('a:has-text("Reload UI")')
-            _wait_for(lambda starts=starts: webui.log.count("Startup time") > starts, 300)
-        open_img2img(page, webui)
+        reload_ui(page, webui)
     page.click(f"{SCRIPTS} input")
     titles = page.locator(f"{SCRIPTS} ul.options li").all_inner_texts()
     assert sum("Realistic Translation" in title for title in titles) == 1

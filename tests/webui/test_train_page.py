@@ -10,6 +10,7 @@ import time
 import pytest
 from PIL import Image
 
+from tests.browser.test_page_training import captions_below
 from tests.webui.files import copy_renders
 from tests.webui.test_script_page import open_page
 
@@ -199,6 +200,7 @@ def test_to_the_end(page, renders):
     assert page.get_attribute("#negtrans_train_status svg.negtrans-gains", "data-points") == "3"
     assert page.inner_text("#negtrans_train_status .negtrans-verdict b").endswith(".")
     page.wait_for_selector("#negtrans_train_previews img")
+    assert all(captions_below(page))
 
 
 def test_compare_pick_and_name(page, webui):

@@ -101,7 +101,7 @@ def with_workers(
 def _run(args: argparse.Namespace, report: Reporter, host: ModelHost, workers: Workers) -> int:
     request, folder = requested(args, report)
     out = Path(args.out) / f"{request.name}{KINDS[request.kind].suffix}"
-    return train(request, host, folder, out, report, _preview(args, report, host, request, folder), workers)
+    return train(request, host, folder, out, report, _preview(host, request, folder), workers)
 
 
 def train(
@@ -175,17 +175,13 @@ def requested(args: argparse.Namespace, report: Reporter) -> tuple[TrainingReque
     return TrainingRequest.from_dict(values | {"params": params}, args.resume, args.overwrite), folder
 
 
-def _preview(args: argparse.Namespace, report: Reporter, host: ModelHost, request: TrainingRequest, folder: Path):
-    """A preview maker, or none where the render that was not asked for by name cannot be read, or there is nothing."""
-    render = request.render()
+def _preview(host: ModelHost, request: TrainingRequest, folder: Path) -> Previews | None:
+    """A preview maker, or none where there is nothing to show. Raises ImageError for a chosen render that is none."""
     try:
-        if render is not None:
-            load_picture(render)
+        if request.preview_image is not None:
+            load_picture(request.preview_image)
     except ImageError as error:
-        if args.preview:
-            raise ImageError(f"--preview {render}: {error}") from error
-        report.event("notice", f"No previews: {render and render.name} {error}", level="warning")
-        return None
+        raise ImageError(f"--preview {request.preview_image}: {error}") from error
     return Previews.of(host, request, folder)
 
 

@@ -18,11 +18,12 @@ _MOVE = (
 
 
 def before_after_html(
-    before: str, after: str, size: tuple[int, int], labels: tuple[str, str] = ("before", "after")
+    before: str, after: str, size: tuple[int, int], labels: tuple[str, str] = ("render", "translated")
 ) -> str:
     """Two pictures of one size (width, height) on top of each other; before and after are URLs, also data: ones.
 
-    They are shown as wide as there is room, at most 70 % of the window high.
+    Where they are empty, the page's script fills them in. They are shown as wide as there is room, at most 70 % of the
+    window high.
     """
     width, height = size
     before, after = html.escape(before, quote=True), html.escape(after, quote=True)

@@ -51,7 +51,7 @@ def stage_html(state: TranslationSnapshot, url: Url) -> str:
         if state.preview is None:
             return _figure(source, state.size, "the render, which is being inverted")
         return _figure(url(state.number, state.preview), state.size, f"preview at step {state.step} of {state.total}")
-    return before_after_html(source, url(state.number, state.result), state.size, ("render", "translated"))
+    return before_after_html(source, url(state.number, state.result), state.size)
 
 
 def _figure(source: str, size: tuple[int, int], caption: str) -> str:

@@ -11,6 +11,7 @@ import gradio as gr
 from gradio.context import Context
 
 from lib_negtrans import TITLE
+from lib_negtrans.apps.panels.before_after import before_after_html
 from lib_negtrans.apps.panels.components import QUIET, in_browser, option_component
 from lib_negtrans.apps.panels.translation_panel import TranslationPanel, build_translation_panel
 from lib_negtrans.apps.panels.translation_summary import CANVAS_SET, CANVAS_STRETCHES, STRENGTH
@@ -22,6 +23,7 @@ from . import infotext_fields as infotext
 
 ELEM_PREFIX = "negtrans_img2img_"
 ENABLED = "Translate the picture when Generate is pressed"
+COMPARE = "Compare with the render"
 
 
 @dataclass
@@ -93,6 +95,13 @@ def _panel(
     fields = [(components[name], _reader(name, embeddings)) for name in arguments.NAMES if name != "version"]
     inputs = [components[name] for name in arguments.NAMES]
     return ScriptPanel(panel if on_this_page else None, inputs, fields, infotext.field_names())
+
+
+def add_comparison() -> None:
+    """Render and translation under a slider: hidden until the page's script finds a translation in the gallery."""
+    slider = before_after_html("", "", (1, 1))
+    folded = f"<details hidden data-title='{TITLE}'><summary>{COMPARE}</summary>{slider}</details>"
+    gr.HTML(folded, elem_id=f"{ELEM_PREFIX}compare")
 
 
 def _mirror(strength: Any) -> None:

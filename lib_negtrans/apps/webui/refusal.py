@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from modules import sd_unet, shared
 
+from lib_negtrans.errors import shortened
 from lib_negtrans.models.protocol import HostError
 
 from .host import host
@@ -18,9 +19,9 @@ class TranslationRefused(Exception):
     """The job cannot be done as asked. The host's API takes `status_code` and `detail` from the exception."""
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
+        super().__init__(shortened(sentence))
         self.status_code = 422
-        self.detail = sentence
+        self.detail = str(self)
 
 
 def refused(call: Callable[[], T]) -> T:

@@ -33,6 +33,7 @@ class RealisticTranslation(scripts.Script):
         self.switch: list[Any] = []  # where the script is always on: what is to be open and ticked
         for elem_id, name in HOST_CONTROLS.items():
             self.on_after_component(lambda event, name=name: self._remember(name, event.component), elem_id=elem_id)
+        self.on_before_component(_add_comparison, elem_id="html_info_img2img")  # which is under the gallery
 
     def title(self) -> str:
         return TITLE
@@ -92,6 +93,12 @@ class RealisticTranslation(scripts.Script):
 
     def _remember(self, name: str, component: Any) -> None:
         self._host_controls[name] = component
+
+
+def _add_comparison(_event: Any) -> None:
+    from .panel import add_comparison  # here, as it fails on a host of another kind
+
+    add_comparison()
 
 
 def own_arguments(script: scripts.Script, p: Any, args: Sequence[Any]) -> Sequence[Any]:
