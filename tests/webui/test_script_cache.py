@@ -38,7 +38,7 @@ def without_cache(client, call):
         client.options(negtrans_cache_mb=1024)
 
 
-@pytest.mark.parametrize(("preset", "inversion", "guided"), [("default", 5, 8), ("fast", 3, 4)])
+@pytest.mark.parametrize(("preset", "inversion", "guided"), [("default", 5, 8), ("fast", 3, 4), ("single", 2, 2)])
 def test_another_embedding_weight_costs_no_inversion(client, rows, preset, inversion, guided):
     def second():
         return client.translate(arguments(preset=preset, **SECOND), cfg_scale=5.0, seed=4)
