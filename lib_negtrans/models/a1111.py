@@ -262,12 +262,12 @@ class WebuiHost:
             raise HostError("Another UNet engine is active: set Settings > Stable Diffusion > SD Unet to None.")
         if getattr(shared.opts, "hypertile_enable_unet", False):
             raise HostError("Hypertile is on for the UNet: switch it off in Settings > Hypertile for the training.")
-        # ControlNet and Tiled Diffusion let go of the model behind a picture that was finished, or before the next one
-        if is_replaced(self.unet, "forward") and hasattr(self.unet, "_original_forward"):
-            raise HostError("ControlNet still holds the model of a picture that failed: make one without it, then train.")
-        if is_replaced(self.model, "apply_model"):
+        # both let go of the model behind a picture that was finished, or before the next one
+        by_controlnet, by_tiles = "_original_forward" in vars(self.unet), is_replaced(self.model, "apply_model")
+        if by_controlnet or by_tiles:
+            holder = "ControlNet" if by_controlnet else "Tiled Diffusion"
             raise HostError(
-                "Tiled Diffusion still holds the model of a picture that failed: make one without it, then train."
+                f"{holder} still holds the model of a picture that failed: make one without it, then train."
             )
 
     @contextlib.contextmanager
