@@ -262,6 +262,13 @@ class WebuiHost:
             raise HostError("Another UNet engine is active: set Settings > Stable Diffusion > SD Unet to None.")
         if getattr(shared.opts, "hypertile_enable_unet", False):
             raise HostError("Hypertile is on for the UNet: switch it off in Settings > Hypertile for the training.")
+        # both let go of the model behind a picture that was finished, or before the next one
+        by_controlnet, by_tiles = "_original_forward" in vars(self.unet), is_replaced(self.model, "apply_model")
+        if by_controlnet or by_tiles:
+            holder = "ControlNet" if by_controlnet else "Tiled Diffusion"
+            raise HostError(
+                f"{holder} still holds the model of a picture that failed: make one without it, then train."
+            )
 
     @contextlib.contextmanager
     def training(self, gradient_checkpointing: bool = False, autocast: torch.dtype | None = None) -> Iterator[None]:
@@ -309,6 +316,12 @@ class WebuiHost:
         self._parks_vae = False
         if self._is_in_place():
             self.model.first_stage_model.to(devices.device)
+
+
+def is_replaced(owner: Any, method: str) -> bool:
+    """Whether an object has another method than its class; who puts one back may leave the class's own on it."""
+    found = vars(owner).get(method)
+    return found is not None and getattr(found, "__func__", None) is not getattr(type(owner), method)
 
 
 def _single(tensor: Tensor) -> Tensor:

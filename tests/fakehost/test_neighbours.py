@@ -56,3 +56,26 @@ def test_other_extensions_are_told_the_step_of_the_photograph_not_that_of_both_d
         assert (module.state.sampling_step, module.state.sampling_steps, module.state.skipped) == (3, 9, True)
         raise RuntimeError
     assert module.state is theirs
+
+
+def test_training_waits_until_they_have_let_go_of_a_failed_pictures_model(fake_host):
+    from lib_negtrans.models import a1111
+    from lib_negtrans.models.protocol import HostError
+
+    a1111.devices.fp8 = False
+    info = SimpleNamespace(filename="model.safetensors", model_name="model")
+    model = Denoiser()
+    model.sd_checkpoint_info, model.is_sd1, model.parameterization = info, True, "eps"
+    model.model = Denoiser()
+    model.model.conditioning_key, model.model.diffusion_model = "crossattn", Denoiser()
+    host = a1111.WebuiHost(model)
+    host.refuse_training()
+    host.unet.forward = lambda x: x
+    host.refuse_training()  # whose this is, nobody knows
+    host.unet._original_forward = None
+    with pytest.raises(HostError, match="ControlNet still holds the model"):
+        host.refuse_training()
+    del host.unet._original_forward
+    model.apply_model = lambda x: x
+    with pytest.raises(HostError, match="Tiled Diffusion still holds the model"):
+        host.refuse_training()

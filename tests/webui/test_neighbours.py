@@ -17,6 +17,7 @@ from tests.webui.conftest import add_neighbours
 from tests.webui.files import copy_renders, make_embedding
 from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import PANEL, SCRIPTS, choose, fill_number, generate, opened
+from tests.webui.test_train_api import finished, train
 
 LARGE = 2 * SIZE  # can be cut into tiles
 OURS = {"embedding": "neg-test"}
@@ -111,7 +112,7 @@ def test_controlnet_acts_in_the_steps_that_it_is_asked_for(client, webui, alone,
 
     assert difference(controlled(weight=0), alone["translated"]) <= 1
     assert difference(controlled(guidance_start=1), alone["translated"]) <= 1  # there is no step behind the last
-    made = [controlled(), controlled(guidance_end=0.4), controlled(guidance_start=0.6), alone["translated"]]
+    made = [controlled(), controlled(guidance_end=0.3), controlled(guidance_start=0.6), alone["translated"]]
     made.append(controlled(image=encode(Image.new("RGB", (SIZE, SIZE)))))  # a picture with no edges
     assert all(difference(one, other) > 2 for one, other in combinations(made, 2))
 
@@ -128,10 +129,13 @@ def test_controlnet_with_concepts_and_in_the_inversion(client, webui, unharmed):
     assert difference(inside, outside) > 5
 
 
-def test_controlnets_reference_is_refused_by_its_name(client, webui, unharmed):
+def test_controlnets_reference_is_refused_by_its_name_and_nothing_is_trained_on_what_it_leaves(client, webui, unharmed):
     need_neighbour(webui, "controlnet")
     answer = client.ask(arguments(**OURS), **controlnet(module="reference_only", model="None"), **PROMPT)
     assert answer.status_code == 422 and "ControlNet's reference modes" in answer.json()["detail"]
+    copy_renders(webui.data / "renders", 4)
+    assert train(webui, "neg-held", steps=1).status_code == 200
+    assert "ControlNet still holds the model" in finished(webui)["error"]
     client.translate(arguments(**OURS, tac_ratio=0), **controlnet(module="reference_only", model="None"), **PROMPT)
 
 

@@ -10,7 +10,7 @@ from modules import sd_hijack
 
 from lib_negtrans.apps.webui.host import Host
 from lib_negtrans.apps.webui.refusal import TranslationRefused
-from lib_negtrans.models.a1111 import WebuiHost, current_host, loaded_host, plain_networks
+from lib_negtrans.models.a1111 import WebuiHost, current_host, is_replaced, loaded_host, plain_networks
 from lib_negtrans.models.protocol import ModelHost
 
 from .combining import neutral_prompt_acts
@@ -51,7 +51,7 @@ class A1111(Host):
     def refuse_sampler(self, p: Any) -> None:
         denoiser = p.sampler.model_wrap_cfg
         way = ((denoiser, "forward"), (denoiser.inner_model, "forward"), (p.sd_model, "apply_model"))
-        if any(_is_replaced(owner, method) for owner, method in way):
+        if any(is_replaced(owner, method) for owner, method in way):
             raise TranslationRefused(
                 "Another extension cuts the picture into tiles (Tiled Diffusion, DemoFusion): switch it off here."
             )
@@ -74,12 +74,6 @@ class A1111(Host):
 
     def guided_by_others(self, prompts: Sequence[str]) -> bool:
         return neutral_prompt_acts(prompts)
-
-
-def _is_replaced(owner: Any, method: str) -> bool:
-    """Whether an object has another method than its class; who puts one back may leave the class's own on it."""
-    found = vars(owner).get(method)
-    return found is not None and getattr(found, "__func__", None) is not getattr(type(owner), method)
 
 
 def make() -> Host:
