@@ -38,11 +38,12 @@ def fill_in(page, folder, name: str, steps: int) -> None:
 
 
 def captions_below(page) -> list[bool]:
-    """Of each preview, whether its caption lies under the picture and not over it."""
+    """Of each preview, whether its caption lies under the picture, not over it, and in the frame, which cuts it off."""
     return page.locator(f"{T}previews .thumbnail-lg").evaluate_all(
         """all => all.map(one => {
-            const [picture, caption] = ["img", ".caption-label"].map((part) => one.querySelector(part));
-            return caption.getBoundingClientRect().top >= picture.getBoundingClientRect().bottom - 1;
+            const parts = [one, one.querySelector("img"), one.querySelector(".caption-label")];
+            const [frame, picture, caption] = parts.map((part) => part.getBoundingClientRect());
+            return caption.top >= picture.bottom - 1 && caption.bottom <= frame.bottom + 1;
         })"""
     )
 

@@ -71,6 +71,13 @@ def test_the_dropdowns_bytes_over_the_api(always_on, before):
     assert client.plain(**HOST)["images"] == plain["images"]
 
 
+def test_a_grid_over_the_hosts_own_axis_says_what_it_is_of(always_on, before):
+    grid = Client(always_on).plot({"X": ("CFG Scale", "9,12")}, **ours(), **HOST)
+    assert grid["images"][1] == before[0]["images"][0]
+    of_grid, *of_cells = json.loads(grid["info"])["infotexts"]
+    assert all("NegTrans TAC ratio: 0.5" in text for text in (of_grid, *of_cells)) and "X Type: CFG Scale" in of_grid
+
+
 def test_a_grid_over_our_axis_and_the_hosts_is_the_single_pictures(always_on):
     """Another script at the same time; each cell comes back from its own text, with its concepts, to the byte."""
     client, host = Client(always_on), {"negative_prompt": "blurry"}
@@ -103,14 +110,15 @@ def test_a_grid_by_clicks_and_a_cell_of_it_back_from_its_text(always_on, tmp_pat
             fill_number(page, f"#img2img_{name}", value)
         open_groups(page)
         page.fill(f"{PANEL}concepts textarea", CONCEPTS)
-        choose_axes(page, {"x": ("[NegTrans] TAC ratio", "0.25,0.75"), "y": ("CFG Scale", "6,12")})
+        # not 12: the host writes 12.0 for its axis, and 12 for its slider
+        choose_axes(page, {"x": ("[NegTrans] TAC ratio", "0.25,0.75"), "y": ("CFG Scale", "6.5,12.5")})
         before = set(outputs.rglob("*.png"))
         generate(page)
         if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
             page.screenshot(path=f"{folder}/always-on-grid.png", full_page=True)
         cells = sorted(set(outputs.rglob("*.png")) - before)
         client, options = Client(always_on), {"embedding": "neg-test", "preset": "default", "concepts": CONCEPTS}
-        singles = [(ratio, scale) for scale in (6, 12) for ratio in (0.25, 0.75)]
+        singles = [(ratio, scale) for scale in (6.5, 12.5) for ratio in (0.25, 0.75)]
         for cell, (ratio, scale) in zip(cells, singles, strict=True):
             alone = client.plain(**ours(**options, tac_ratio=ratio), negative_prompt="blurry", cfg_scale=scale)
             assert difference(Image.open(cell), alone["images"][0]) == 0

@@ -39,9 +39,9 @@ class RunsPanel:
             info="When you choose one, the form gets its settings. Resume then goes on with it.",
         )  # fmt: skip
         with gr.Row():
-            self.save = gr.Button("Save the settings as a file", elem_id=self.ids("save"))
+            self.save = gr.Button("Save settings", elem_id=self.ids("save"))
             self.load = gr.UploadButton("Load settings", file_types=[".json"], elem_id=self.ids("load"))
-            self.log = gr.Button("Save the log as a file", elem_id=self.ids("log"))
+            self.log = gr.Button("Save the log", elem_id=self.ids("log"))
         self.file = gr.HTML("", elem_id=self.ids("file"))
 
     def connect(self, form: Mapping[str, Any], fields: Mapping[str, Any]) -> None:

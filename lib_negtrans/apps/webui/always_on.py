@@ -44,8 +44,14 @@ def begin(p: Any, job: TranslationJob) -> None:
     p.close = end_and_close
 
 
-def end(p: Any) -> None:
-    """Everything is taken off again. Loops and the Batch tab go on with the same object."""
+def end(p: Any, finished: bool = False) -> None:
+    """Everything is taken off again. Loops and the Batch tab go on with the same object.
+
+    finished: what the job wrote for the pictures' text stays, because a grid writes its own text afterwards.
+    """
     running = vars(p).pop("_negtrans_running", None)
     if running is not None:
+        written = p.extra_generation_params
         running.close()
+        if finished:
+            p.extra_generation_params = written

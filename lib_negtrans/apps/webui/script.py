@@ -84,7 +84,7 @@ class RealisticTranslation(scripts.Script):
     def postprocess(self, p: Any, _processed: Any, *_args: Any) -> None:
         from . import always_on
 
-        always_on.end(p)
+        always_on.end(p, finished=True)
 
     def _job(self, p: Any, panel: Callable[[], Sequence[Any]]) -> Any:
         from .job import TranslationJob  # here, as a host of another kind lacks what it imports
