@@ -9,7 +9,7 @@ AUTOMATIC1111 webui with the Python of its environment. PYTHON of --peers-python
 train on the same pictures with the same size, batch and precision, the same optimizer (AdamW) and, for a LoRA, the same
 rank 16, on networks of SD1.5's size with random weights; each in a process of its own, one after the other. kohya's
 trainers keep the latents in memory, as ours does, and train the same 192 layers of a LoRA; diffusers' examples encode
-the picture at every step, and train 128 of those layers. A full finetune needs about 18 GB of memory.
+the picture at every step, and train 128 of those layers. A full finetune needs about 16 GB of memory.
 
 A step is the time from one call of the optimizer to the next; the first two are not counted. CPU seconds hardly depend
 on what else the machine does. "Above weights" is the peak of memory from the trainer's start to the last step, above
