@@ -1,8 +1,9 @@
 """An extension of the tests, for A1111 and Forge: counts the UNet's rows, and says so on GET /negtrans-test/rows."""
 
-from modules import script_callbacks
+from modules import script_callbacks, shared
 
-_rows = {"count": 0}
+# not of this module: Reload UI runs it anew, and the loaded model keeps the former one's hook
+_rows = vars(shared).setdefault("negtrans_test_rows", {"count": 0})
 
 
 def _count(_module, args):

@@ -39,7 +39,7 @@ def opened(webui):
         # the webui asks for fonts and scripts of other hosts
         page.route("https://**", lambda route: route.abort())
         page.errors = []
-        page.on("pageerror", lambda error: theirs(error) or page.errors.append(str(error)))
+        page.on("pageerror", lambda error: theirs(error) or page.errors.append(error.stack or str(error)))
         # what our scripts catch, so that the page goes on
         page.on("console", lambda m: page.errors.append(m.text) if m.text.startswith("negtrans:") else None)
         open_img2img(page, webui)
@@ -48,8 +48,8 @@ def opened(webui):
 
 
 def theirs(error):
-    """Whether an error is Forge's own: of the frame that it draws where a size is typed, in fields it has no longer."""
-    return "aspectRatioOverlay" in (error.stack or "")
+    """Whether an error is Forge's own: of the frame where a size is typed or the canvas, in fields it has no longer."""
+    return any(file in (error.stack or "") for file in ("aspectRatioOverlay", "canvas.min.js"))
 
 
 def open_img2img(page, webui):
