@@ -59,7 +59,7 @@ def make_lora(folder: Path, model: Path, name: str = "test-lora") -> Path:
 def make_controlnet(folder: Path, model: Path, name: str = "test-control") -> Path:
     """A ControlNet in the layout of the first ones: the UNet's own way down, and a way in for a picture.
 
-    As a trained one, it has outputs other than zero: of a fifth of what they are added to.
+    As a trained one, it has outputs other than zero: of a tenth of what they are added to.
     """
     unet = {
         key.removeprefix("model.diffusion_model."): tensor.float()
@@ -77,10 +77,10 @@ def make_controlnet(folder: Path, model: Path, name: str = "test-control") -> Pa
     width = unet["input_blocks.0.0.weight"].shape[0]
     hint = (3, 16, 16, 32, 32, 96, 96, 256, width)
     for index, (channels, out) in enumerate(pairwise(hint)):
-        convolution(f"input_hint_block.{2 * index}", channels, out, 3, 3)
+        convolution(f"input_hint_block.{2 * index}", channels, out, 3, 2)
     for block, times in enumerate(WIDTHS):
-        convolution(f"zero_convs.{block}.0", times * width, times * width, 1, 0.2)
-    convolution("middle_block_out.0", WIDTHS[-1] * width, WIDTHS[-1] * width, 1, 0.2)
+        convolution(f"zero_convs.{block}.0", times * width, times * width, 1, 0.1)
+    convolution("middle_block_out.0", WIDTHS[-1] * width, WIDTHS[-1] * width, 1, 0.1)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.safetensors"
     save_file({f"control_model.{key}": tensor.contiguous() for key, tensor in control.items()}, path)
