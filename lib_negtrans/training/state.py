@@ -48,8 +48,8 @@ class TrainingState:
     """The weights that are trained, and all else that a step changes.
 
     generator: the one source of randomness. parts: name -> Stateful, in which the optimizer goes too. step: steps done.
-    copied: see `Trainable`; when not, a snapshot is good only until the next step changes the weights (`whole`). Else it
-    is copied just before that, so that no copy lies beside a step's activations.
+    copied: see `Trainable`; when not, a snapshot is good only until the next step changes the weights (`whole`). Else
+    it is copied just before that, so that no copy lies beside a step's activations.
     """
 
     def __init__(self, weights: Weights, generator: torch.Generator, parts: dict[str, Stateful], copied: bool = True):
