@@ -69,9 +69,9 @@ def forge_installation() -> tuple[Path, Path]:
     return folder, python
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def webui(forge_installation, demo_model, tmp_path_factory):  # noqa: F811
-    """A running Forge with this extension and the demonstration model, one for all tests."""
+    """A running Forge with this extension and the demonstration model, for the tests of one file."""
     data = tmp_path_factory.mktemp("forge")
     make_forge_folder(data, forge_installation[0], demo_model)
     server = WebuiServer(data, *forge_installation, usual=FLAGS, ready=("Startup time",))

@@ -52,9 +52,9 @@ def add_script(data: Path, name: str) -> None:
     shutil.copy(Path(__file__).parent / f"{name}.py", folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def webui(webui_installation, demo_model, tmp_path_factory):
-    """A running webui with this extension and the demonstration model, one for all tests."""
+    """A running webui with this extension and the demonstration model, for the tests of one file."""
     data = tmp_path_factory.mktemp("webui")
     make_data_folder(data, demo_model)
     make_embedding(data / "embeddings", demo_model)
