@@ -37,9 +37,18 @@
 
     const LISTS = {negative: "textual_inversion", lora: "lora", full: "checkpoints"};
 
-    // the host's cards, and its list of checkpoints, are made when the page is loaded: a new file needs their buttons
+    // the host's cards, and its list of checkpoints, are made when the page is loaded: a new file needs their buttons. Each of
+    // them reads the folder again, and two at once find it half read: the second waits until the first one's cards are new.
     function refreshCards(kind) {
-        for (const tab of ["txt2img", "img2img"]) press(`#${tab}_${LISTS[kind]}_extra_refresh_internal`);
+        const list = LISTS[kind];
+        const old = root().querySelector(`#txt2img_${list}_cards`);
+        const end = Date.now() + 10000; // cards that come back as they were may stay the same element
+        const second = () => {
+            if (old && old.isConnected && Date.now() < end) setTimeout(second, 200);
+            else press(`#img2img_${list}_extra_refresh_internal`);
+        };
+        press(`#txt2img_${list}_extra_refresh_internal`);
+        second();
         if (kind === "full") press("#refresh_sd_model_checkpoint, #forge_refresh_checkpoint");
     }
 
