@@ -113,7 +113,8 @@ def test_a_checkpoint_is_in_the_menu_without_a_restart(page):
     wait_for(page, "finished")
     screenshot(page, "finetune-full")
     page.wait_for_timeout(3000)  # the page asks for the list again; a menu that is open keeps the old one
-    page.click("#setting_sd_model_checkpoint input")
-    page.wait_for_selector('#setting_sd_model_checkpoint ul.options li:has-text("photo-checkpoint")')
+    menu = page.locator("#setting_sd_model_checkpoint, .model_selection").first  # A1111's and Forge's
+    menu.locator("input").click()
+    menu.locator("ul.options li", has_text="photo-checkpoint").wait_for()
     page.keyboard.press("Escape")
     assert page.failures == []
