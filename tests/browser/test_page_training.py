@@ -158,7 +158,8 @@ def test_charts_settings_log_and_an_interrupted_run(page, site, renders, tmp_pat
     open_training(page)
     assert not page.is_visible(f"{T}cancel")
     # of the run before, which another test may have interrupted
-    assert page.is_visible(f"{T}keep_vectors") == (site.manager.snapshot().phase == "stopped")
+    stopped = site.manager.snapshot().phase == "stopped"
+    page.wait_for_selector(f"{T}keep_vectors", state="visible" if stopped else "hidden")
     fill_in(page, renders, "neg-part", 5000)
     page.click(f"{T}start")
     page.wait_for_selector(f"{T}message >> text=neg-part has started")
