@@ -267,7 +267,7 @@ class WebuiHost:
         if by_controlnet or by_tiles:
             holder = "ControlNet" if by_controlnet else "Tiled Diffusion"
             raise HostError(
-                f"{holder} still holds the model of a picture that failed: make one without it, then train."
+                f"{holder} still holds the model of a picture that failed: make a picture without {holder}, then train."
             )
 
     @contextlib.contextmanager

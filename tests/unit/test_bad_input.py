@@ -191,19 +191,21 @@ class Disk:
         monkeypatch.setattr(files.os, "fsync", fsync)
 
 
-@needs_proc
-@pytest.mark.parametrize(
-    ("word", "after", "code", "says"),
-    [
+def full_disks(result, *more):
+    """For any training whose result is the file `result`: what cannot be written, after how many, what then."""
+    rows = [
         ("run.json", 0, 2, "No space left on device"),
         ("loss.csv", 0, 1, "No space left on device"),
         ("checkpoint-", 0, 1, "No space left on device"),
         ("checkpoint-", 1, 1, "No space left on device"),
-        (f"{NAME}.pt", 0, 1, "resume to write them"),
-        (f"{NAME}.json", 0, 0, "the file itself is whole"),
-        ("out", 0, 2, "No space left on device"),
-    ],
-)
+        (result, 0, 1, "resume to write them"),
+        (f"{Path(result).stem}.json", 0, 0, "the file itself is whole"),
+    ]
+    return pytest.mark.parametrize(("word", "after", "code", "says"), [*rows, *more])
+
+
+@needs_proc
+@full_disks(f"{NAME}.pt", ("out", 0, 2, "No space left on device"))
 def test_a_full_disk_is_one_sentence_and_resume_goes_on(place, capsys, monkeypatch, word, after, code, says):
     disk = Disk(monkeypatch, word, after)
     got, out, errors = train(place, capsys)

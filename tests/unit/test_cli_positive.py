@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from safetensors.torch import save_file
 
 from lib_negtrans.apps.cli import adapt
 from lib_negtrans.apps.cli.main import main
 from lib_negtrans.lora.files import read_lora
-from tests.tiny_model import ldm_state, tiny_networks
 from tests.unit.test_training_lora import make_photos
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "base.safetensors"
-    save_file(ldm_state(tiny_networks()), path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,12 @@ from lib_negtrans.apps.cli import main as cli
 from lib_negtrans.models import standalone
 from lib_negtrans.training import step
 from lib_negtrans.training.data import photographs
-from tests.tiny_model import ldm_state, tiny_networks
-from tests.unit.test_bad_input import Disk, everything, needs_proc, zero_bytes
+from tests.unit.test_bad_input import Disk, everything, full_disks, needs_proc, zero_bytes
 from tests.unit.test_training_lora import make_photos
 
 KINDS = pytest.mark.parametrize("kind", ["lora", "full"])
 NAME, OTHER = "photo-look", "photo-other"
 NO_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "base.safetensors"
-    save_file(ldm_state(tiny_networks()), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -154,18 +146,7 @@ def resumed(tmp_path, train, kind, *more):
 
 @needs_proc
 @KINDS
-@pytest.mark.parametrize(
-    ("word", "after", "code", "says"),
-    [
-        ("run.json", 0, 2, "No space left on device"),
-        ("loss.csv", 0, 1, "No space left on device"),
-        ("checkpoint-", 0, 1, "No space left on device"),
-        ("checkpoint-", 1, 1, "No space left on device"),
-        (f"{NAME}.safetensors", 0, 1, "resume to write them"),
-        (f"{NAME}.json", 0, 0, "the file itself is whole"),
-        ("class-00000001", 0, 2, "Class picture 1 cannot be written"),
-    ],
-)
+@full_disks(f"{NAME}.safetensors", ("class-00000001", 0, 2, "Class picture 1 cannot be written"))
 def test_a_full_disk(tmp_path, monkeypatch, train, kind, word, after, code, says):
     more = ["--prior", "class", "--class-images", str(tmp_path / "class"), "--class-count", "2", "--class-steps", "1"]
     disk = Disk(monkeypatch, word, after)

@@ -212,13 +212,6 @@ def test_a_model_without_our_vae_is_refused(tmp_path, folders):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    path = tmp_path_factory.mktemp("model") / "base.safetensors"
-    save_file(ldm_state(tiny_networks()), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def student(tmp_path_factory, base, folders):
     out = tmp_path_factory.mktemp("student") / NAME
     call = ["distill", "--model", str(base), "--pairs-from", str(folders[1]), "--renders", str(folders[0])]

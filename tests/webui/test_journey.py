@@ -16,6 +16,7 @@ from tests.webui.test_script_page import (  # noqa: F401
     choose_axes,
     fill_number,
     generate,
+    generate_from_folder,
     newest,
     open_img2img,
     open_page,
@@ -107,16 +108,10 @@ def test_a_folder_in_the_batch_tab(page, webui, tmp_path):  # noqa: F811
     page.wait_for_selector(f"{PANEL}preset")
     small(page)
     choose(page, f"{PANEL}embedding", "neg-test")
-    page.click('#mode_img2img button:has-text("Batch")')
-    page.click('#img2img_batch_source button:has-text("From directory")')
-    page.fill("#img2img_batch_input_dir textarea", str(folder))
-    page.fill("#img2img_batch_output_dir textarea", str(results))
-    generate(page)
+    made = generate_from_folder(page, folder, results)
     screenshot(page, "journey-batch")
     client = Client(webui)
-    files, made = sorted(folder.iterdir()), sorted(results.glob("*.png"))
-    assert len(files) == len(made)
-    for file, result in zip(files, made, strict=True):  # in the files' order, whose names Forge does not keep
+    for file, result in made:
         with Image.open(file) as picture:
             alone = client.translate(arguments(embedding="neg-test"), init_images=[encode(picture.convert("RGB"))])
         with Image.open(result) as picture:

@@ -16,7 +16,7 @@ from tests.webui.client import SIZE, Client, arguments, difference, encode, info
 from tests.webui.conftest import add_neighbours
 from tests.webui.files import copy_renders, make_embedding
 from tests.webui.server import WebuiServer, make_data_folder
-from tests.webui.test_script_page import PANEL, SCRIPTS, choose, fill_number, generate, opened
+from tests.webui.test_script_page import PANEL, SCRIPTS, choose, fill_number, generate_from_folder, opened
 from tests.webui.test_train_api import finished, train
 
 LARGE = 2 * SIZE  # can be cut into tiles
@@ -198,15 +198,9 @@ def test_a_folder_with_controlnet_in_the_batch_tab(webui, client, tmp_path):
         page.click("#img2img_controlnet #controlnet > .label-wrap")
         page.check(f"{unit}_enable_checkbox input")
         choose(page, f"{unit}_model_dropdown", "test-control")
-        page.click('#mode_img2img button:has-text("Batch")')
-        page.click('#img2img_batch_source button:has-text("From directory")')
-        page.fill("#img2img_batch_input_dir textarea", str(folder))
-        page.fill("#img2img_batch_output_dir textarea", str(results))
-        generate(page)
+        made = generate_from_folder(page, folder, results)
         assert page.errors == []
-    files, made = sorted(folder.iterdir()), sorted(results.glob("*.png"))
-    assert len(files) == len(made)
-    for file, result in zip(files, made, strict=True):
+    for file, result in made:
         with Image.open(file) as picture:
             asked = controlnet(module="none", resize_mode="Just Resize") | {"init_images": [encode(picture)]}
         alone = client.translate(arguments(**OURS), **asked)["images"][0]

@@ -122,6 +122,18 @@ def generate(page) -> str:
     return page.inner_text("#html_log_img2img")
 
 
+def generate_from_folder(page, folder, results) -> list[tuple[Path, Path]]:
+    """By the Batch tab: each file and its picture, in the files' order: Forge does not keep their names."""
+    page.click('#mode_img2img button:has-text("Batch")')
+    page.click('#img2img_batch_source button:has-text("From directory")')
+    page.fill("#img2img_batch_input_dir textarea", str(folder))
+    page.fill("#img2img_batch_output_dir textarea", str(results))
+    generate(page)
+    files, made = sorted(folder.iterdir()), sorted(results.glob("*.png"))
+    assert len(files) == len(made)
+    return list(zip(files, made, strict=True))
+
+
 def newest(webui) -> Path:
     return max((webui.data / "outputs").rglob("*.png"), key=lambda file: file.stat().st_mtime)
 
