@@ -83,6 +83,10 @@ class Peer:
         )  # fmt: skip
         self.pipe.set_progress_bar_config(disable=True)
 
+    def add_embedding(self, name: str, vectors: Tensor) -> None:
+        """Make a negative embedding (n, width) known to prompts, for good, as its `main` does."""
+        self.pipe.load_textual_inversion({name: vectors}, token=name)
+
     def translate(
         self, image: Image.Image, negative: str, *, steps: int, strength: float, cfg_scale: float = 7.5
     ) -> PeerResult:

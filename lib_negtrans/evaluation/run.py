@@ -23,6 +23,7 @@ from .crops import Render, cut, cut_mask, same_background
 from .metrics import Kid, PhotoProbe, kid, kid_floor, masked_delta_e, masked_ssim
 
 FeatureNetwork = Callable[[Tensor], np.ndarray]
+Translator = Callable[[Sequence[Tensor]], list[Tensor]]  # of pictures (3, H, W) in [0, 1]
 THROUGH_VAE = "renders through the VAE"
 
 
@@ -229,13 +230,15 @@ def evaluate(
     background: str = "same",
     on_progress: Callable[[str, int, int], None] | None = None,
     on_row: Callable[[TableRow], None] | None = None,
+    others: Mapping[str, Translator] | None = None,
 ) -> Evaluation:
     """Translate renders under every configuration and judge their garment crops.
 
     photos: centre squares (M, 3, size, size), or features (M, 1280) made of them earlier. region "crop": garment crops
     of size x size are translated; "full": the whole render at its own size, cropped afterwards. Row 0 is the renders
     through the VAE; with photo pixels, row 1 is the first half of the photos through the VAE against the other half,
-    the best that this VAE allows. Raises ValueError for too few pictures, and what `translate` raises.
+    the best that this VAE allows. others: row name -> another program, which gets the same pictures. Raises ValueError
+    for too few pictures, and what `translate` raises.
     """
     if region not in ("crop", "full"):
         raise ValueError(f"region must be 'crop' or 'full', not {region!r}.")
@@ -261,6 +264,8 @@ def evaluate(
                 on_progress(name, done, len(pictures))
 
         add(configuration.name, *translate_pictures(host, pictures, configuration, batch, on_picture, own))
+    for name, translator in (others or {}).items():
+        add(name, translator(pictures))
     return judge.evaluation([r.name for r in renders], sources, crops, masks)
 
 

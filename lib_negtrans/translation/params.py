@@ -279,7 +279,7 @@ class TranslationParams(Params):
 # what the publication fixes, and what of ours it has not
 _PUBLISHED: dict[str, Any] = {
     "strength": 0.3, "steps": 50, "cfg_scale": 7.5, "tac_layers": 256, "tac_ratio": 0.9,
-    "solver": "ddim", "step_share": 1.0, "colour": "off", "mask": "none", "flat_background": "translate",
+    "solver": "ddim", "step_share": 1.0, "colour": "off", "mask": "none",
     "guidance": "cfg", "cfg_rescale": 0.0, "tac_halves": "cond", "tac_blend": 1.0, "tac_depths": "",
 }  # fmt: skip
 
@@ -295,8 +295,7 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         {"strength": 0.1, "step_share": 0.01},
     ),
     "faithful": (
-        "The published method with its errors corrected and nothing added: all steps, an exact inversion, no colours "
-        "brought back.",
+        "The published method with its errors corrected: all steps, an exact inversion, no colours brought back.",
         {**_PUBLISHED, "fixed_point": 1, "features": "auto", "order": "ascending"},
     ),
     "texture": (
@@ -312,7 +311,8 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "fashionr2r": (
         "Does what the released FashionR2R code does: the inversion runs in descending order, and the render's "
         "attention is recomputed at each step.",
-        {**_PUBLISHED, "fixed_point": 0, "features": "recomputed", "order": "published"},
+        {**_PUBLISHED, "fixed_point": 0, "features": "recomputed", "order": "published",
+         "flat_background": "translate"},
     ),
 }  # fmt: skip
 
