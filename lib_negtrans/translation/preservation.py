@@ -58,9 +58,11 @@ def finished_picture(
         region = None if coloured is None else to_latent_size(coloured, (latent.shape[-2], latent.shape[-1]))
         latent = preserve_latent(latent, source_latent, strength, region)
     picture = decode(latent)
-    if strength and params.colour in PIXEL_WAYS:
+    colours = strength and params.colour in PIXEL_WAYS
+    if colours or free is not None:
         shown = (decode_source or decode)(source_latent).to(picture)
-        picture = preserve_pixels(picture, shown, params.colour, strength, coloured)
+        if colours:
+            picture = preserve_pixels(picture, shown, params.colour, strength, coloured)
         if free is not None:  # what the VAE lets through from the cells beside
             share = soft(free).to(picture)
             picture = share * picture + (1 - share) * shown

@@ -147,6 +147,13 @@ def test_off_leaves_the_hosts_own_way(keeping, vae):
     assert not vae
 
 
+def test_flat_ground_is_the_sources_also_without_its_colours(keeping, vae):
+    result = keeper(keeping, Job(on_ground()), colour="off").finish(latents(0.3), [0], latents(0.6))[0]
+    assert result.shape == (3, SIDE, SIDE)
+    assert torch.allclose(result[..., 40:, 40:], torch.tensor(0.2), atol=1e-3)
+    assert torch.allclose(result[..., 20:28, 20:28], torch.tensor(-0.4), atol=1e-3)
+
+
 def test_want_of_memory_is_a_refusal(keeping):
     def scarce():
         raise RuntimeError("CUDA error: out of memory")

@@ -103,8 +103,8 @@ class Keeper:
         return share if len(share) == 1 else share[first_of_source]
 
     def finish(self, samples: Tensor, source_of: list[int], sources: Tensor) -> Any:
-        """Latents (B, 4, h, w) with the source's colours: latents again, or decoded as the host takes them."""
-        if self.params.colour == "off" or not self.params.colour_strength:
+        """Latents (B, 4, h, w) with the source's colours and flat ground: latents again, or decoded for the host."""
+        if self._free is None and (self.params.colour == "off" or not self.params.colour_strength):
             return samples
         # the host puts the background back itself
         params = replace(self.params, background="translate")
