@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lib_negtrans.translation.negatives import Negative
 
 SIZE = 256
-UNTOUCHED = "the renders themselves"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -82,7 +81,7 @@ def main() -> None:
     negatives = load_negatives(args)
     configurations: list[Configuration] = []
     rows: dict[str, list[SimpleNamespace]] = defaultdict(list)  # row -> what it is the mean of, by name
-    others: dict[str, Translator] = {UNTOUCHED: list}
+    others: dict[str, Translator] = {}
     for number, negative in enumerate(negatives, 1):
         for found in parse_configurations(",".join(args.presets), {}, [negative]):
             configurations.append(replace(found, name=f"{found.name} [{number}]"))

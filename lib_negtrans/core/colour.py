@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
-PIXEL_WAYS = ("lowpass", "statistics")
+PIXEL_WAYS = ("lightness", "lowpass", "statistics")
 LATENT_WAYS = ("latent",)
 WAYS = PIXEL_WAYS + LATENT_WAYS
 
@@ -77,7 +77,9 @@ def preserve_pixels(
 ) -> Tensor:
     """A translation (B, 3, H, W) in [0, 1] with the colours of its source, of the same shape.
 
-    way "lowpass": the low-passed difference of the two in L*a*b* is added, so that detail stays the translation's.
+    way "lightness": a* and b* are the source's, and so is the low-passed lightness: cloth is lively in its lightness,
+    and coloured specks and fringes are the model's. "lowpass": the low-passed difference of the two in L*a*b* is added,
+    so that detail stays the translation's.
     "statistics": mean and deviation of each L*a*b* channel become the source's (Reinhard et al. 2001).
     strength in [0, 1]; mask (B or 1, 1, H, W) in [0, 1]: only there, and nothing bleeds in from outside.
     Raises ValueError for another way or shape.
@@ -90,7 +92,10 @@ def preserve_pixels(
         return image
     ours, theirs = rgb_to_lab(image), rgb_to_lab(source.to(image))
     weight = None if mask is None else mask.to(ours).expand(len(ours), -1, -1, -1)
-    wanted = _lowpass(ours, theirs, weight) if way == "lowpass" else _statistics(ours, theirs, weight)
+    own = ours
+    if way == "lightness":  # clipped to sRGB before its drift is measured
+        own = rgb_to_lab(lab_to_rgb(torch.cat([ours[:, :1], theirs[:, 1:]], 1)))
+    wanted = _statistics(own, theirs, weight) if way == "statistics" else _lowpass(own, theirs, weight)
     amount = strength if weight is None else strength * weight
     # both went through the conversion, so that no difference changes nothing
     return (image + amount * (lab_to_rgb(wanted) - lab_to_rgb(ours))).clamp(0, 1).to(image.dtype)

@@ -24,7 +24,7 @@ from .metrics import Kid, PhotoProbe, kid, kid_floor, masked_delta_e, masked_ssi
 
 FeatureNetwork = Callable[[Tensor], np.ndarray]
 Translator = Callable[[Sequence[Tensor]], list[Tensor]]  # of pictures (3, H, W) in [0, 1]
-THROUGH_VAE = "renders through the VAE"
+RENDERS, THROUGH_VAE = "renders", "renders through the VAE"
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _batches(pictures: Sequence[Tensor], batch: int) -> Iterator[list[int]]:
 
 
 def round_trip(host: ModelHost, pictures: Sequence[Tensor], batch: int = 8) -> list[Tensor]:
-    """Pictures (3, H, W) through the VAE and back, what no translation can be better than; on the CPU."""
+    """Pictures (3, H, W) through the VAE and back, on the CPU."""
     results: list[Tensor] = []
     for indices in _batches(pictures, batch):
         stack = torch.stack([pictures[i] for i in indices])
@@ -235,10 +235,10 @@ def evaluate(
     """Translate renders under every configuration and judge their garment crops.
 
     photos: centre squares (M, 3, size, size), or features (M, 1280) made of them earlier. region "crop": garment crops
-    of size x size are translated; "full": the whole render at its own size, cropped afterwards. Row 0 is the renders
-    through the VAE; with photo pixels, row 1 is the first half of the photos through the VAE against the other half,
-    the best that this VAE allows. others: row name -> another program, which gets the same pictures. Raises ValueError
-    for too few pictures, and what `translate` raises.
+    of size x size are translated; "full": the whole render at its own size, cropped afterwards. Row 0 is the renders,
+    row 1 these through the VAE; with photo pixels, row 2 is the first half of the photos through the VAE against the
+    other half, the best that this VAE allows. others: row name -> another program, which gets the same pictures. Raises
+    ValueError for too few pictures, and what `translate` raises.
     """
     if region not in ("crop", "full"):
         raise ValueError(f"region must be 'crop' or 'full', not {region!r}.")
@@ -250,8 +250,9 @@ def evaluate(
 
     def add(name: str, results: list[Tensor], cost: Cost | None = None) -> None:
         crops[name] = torch.stack(results) if region == "crop" else cut_all(results, renders, size)
-        judge.add(name, measure(crops[name], crops[THROUGH_VAE], masks, network, background), cost)
+        judge.add(name, measure(crops[name], crops[RENDERS], masks, network, background), cost)
 
+    add(RENDERS, pictures)
     add(THROUGH_VAE, round_trip(host, pictures, batch))
     if not isinstance(photos, np.ndarray) and len(photos) >= 6:
         # every other one: files sorted by class would put whole classes into one half
@@ -282,7 +283,7 @@ def judge_pictures(
 ) -> Evaluation:
     """Judge the garment crops of pictures that are there already: whole ones (3, H, W), in the renders' order.
 
-    base: name and pictures of the row that SSIM and CIEDE2000 refer to, best the renders through the VAE; sets: row
+    base: name and pictures of the row that SSIM and CIEDE2000 refer to; sets: row
     name -> pictures, of any size of the same shape; photos as in `evaluate`.
     """
     sources, masks = source_crops(renders, size)

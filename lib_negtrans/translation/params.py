@@ -94,6 +94,12 @@ class TranslationParams(Params):
         + " ".join(f"{name}: {variant.subtracts}." for name, variant in VARIANTS.items()),
         choices=tuple(VARIANTS), infotext="NegTrans guidance", group="Guidance",
     )  # fmt: skip
+    guidance_limit: float = option(
+        0.5, "Guidance limit",
+        "No place of the picture is pushed more than this many times the average; what is cut off is spread over the "
+        "whole picture. It keeps edges and patterns whole. 0 sets no limit.",
+        minimum=0.0, maximum=10.0, step=0.05, infotext="NegTrans guidance limit", group="Guidance", before=0.0,
+    )  # fmt: skip
     cfg_rescale: float = option(
         0.0, "CFG rescale", "Guidance raises the contrast; this brings it back. 0 is off, 1 brings it back fully.",
         minimum=0.0, maximum=1.0, step=0.05, infotext="NegTrans CFG rescale", group="Guidance",
@@ -143,9 +149,16 @@ class TranslationParams(Params):
         "ascending is correct. published repeats the order of the released FashionR2R code.",
         choices=("ascending", "published"), infotext="NegTrans order", group="Inversion",
     )  # fmt: skip
+    details: str = option(
+        "render", "Details",
+        "render: what the translation changes is added to the render's own pixels, so that prints and edges stay as "
+        "sharp as they are there. model: every pixel comes from the model, which loses fine detail.",
+        choices=("render", "model"), infotext="NegTrans details", group="Colour", before="model",
+    )  # fmt: skip
     colour: str = option(
-        "lowpass", "Colour",
-        "Brings the render's colours back. lowpass: its colours and shading without fine detail. statistics: the mean "
+        "lightness", "Colour",
+        "Brings the render's colours back. lightness: only the lightness of fine detail changes. lowpass: its "
+        "colours and shading come back, without fine detail. statistics: the mean "
         "and contrast of each colour channel. latent: the coarse part of the latent, with detail no "
         "stronger than the render's, at no extra cost. off: colours may drift.",
         choices=("off", *COLOUR_WAYS), infotext="NegTrans colour", group="Colour",
@@ -225,6 +238,11 @@ class TranslationParams(Params):
         return "captured" if self.features == "captured" or (self.features == "auto" and exact) else "recomputed"
 
     @property
+    def adds_to_render(self) -> bool:
+        """Whether the change is added to the render's pixels: from noise, structure moves away from them."""
+        return self.details == "render" and self.start == "inversion"
+
+    @property
     def inverts(self) -> bool:
         """Whether there is an inversion at all: to start from, or for its source's attention."""
         return self.start == "inversion" or self.tac_steps > 0
@@ -279,7 +297,7 @@ class TranslationParams(Params):
 # what the publication fixes, and what of ours it has not
 _PUBLISHED: dict[str, Any] = {
     "strength": 0.3, "steps": 50, "cfg_scale": 7.5, "tac_layers": 256, "tac_ratio": 0.9,
-    "solver": "ddim", "step_share": 1.0, "colour": "off", "mask": "none",
+    "solver": "ddim", "step_share": 1.0, "colour": "off", "details": "model", "mask": "none", "guidance_limit": 0.0,
     "guidance": "cfg", "cfg_rescale": 0.0, "tac_halves": "cond", "tac_blend": 1.0, "tac_depths": "",
 }  # fmt: skip
 
@@ -299,15 +317,10 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         {**_PUBLISHED, "fixed_point": 1, "features": "auto", "order": "ascending"},
     ),
     "texture": (
-        "Keeps the most texture: subtracts only the strongest tenth of the negative, twice as strongly, with "
-        "attention control in every step.",
-        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 15.0, "tac_ratio": 1.0},
+        "Keeps the most of the render: pushes less, with attention control in every step.",
+        {"cfg_scale": 5.0, "tac_ratio": 1.0},
     ),
-    "natural": (
-        "Moves further towards a photograph: starts from more noise and subtracts only the strongest tenth of the "
-        "negative.",
-        {"guidance": "topk", "topk_ratio": 0.1, "cfg_scale": 10.0, "strength": 0.5},
-    ),
+    "natural": ("Moves further towards a photograph: starts from more noise.", {"strength": 0.5}),
     "fashionr2r": (
         "Does what the released FashionR2R code does: the inversion runs in descending order, and the render's "
         "attention is recomputed at each step.",

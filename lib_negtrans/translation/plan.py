@@ -54,7 +54,9 @@ def guidance_of(params: TranslationParams, concepts: Sequence[Concept] | None = 
     """A new guidance object, for one translation. concepts: of a host's own prompts, by default the parameters'."""
     options = {name: getattr(params, name) for name in OPTIONS}
     concepts = params.steering.concepts if concepts is None else concepts
-    return Guidance(params.guidance, options, rescale_amount=params.cfg_rescale, concepts=concepts)
+    return Guidance(
+        params.guidance, options, limit=params.guidance_limit, rescale_amount=params.cfg_rescale, concepts=concepts
+    )
 
 
 def guided_rows(params: TranslationParams) -> int:

@@ -59,10 +59,12 @@ def finished_picture(
         latent = preserve_latent(latent, source_latent, strength, region)
     picture = decode(latent)
     colours = strength and params.colour in PIXEL_WAYS
-    if colours or free is not None:
+    if colours or params.adds_to_render or free is not None:
         shown = (decode_source or decode)(source_latent).to(picture)
         if colours:
             picture = preserve_pixels(picture, shown, params.colour, strength, coloured)
+        if params.adds_to_render:
+            shown, picture = source.to(picture), (source.to(picture) + picture - shown).clamp(0, 1)
         if free is not None:  # what the VAE lets through from the cells beside
             share = soft(free).to(picture)
             picture = share * picture + (1 - share) * shown

@@ -46,7 +46,7 @@ def test_an_object_says_what_a_list_says_in_any_order():
     named = dict(zip(arguments.LIST_NAMES, FULL, strict=True)) | {"version": 2}
     assert arguments.parse([named]) == arguments.parse([dict(reversed(named.items()))]) == arguments.parse(FULL)
     short = arguments.parse([{"version": 2, "preset": "texture", "embedding": "neg-render", "topk_ratio": 0.2}])
-    assert (short.embedding, short.options["guidance"], short.options["topk_ratio"]) == ("neg-render", "topk", 0.2)
+    assert (short.embedding, short.options["tac_ratio"], short.options["topk_ratio"]) == ("neg-render", 1.0, 0.2)
     # as the host's own list has it, in which a script's arguments are counted
     assert arguments.parse([{"version": 2}, *[None] * (len(FULL) - 1)]) == arguments.parse(
         [1, *[None] * (len(FULL) - 1)]
@@ -195,7 +195,7 @@ def test_an_axis_changes_the_weight_of_one_concept_and_a_preset_leaves_them(fake
         "wool :-0.5 | kind=topk ratio=0.2\n\ndenim | warmup=2"
     )
     both = _values(panel, {"concept 2": 0.0, "preset": "texture", "concept 1": 1.0}).options
-    assert both["concepts"] == "wool :1 | kind=topk ratio=0.2\n\ndenim :0 | warmup=2" and both["guidance"] == "topk"
+    assert both["concepts"] == "wool :1 | kind=topk ratio=0.2\n\ndenim :0 | warmup=2" and both["tac_ratio"] == 1.0
     assert CONCEPT_AXES == (1, 2, 3)
     with pytest.raises(ParamError, match="There is no concept 3: Concepts has 2, one a line"):
         _values(panel, {"concept 3": 1.0})

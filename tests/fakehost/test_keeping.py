@@ -37,8 +37,9 @@ def keeping(fake_host, monkeypatch):
 
 class Job(SimpleNamespace):
     def __init__(self, *pictures, **values):
-        values = {"width": SIDE, "height": SIDE, "resize_mode": 0, "image_mask": None, "nmask": None, **values}
-        super().__init__(init_images=list(pictures), comments=[], inpaint_full_res=True, sd_model=None, **values)
+        usual = {"width": SIDE, "height": SIDE, "resize_mode": 0, "image_mask": None, "nmask": None}
+        values = usual | {"inpaint_full_res": True} | values
+        super().__init__(init_images=list(pictures), comments=[], sd_model=None, **values)
 
     def comment(self, text):
         self.comments.append(text)
@@ -124,7 +125,7 @@ def latents(value, count=1):
 
 
 def test_colours_come_back_as_decoded_pictures(keeping, vae):
-    made = keeper(keeping, Job(noise()), colour="lowpass")
+    made = keeper(keeping, Job(noise()), colour="lowpass", details="model")
     result = made.finish(latents(0.3, 2), [0, 0], latents(0.6))
     assert type(result).__name__ == "DecodedSamples" and len(result) == 2
     assert torch.allclose(result[0], torch.tensor(0.2), atol=1e-4)  # 0.6 in the host's -1 .. 1
@@ -134,7 +135,7 @@ def test_colours_come_back_as_decoded_pictures(keeping, vae):
 def test_inside_the_part_that_the_host_repaints_only(keeping, vae):
     nmask = torch.zeros(4, 8, 8)
     nmask[..., :4] = 1
-    made = keeper(keeping, Job(noise(), nmask=nmask), colour="lowpass")
+    made = keeper(keeping, Job(noise(), nmask=nmask), colour="lowpass", details="model")
     result = made.finish(latents(0.3), [0], latents(0.6))[0]
     assert torch.allclose(result[..., :24], torch.tensor(0.2), atol=1e-3)
     assert torch.allclose(result[..., 40:], torch.tensor(-0.4), atol=1e-5)
@@ -143,15 +144,29 @@ def test_inside_the_part_that_the_host_repaints_only(keeping, vae):
 def test_off_leaves_the_hosts_own_way(keeping, vae):
     samples = latents(0.3)
     for values in ({"colour": "off"}, {"colour": "lowpass", "colour_strength": 0.0}):
-        assert keeper(keeping, Job(noise()), **values).finish(samples, [0], latents(0.6)) is samples
+        assert keeper(keeping, Job(noise()), details="model", **values).finish(samples, [0], latents(0.6)) is samples
     assert not vae
 
 
 def test_flat_ground_is_the_sources_also_without_its_colours(keeping, vae):
-    result = keeper(keeping, Job(on_ground()), colour="off").finish(latents(0.3), [0], latents(0.6))[0]
+    made = keeper(keeping, Job(on_ground()), colour="off", details="model")
+    result = made.finish(latents(0.3), [0], latents(0.6))[0]
     assert result.shape == (3, SIDE, SIDE)
     assert torch.allclose(result[..., 40:, 40:], torch.tensor(0.2), atol=1e-3)
     assert torch.allclose(result[..., 20:28, 20:28], torch.tensor(-0.4), atol=1e-3)
+
+
+def test_the_change_is_added_to_the_renders_own_pixels_where_the_host_encodes_all_of_them(keeping, vae):
+    render = torch.from_numpy(np.asarray(noise()).copy()).permute(2, 0, 1) / 255
+    wanted = (render - 0.3).clamp(0, 1) * 2 - 1
+    painted, values = Image.new("L", (SIDE, SIDE), 255), {"colour": "off", "details": "render"}
+    whole = {"image_mask": painted, "inpaint_full_res": False, "inpainting_fill": 1}
+    for given in ({}, whole):
+        result = keeper(keeping, Job(noise(), **given), **values).finish(latents(0.3, 2), [0, 0], latents(0.6))
+        assert all(torch.allclose(one, wanted, atol=1e-5) for one in result)
+    samples = latents(0.3)
+    for given in ({"resize_mode": 3}, whole | {"inpaint_full_res": True}, whole | {"inpainting_fill": 0}):
+        assert keeper(keeping, Job(noise(), **given), **values).finish(samples, [0], latents(0.6)) is samples
 
 
 def test_want_of_memory_is_a_refusal(keeping):

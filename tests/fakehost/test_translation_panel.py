@@ -113,10 +113,10 @@ def test_chips_are_what_differs_from_the_preset_and_put_it_back(fake_host):
     shown = summary_html("default", "neg-render", 1.0, values)
     assert re.findall("data-negtrans-reset='(.*?)'", shown) == ["strength", "steps", "cfg_scale", "all"]
     assert "<span>Steps</span><span>20</span>\u2192<span>50</span>" in shown and "data-changed=''" in shown
-    names = ["strength", "guidance", "steps"]
+    names = ["strength", "tac_ratio", "steps"]
     one = reset_updates(names, "steps#1", "texture")
     assert one[2]["value"] == 50 and [u.get("value") for u in one[:2]] == [None, None] and one[3] == ""
-    assert [u["value"] for u in reset_updates(names, "all#2", "texture")[:3]] == [0.3, "topk", 50]
+    assert [u["value"] for u in reset_updates(names, "all#2", "texture")[:3]] == [0.3, 1.0, 50]
     values |= {"guidance": "topk", "strength": 0.0}
     shown = summary_html("default", "None", 1.0, values)
     assert "This cannot work" in shown and "data-changed='guidance'" in shown

@@ -73,6 +73,6 @@ def test_each_part_changes_the_pictures_and_is_taken_out_again(parts, calm_tiny_
         assert all((one - other).abs().max() > 1e-3 for other in crops[number + 1 :])
     lines = ablation_table(result, rows).splitlines()
     assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [
-        "renders through the VAE", "photos through the VAE", *ROWS,
+        "renders", "renders through the VAE", "photos through the VAE", *ROWS,
     ]  # fmt: skip
     assert next(line for line in lines if line.startswith(f"| {FULL} |")).count("±") == 6

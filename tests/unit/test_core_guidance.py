@@ -10,6 +10,7 @@ from lib_negtrans.core.guidance import (
     VARIANTS,
     Guidance,
     cfg,
+    limited,
     rescale,
 )
 from lib_negtrans.core.guidance.perp import Perp, perpendicular
@@ -140,6 +141,34 @@ def test_every_kind_by_its_name():
 
 def test_plain_is_cfg_without_rescaling():
     assert Guidance().is_plain and not Guidance("perp").is_plain and not Guidance(rescale_amount=0.1).is_plain
+
+
+def test_a_limited_push_is_as_strong_as_before_and_nowhere_far_above_its_average():
+    generator = torch.Generator().manual_seed(5)
+    push = torch.randn(2, 4, 16, 16, generator=generator)
+    push[:, :, 3:5, 3:5] *= 20  # an edge
+    push[1] *= 3
+    held = limited(push, 0.5)
+    assert torch.allclose(held.flatten(1).norm(dim=1), push.flatten(1).norm(dim=1))
+    assert torch.allclose(torch.cosine_similarity(held, push, 1), torch.ones(2, 16, 16))
+    before, after = (one.norm(dim=1).flatten(1) for one in (push, held))
+    assert float((after.amax(1) / after.median(1).values).max()) < 0.2 * float(
+        (before.amax(1) / before.median(1).values).min()
+    )
+    assert torch.allclose(limited(torch.full((1, 4, 8, 8), 0.3), 1.0), torch.tensor(0.3))  # the same everywhere
+    assert torch.equal(limited(torch.zeros(1, 4, 8, 8), 0.5), torch.zeros(1, 4, 8, 8))
+    # what lies around without any push does not count
+    wide = torch.nn.functional.pad(push[:1], (40, 40, 40, 40))
+    assert torch.allclose(limited(wide, 0.5)[..., 40:-40, 40:-40], held[:1], rtol=1e-4)
+
+
+def test_the_limit_is_put_on_any_variant_and_is_nothing_at_scale_one():
+    u, c, n = predictions()
+    for kind in VARIANTS:
+        free, bound = (Guidance(kind, {"sega_warmup": 0}, limit=limit) for limit in (0.0, 0.5))
+        assert torch.equal(bound(u, c, n, W, 3), c + limited(free(u, c, n, W, 3) - c, 0.5)), kind
+        assert torch.equal(bound(u, c, n, 1, 3), c)
+    assert not Guidance(limit=0.5).is_plain
 
 
 def test_segas_scale_follows_the_slider_and_its_momentum_is_the_objects_own():

@@ -79,7 +79,7 @@ def test_infotext_gives_every_option_back():
         steps=40, cfg_scale=5.5, tac_layers=64, tac_ratio=0.35, fixed_point=2, start="noise", solver="ddim",
         features="recomputed",
         guidance="sega", sega_threshold=0.8, sega_warmup=2, sega_cooldown=9, sega_momentum=0.3, sega_beta=0.5,
-        cfg_rescale=0.7, tac_halves="both", tac_blend=0.5, tac_depths="0.9 0.5",
+        guidance_limit=0.7, details="model", cfg_rescale=0.7, tac_halves="both", tac_blend=0.5, tac_depths="0.9 0.5",
         colour="statistics", colour_strength=0.4, mask="border", background="keep",
         concepts='wool, "weave" :3 | threshold=0.8\nred: dark :-1 | kind=topk',
     )  # fmt: skip

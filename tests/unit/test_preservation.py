@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_negtrans.core.attention import AttentionControl, self_attention_layers
-from lib_negtrans.core.colour import WAYS, rgb_to_lab
+from lib_negtrans.core.colour import WAYS, preserve_pixels, rgb_to_lab
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.translation.params import TranslationParams, translation_preset
 from lib_negtrans.translation.pipeline import translate
@@ -29,7 +29,8 @@ def mask():
 
 
 def run(host, image, mask=None, **values):
-    values = {"steps": 10, "negative_prompt": "a 3d render of a doll", "colour": "off", **values}
+    plain = {"colour": "off", "details": "model", "guidance_limit": 0}
+    values = {"steps": 10, "negative_prompt": "a 3d render of a doll", **plain, **values}
     return translate(host, image, TranslationParams.from_dict(values), mask=mask)
 
 
@@ -45,6 +46,27 @@ def test_each_way_takes_the_sources_colours_back(calm_tiny_host, image, way):
     kept = run(calm_tiny_host, image, **far, colour=way)
     assert colour_distance(kept.image, source) < 0.6 * colour_distance(drifted.image, source)
     assert torch.equal(run(calm_tiny_host, image, **far, colour=way, colour_strength=0.0).image, drifted.image)
+
+
+def test_details_are_the_renders_and_only_the_change_is_the_models(calm_tiny_host, image):
+    result = run(calm_tiny_host, image, details="render")
+    decoded, source = (calm_tiny_host.decode_latent(latent) for latent in (result.latent, result.source_latent))
+    assert torch.allclose(result.image, (image + decoded - source).clamp(0, 1), atol=1e-6)
+    assert (decoded - source).abs().max() > 1e-3
+    unchanged = run(calm_tiny_host, image, details="render", negative_prompt="")
+    assert torch.allclose(unchanged.image, image, atol=1e-5)  # the VAE loses nothing of it
+    from_noise = {"start": "noise", "details": "render"}
+    noise = run(calm_tiny_host, image, **from_noise)
+    assert torch.equal(noise.image, calm_tiny_host.decode_latent(noise.latent))
+
+
+def test_only_the_lightness_of_detail_changes():
+    generator = torch.Generator().manual_seed(4)
+    source, change = 0.3 + 0.4 * torch.rand(2, 1, 3, 32, 32, generator=generator)
+    translated = (source + 0.1 * (change - 0.5)).clamp(0, 1)  # far from the border of sRGB
+    before, after = rgb_to_lab(source), rgb_to_lab(preserve_pixels(translated, source, "lightness"))
+    assert (after - before)[:, 1:].abs().max() < 0.5 < 5 < (rgb_to_lab(translated) - before)[:, 1:].abs().max()
+    assert (after - before)[:, :1].abs().max() > 1 and (after - before)[:, :1].mean().abs() < 0.02
 
 
 def test_the_published_preset_keeps_no_colours(calm_tiny_host, image):

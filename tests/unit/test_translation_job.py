@@ -162,7 +162,8 @@ def test_settings_come_back_from_a_picture():
     # the webui writes steps, scale and strength under its own keys only
     webui = "a\nSteps: 20, CFG scale: 3, Seed: 1, Denoising strength: 0.4, NegTrans start: noise"
     settings = settings_from_infotext(webui)
-    assert settings["flat_background"] == "translate"  # there was no such option then
+    # there were no such options then
+    assert [settings[name] for name in ("flat_background", "details", "guidance_limit")] == ["translate", "model", 0]
     assert [settings[name] for name in ("steps", "cfg_scale", "seed", "strength", "start")] == [20, 3, 1, 0.4, "noise"]
     for other in ("", "a cat", "a cat\nSteps: 20, Sampler: Euler a, Seed: 1"):
         assert settings_from_infotext(other) == {}

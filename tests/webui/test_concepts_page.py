@@ -56,6 +56,6 @@ def test_concepts_typed_and_back_from_the_text(page, webui, tmp_path):  # noqa: 
         assert one.text == other.text and difference(one, other) == 0
     # a preset leaves what was typed
     choose(page, f"{PANEL}preset", "texture")
-    page.wait_for_function(f"() => document.querySelector('{PANEL}guidance input:checked').value == 'topk'")
+    page.wait_for_function("() => document.querySelector('#img2img_cfg_scale input[type=number]').value == 5")
     assert page.input_value(f"{PANEL}concepts textarea") == LINES
     assert page.errors == []

@@ -39,7 +39,7 @@ def test_the_script_offers_its_presets_values_and_a_preset_applies_when_chosen(p
     wait_for_chips(page)
     assert [number(page, f"#img2img_{n}") for n in ("steps", "cfg_scale", "denoising_strength")] == [50, 7.5, 0.3]
     choose(page, f"{PANEL}preset", "texture")
-    page.wait_for_function("() => document.querySelector('#img2img_cfg_scale input[type=number]').value == 15")
+    page.wait_for_function("() => document.querySelector('#img2img_cfg_scale input[type=number]').value == 5")
     wait_for_chips(page)
     # the strength is the page's own, seen from both places
     fill_number(page, f"{PANEL}strength", 0.4)

@@ -20,7 +20,8 @@ from lib_negtrans.evaluation.configurations import Configuration
 from lib_negtrans.evaluation.crops import Render, load_render, spread
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import evaluation_data
-from lib_negtrans.evaluation.run import THROUGH_VAE, judge_pictures, round_trip, translate_pictures
+from lib_negtrans.evaluation.run import RENDERS as BASE
+from lib_negtrans.evaluation.run import judge_pictures, translate_pictures
 from lib_negtrans.lora.merge import Loras, merged
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.pictures.feature_network import Lite0, missing_packages
@@ -115,7 +116,7 @@ def _translate(
 ) -> dict[str, list[Tensor]]:
     """Whole pictures (3, H, W) by the name of what was done with them."""
     originals = [render.rgb for render in renders]
-    pictures: dict[str, list[Tensor]] = {THROUGH_VAE: round_trip(host, originals, 1)} | {name: [] for name in ways}
+    pictures: dict[str, list[Tensor]] = {name: [] for name in ways}
     cache = TrajectoryCache()  # two of the ways begin with the same inversion
     with report.bar(total=len(ways) * len(renders), unit="picture") as bar:
         for original in originals:
@@ -149,7 +150,7 @@ def _tell(
         report.event("table", f"No numbers: {lacking}", message=lacking)
         return
     translated = {way.name: pictures[name] for name, (way,) in ways.items()}
-    base = (THROUGH_VAE, pictures[THROUGH_VAE])
+    base = (BASE, [render.rgb for render in renders])
     evaluation = judge_pictures(renders, base, translated, load_photo_features(), Lite0(), size=SIZE)
     table = ablation_table(evaluation, ways, without=["photo-like"])  # a classifier needs more pictures
     report.event("table", f"\n{table}\n\n{READING}\n", **evaluation_data(evaluation))

@@ -18,7 +18,7 @@ from lib_negtrans.evaluation.crops import Render, load_photos, load_render, spre
 from lib_negtrans.evaluation.judged_pair import PairItem, PairJob, PairMeasures, Pairs, pairs_of
 from lib_negtrans.evaluation.reference import load_photo_features
 from lib_negtrans.evaluation.report import SHEET_PICTURES, evaluation_data, evaluation_sheet, markdown_table, row_data
-from lib_negtrans.evaluation.run import THROUGH_VAE, Evaluation, Judge, TableRow, evaluate
+from lib_negtrans.evaluation.run import RENDERS, THROUGH_VAE, Evaluation, Judge, TableRow, evaluate
 from lib_negtrans.files import place, store_errors
 from lib_negtrans.lora.merge import Loras
 from lib_negtrans.models.standalone import usable_device
@@ -152,7 +152,7 @@ def _judge(
             report.problem(f"failed: {name}: {error}", source=name)
     _enough(measured)
     judged = [item for item in items if item in measured]  # in the renders' order, whoever was first
-    judge, names = Judge(photos), (THROUGH_VAE if args.model else "renders", folder.name or "outputs")
+    judge, names = Judge(photos), (THROUGH_VAE if args.model else RENDERS, folder.name or "outputs")
     judge.add(names[0], [measured[item].base for item in judged])
     judge.add(names[1], [measured[item].output for item in judged])
     parts = [torch.empty(0, 3, args.size, args.size)] * 3 + [torch.empty(0, args.size, args.size)]

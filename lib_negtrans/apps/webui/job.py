@@ -107,11 +107,11 @@ class TranslationJob:
         ]
         asked = ", ".join(filter(None, parts))
         if not asked:
-            return params, None
+            return replace(params, guidance_limit=0.0), None
         self.p.comment(
             f"{TITLE}: the prompt has keywords of neutral-prompt, which guide this picture; {asked} was not used."
         )
-        return replace(params, guidance="cfg", cfg_rescale=0.0, concepts=""), asked
+        return replace(params, guidance="cfg", guidance_limit=0.0, cfg_rescale=0.0, concepts=""), asked
 
     def _asked(self, params: TranslationParams, prompt: str, negative_prompt: str) -> Steering:
         """An image's prompts and concepts; neutral-prompt's keywords stay in the prompt where it acts."""

@@ -41,6 +41,7 @@ class Keeper:
         self.p, self.params = p, params
         self._mask: Tensor | None = None  # (B or 1, 1, H, W), for the background that is translated apart
         self._free: Tensor | None = None  # (B or 1, 1, H, W), what of it is not held
+        self._pictures: Tensor | None = None  # (B or 1, 3, H, W), what the host encodes, where it does so as a whole
 
     def find(self) -> None:
         """Look for mask and flat background as the parameters ask; before the host's `init`.
@@ -48,12 +49,14 @@ class Keeper:
         Raises TranslationRefused.
         """
         self._find_mask()
-        if self.p.image_mask is None and self.params.flat_background == "hold":
-            ground = shared.opts.img2img_background_color
-            pictures = [_tensor(self._fitted(images.flatten(image, ground))) for image in self.p.init_images]
-            whole = (..., slice(self.p.height // MULTIPLE * MULTIPLE), slice(self.p.width // MULTIPLE * MULTIPLE))
+        p, ground = self.p, shared.opts.img2img_background_color
+        whole = (..., slice(p.height // MULTIPLE * MULTIPLE), slice(p.width // MULTIPLE * MULTIPLE))
+        pictures = torch.stack([_tensor(self._fitted(images.flatten(image, ground))) for image in p.init_images])[whole]
+        if p.image_mask is None and self.params.flat_background == "hold":
             mask = None if self._mask is None else self._mask[whole]
-            self._free = free_share(self.params, torch.stack(pictures)[whole], mask)
+            self._free = free_share(self.params, pictures, mask)
+        if p.resize_mode != 3 and (p.image_mask is None or (not p.inpaint_full_res and p.inpainting_fill == 1)):
+            self._pictures = pictures
 
     def _find_mask(self) -> None:
         p, source = self.p, self.params.mask
@@ -104,10 +107,13 @@ class Keeper:
 
     def finish(self, samples: Tensor, source_of: list[int], sources: Tensor) -> Any:
         """Latents (B, 4, h, w) with the source's colours and flat ground: latents again, or decoded for the host."""
-        if self._free is None and (self.params.colour == "off" or not self.params.colour_strength):
-            return samples
         # the host puts the background back itself
         params = replace(self.params, background="translate")
+        if self._pictures is None:
+            params = replace(params, details="model")
+        coloured = params.colour != "off" and params.colour_strength
+        if self._free is None and not coloured and not params.adds_to_render:
+            return samples
 
         def decode_sources(_latents: Tensor) -> Tensor:
             return self._decode(sources.to(samples))[source_of]
@@ -117,7 +123,7 @@ class Keeper:
             params,
             samples,
             of_images,
-            of_images,
+            of_images if self._pictures is None else self._pictures.to(samples),
             self._colour_mask(samples),
             self._decode,
             decode_sources,

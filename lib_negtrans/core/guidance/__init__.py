@@ -22,7 +22,7 @@ from .sega import Sega
 from .topk import TopK
 from .variant import Variant, cfg
 
-__all__ = ["KINDS", "OPTIONS", "VARIANTS", "Concept", "Guidance", "Variant", "cfg", "rescale"]
+__all__ = ["KINDS", "OPTIONS", "VARIANTS", "Concept", "Guidance", "Variant", "cfg", "limited", "rescale"]
 
 VARIANTS: dict[str, type[Variant]] = {v.name: v for v in (ClassifierFree, Perp, TopK, Salience, Sega)}
 KINDS = tuple(VARIANTS)
@@ -42,11 +42,30 @@ def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
     return amount * scaled + (1 - amount) * guided
 
 
+def limited(push: Tensor, most: float) -> Tensor:
+    """A push (B, C, H, W) that is nowhere stronger than `most` times its average, and on the whole as strong as before.
+
+    Its strength at a place is its norm n over the channels; the average is weighted by itself, sum n^2 / sum n, so that
+    places without any push do not count. Guidance is strongest by far at edges and in patterns, and breaks them up
+    before plain cloth has changed. Ours; a limit on the norm of the whole is in arXiv 2410.02416.
+    """
+    norm = push.norm(dim=1, keepdim=True)
+    total = norm.sum((2, 3), keepdim=True)
+    average = norm.square().sum((2, 3), keepdim=True) / total.clamp_min(1e-12)
+    held = push * (most * average / norm.clamp_min(1e-12)).clamp_max(1)
+    return held * (_length(push) / _length(held).clamp_min(1e-12))
+
+
+def _length(values: Tensor) -> Tensor:
+    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
 class Guidance:
     """The guided prediction by the variant's name: a new object for each translation, for SEGA's momentum.
 
     options: by the names of `OPTIONS`; those of other variants do nothing, those left out have their defaults.
-    rescale_amount in [0, 1] is put on any of them. Raises ValueError for another kind.
+    limit above 0 is `limited`'s, on all that is added to the prompt's prediction; rescale_amount in [0, 1]. Both are
+    put on any of them. Raises ValueError for another kind.
     """
 
     def __init__(
@@ -54,13 +73,14 @@ class Guidance:
         kind: str = "cfg",
         options: Mapping[str, Any] | None = None,
         *,
+        limit: float = 0.0,
         rescale_amount: float = 0.0,
         concepts: Sequence[Concept] = (),
     ) -> None:
         if kind not in VARIANTS:
             raise ValueError(f"guidance must be one of {', '.join(VARIANTS)}, not {kind!r}.")
         own = {OPTIONS[name][1].name: value for name, value in (options or {}).items() if OPTIONS[name][0] == kind}
-        self.variant, self.rescale_amount = VARIANTS[kind](**own), rescale_amount
+        self.variant, self.limit, self.rescale_amount = VARIANTS[kind](**own), limit, rescale_amount
         self.concepts = Concepts(concepts)
 
     def reads_empty(self, scale: float) -> bool:
@@ -74,7 +94,8 @@ class Guidance:
     @property
     def is_plain(self) -> bool:
         """Whether this is classifier-free guidance and nothing else."""
-        return isinstance(self.variant, ClassifierFree) and not self.rescale_amount and not self.concepts
+        changed = self.limit or self.rescale_amount or self.concepts
+        return isinstance(self.variant, ClassifierFree) and not changed
 
     def __call__(
         self,
@@ -95,4 +116,6 @@ class Guidance:
         guided = cond if scale == 1 else self.variant(uncond, cond, negative, scale, step)
         if self.concepts:
             guided = guided + self.concepts.added(uncond, cond, negative, found, scale, step)
+        if self.limit:
+            guided = cond + limited(guided - cond, self.limit)
         return rescale(guided, cond, self.rescale_amount) if self.rescale_amount else guided
