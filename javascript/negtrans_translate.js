@@ -1,6 +1,6 @@
-// The translation panel: its summary in the page's language, chips that put an option back, marks on the folded groups
-// that hold changed ones, and in the webui a sentence where the canvas would stretch the render, and the render beside
-// its translation. The same file serves the webui and the standalone page.
+// What the server says in sentences, in the page's language. The translation panel: chips that put an option back, marks
+// on the folded groups that hold changed ones, and in the webui a sentence where the canvas would stretch the render, and
+// the render beside its translation. The same file serves the webui and the standalone page.
 (function () {
     "use strict";
 
@@ -11,19 +11,55 @@
         return template.replace(/\{(\w+)\}/g, (place, name) => (name in values ? said(String(values[name])) : place));
     }
 
-    // a value that is words is in the dictionary as it stands, or with "#" for its numbers
-    function said(text) {
-        const numbers = text.match(/\d+(\.\d+)?/g) || [];
-        const masked = words(text.replace(/\d+(\.\d+)?/g, "#"));
-        return words(text) || (masked && masked.replace(/#/g, () => numbers.shift())) || text;
+    let dictionary = null;
+    let templates = []; // its entries with places for values; those that say most come first
+    const known = new Map(); // of the lines of a log only the last one is new
+
+    function read() {
+        dictionary = window.localization;
+        known.clear();
+        templates = Object.keys(dictionary).filter((key) => /\{\w+\}/.test(key)).map((key) => {
+            const [parts, places] = [key.split(/\{\w+\}/), key.match(/\{\w+\}/g).map((place) => place.slice(1, -1))];
+            const pattern = new RegExp(`^${parts.map((part) => part.replace(/\W/g, "\\$&")).join("(.*?)")}$`);
+            return {key, places, pattern, length: parts.join("").length};
+        }).sort((one, other) => other.length - one.length);
     }
 
+    // a text with values in it, sentence by sentence; what is not in the dictionary stays as it is
+    function said(text) {
+        if (known.size > 5000) known.clear();
+        if (!known.has(text)) {
+            known.set(text, words(text) || parted(text, ". ") || matched(text) || parted(text, ": ") || parted(text, ", ") || text);
+        }
+        return known.get(text);
+    }
+
+    function matched(text) {
+        for (const {key, places, pattern} of templates) {
+            const found = text.match(pattern);
+            if (found) return filled(words(key), Object.fromEntries(places.map((name, i) => [name, found[i + 1]])));
+        }
+        return undefined;
+    }
+
+    function parted(text, mark) {
+        const at = text.indexOf(mark);
+        const kept = mark === ", " ? 0 : 1; // a sentence has its full stop
+        return at < 0 ? undefined : said(text.slice(0, at + kept)) + mark.slice(kept) + said(text.slice(at + mark.length));
+    }
+
+    const PANELS = ["summary", "message", "error", "training", "prepare", "dataset"].map((name) => `.negtrans-${name}`);
+    const SPOKEN = [...PANELS, "[id^=negtrans_] .caption-label"].join();
+
     function sentences() {
-        for (const span of root().querySelectorAll("[data-negtrans-template]")) {
-            const template = words(span.dataset.negtransTemplate);
-            if (!template) continue;
-            const text = filled(template, JSON.parse(span.dataset.values));
-            if (span.textContent !== text) span.textContent = text;
+        if (!window.localization) return;
+        if (dictionary !== window.localization) read();
+        for (const panel of root().querySelectorAll(SPOKEN)) {
+            const nodes = document.createTreeWalker(panel, NodeFilter.SHOW_TEXT);
+            while (nodes.nextNode()) {
+                const text = nodes.currentNode.data.split("\n").map(said).join("\n");
+                if (nodes.currentNode.data !== text) nodes.currentNode.data = text;
+            }
         }
     }
 

@@ -96,7 +96,7 @@ def validate_name(name: str, tokenize: Callable[[str], Sized] | None = None) -> 
     if not name:
         raise EmbeddingError("The embedding needs a name, such as neg-render.")
     if len(name) > MAX_NAME_LENGTH:
-        raise EmbeddingError(f"The name {name[:20]}... is too long: use at most {MAX_NAME_LENGTH} characters.")
+        raise EmbeddingError(f"The name {name[:20]}\u2026 is too long: use at most {MAX_NAME_LENGTH} characters.")
     if illegal := sorted({c for c in name.lower() if not (c.isascii() and (c.isalnum() or c in "_-"))}):
         shown = " ".join(repr(c) for c in illegal)
         raise EmbeddingError(

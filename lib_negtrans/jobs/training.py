@@ -97,8 +97,7 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
         found = embedding_files(out.parent) if triggers else out.parent.rglob(f"*{out.suffix}")
         for other in found:
             if other != out and other.stem.lower() == name.lower():
-                same = "trigger word" if triggers else "name"
-                raise TrainingRefused(f"{other} has the same {same}: choose another name, or move that file.")
+                raise TrainingRefused(f"{other} has the same name: choose another name, or move that file.")
         if overwrite or resume:
             return name
         if out.exists():

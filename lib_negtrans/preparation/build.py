@@ -47,7 +47,9 @@ class PrepareProgress:
     total: int
 
     def __str__(self) -> str:
-        return f"{'Looking at' if self.phase == 'looking' else 'Writing'} pictures {self.done}/{self.total}"
+        if self.phase == "looking":
+            return f"Looking at pictures {self.done}/{self.total}"
+        return f"Writing pictures {self.done}/{self.total}"
 
 
 @dataclass(frozen=True)
@@ -106,19 +108,23 @@ class PrepareReport:
         subjects = Counter(picture.subject for picture in self.prepared)
         captions = Counter(picture.caption for picture in self.prepared)
         ways = {
-            "alpha": "by transparency", "plain border": "by a plain border", "whole": "as they are",
-            "unknown": "around the upper centre, as no subject was found",
+            "alpha": "by transparency (#)", "plain border": "by a plain border (#)", "whole": "as they are (#)",
+            "unknown": "around the upper centre, as no subject was found (#)",
         }  # fmt: skip
+        framed = ", ".join(ways[how].replace("#", str(count)) for how, count in subjects.most_common())
+        folders = ", ".join(f"{name} ({count})" for name, count in self.sub_folders.items())
         lines = [
             f"{len(self.prepared)} of {self.found} pictures prepared at {self.params.size} pixels in {self.target}.",
-            "Framed " + ", ".join(f"{ways[how]} ({count})" for how, count in subjects.most_common()) + ".",
+            f"Framed {framed}.",
         ]
         if padded := sum(picture.padded for picture in self.prepared):
             lines.append(f"{padded} were padded, so that the subject is not cut.")
-        counts = f"{captions['file']} from .txt files, {captions['folders']} from names of sub-folders"
-        lines.append(f"Captions: {counts}, {captions['none']} without.")
+        lines.append(
+            f"Captions: {captions['file']} from .txt files, {captions['folders']} from names of sub-folders, "
+            f"{captions['none']} without."
+        )
         if len(self.sub_folders) > 1:
-            lines.append("From " + ", ".join(f"{name} ({count})" for name, count in self.sub_folders.items()) + ".")
+            lines.append(f"From {folders}.")
         if self.spare:
             lines.append(f"{self.spare} more could be used but were not chosen.")
         return lines + self.notes + [f"Left out: {path} {reason}" for path, reason in self.left_out]

@@ -49,11 +49,11 @@ def memory_notice(
     text = (
         f"The training needs about {_size(need + activations)} beside the model's {_size(model)}: {_size(need)} for "
         f"what is trained, {_size(activations)} for a batch of {params.batch_size} at {params.size} pixels; "
-        f"{_size(free)} {there} are free"
+        f"{_size(free)} {there} are free."
     )
     if need + activations <= free:
-        return Notice(f"{text}.")
-    return Notice(f"{text}. Lower the batch size or the size, or turn on gradient checkpointing.", "warning")
+        return Notice(text)
+    return Notice(f"{text} Lower the batch size or the size, or turn on gradient checkpointing.", "warning")
 
 
 def activation_bytes(host: ModelHost, size: int) -> float:

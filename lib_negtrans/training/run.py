@@ -72,8 +72,10 @@ class Training:
     def _refuse_losses(self) -> None:
         earlier, resume, overwrite = checkpoints(self.run_folder), self.request.resume, self.request.overwrite
         if earlier and not resume and not overwrite:
-            text = f"{self.run_folder} holds a run of {earlier[0][0]} steps"
-            raise TrainingError(f"{text}: resume it, or allow overwriting to start afresh.")
+            raise TrainingError(
+                f"{self.run_folder} holds a run of {earlier[0][0]} steps: resume it, or allow overwriting to start "
+                "afresh."
+            )
         if self.out.exists() and not overwrite and not (resume and earlier):
             raise TrainingError(f"{self.out} exists already: choose another name, or allow overwriting.")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from lib_negtrans.options import ParamError
 
@@ -21,30 +20,17 @@ def controlled_layers(flag: int) -> int:
     return sum(count for area, count in _LAYERS_BY_AREA.items() if area <= flag)
 
 
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence with places for values, such as {steps}, so that a page can say it in another language."""
-
-    template: str
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return self.template.format(**self.values)
-
-
-def cannot_work(error: ParamError) -> Sentence:
+def cannot_work(reason: ParamError) -> str:
     """What is wrong, where a description would be."""
-    return Sentence("This cannot work: {reason}", {"reason": str(error)})
+    return f"This cannot work: {reason}"
 
 
 def describe_translation(params: TranslationParams, embedding: str | None = None, weight: float = 1.0) -> str:
     """`translation_sentences` as one paragraph."""
-    return " ".join(map(str, translation_sentences(params, embedding, weight)))
+    return " ".join(translation_sentences(params, embedding, weight))
 
 
-def translation_sentences(
-    params: TranslationParams, embedding: str | None = None, weight: float = 1.0
-) -> list[Sentence]:
+def translation_sentences(params: TranslationParams, embedding: str | None = None, weight: float = 1.0) -> list[str]:
     """What a translation will do; what is wrong with the parameters, if anything is."""
     try:
         params.validate()
@@ -59,67 +45,63 @@ def translation_sentences(
         _way_down(params, embedding, weight),
         _attention(params, tac_steps, layers),
         *_concepts(params),
-        Sentence("This takes about {calls} model calls.", {"calls": calls}),
+        f"This takes about {calls} model calls.",
     ]
     if params.colour != "off" and params.colour_strength:
-        sentences.append(Sentence("The render's colours are brought back."))
-    if params.mask != "none":
-        kept = "stays as it is in the render" if params.background == "keep" else "may change freely"
-        sentences.append(Sentence(f"Texture and colour are held on the garment only; the background {kept}."))
+        sentences.append("The render's colours are brought back.")
+    if params.mask != "none" and params.background == "keep":
+        sentences.append(
+            "Texture and colour are held on the garment only; the background stays as it is in the render."
+        )
+    elif params.mask != "none":
+        sentences.append("Texture and colour are held on the garment only; the background may change freely.")
     if params.strength > _LARGE_STRENGTH:
-        large = "Strength {strength} changes the picture a lot: the presets use 0.3 to 0.5."
-        sentences.append(Sentence(large, {"strength": f"{params.strength:g}"}))
+        sentences.append(f"Strength {params.strength:g} changes the picture a lot: the presets use 0.3 to 0.5.")
     return sentences
 
 
-def _way_up(params: TranslationParams, rows_up: int) -> Sentence:
-    timesteps = params.timesteps
-    values = {"used": len(timesteps), "steps": params.steps, "level": timesteps[-1]}
+def _way_up(params: TranslationParams, rows_up: int) -> str:
+    used, level = len(params.timesteps), params.timesteps[-1]
     if params.start != "inversion":
-        return Sentence("Noise from the seed is added to the render, up to level {level} of 1000.", values)
-    extra = rows_up - len(timesteps) if params.solver == "ddim" and params.fixed_point else 0
-    inverted = "The render is inverted in {used} of {steps} steps, up to noise level {level} of 1000"
-    exact = ", and {extra} more model calls make this exact" if extra else ""
-    return Sentence(f"{inverted}{exact}. The seed has no effect.", values | {"extra": extra})
+        return f"Noise from the seed is added to the render, up to level {level} of 1000."
+    extra = rows_up - used if params.solver == "ddim" and params.fixed_point else 0
+    inverted = f"The render is inverted in {used} of {params.steps} steps, up to noise level {level} of 1000"
+    if not extra:
+        return f"{inverted}. The seed has no effect."
+    return f"{inverted}, and {extra} more model calls make this exact. The seed has no effect."
 
 
-def _way_down(params: TranslationParams, embedding: str | None, weight: float) -> Sentence:
-    values = {"used": len(params.timesteps), "scale": f"{params.cfg_scale:g}"}
+def _way_down(params: TranslationParams, embedding: str | None, weight: float) -> str:
+    used, scale = len(params.timesteps), f"{params.cfg_scale:g}"
     typed = bool(params.steering.negative_prompt.strip())
     if not embedding and not typed and params.steering.concepts:
-        return Sentence("Then {used} steps follow, with CFG scale {scale}.", values)
+        return f"Then {used} steps follow, with CFG scale {scale}."
     if not embedding and not typed:
-        return Sentence(
-            "Then {used} steps follow, with CFG scale {scale}. There is nothing to lead away from: choose a negative "
-            "embedding.", values
-        )  # fmt: skip
-    away = "{embedding} and the negative prompt" if embedding and typed else "{embedding}"
-    weighted = embedding if weight == 1 else f"({embedding}:{weight:g})"  # as prompts have it
-    name = weighted if embedding else "the negative prompt"
+        nothing = "There is nothing to lead away from: choose a negative embedding."
+        return f"Then {used} steps follow, with CFG scale {scale}. {nothing}"
+    away = "the negative prompt"
+    if embedding:
+        weighted = embedding if weight == 1 else f"({embedding}:{weight:g})"  # as prompts have it
+        away = f"{weighted} and the negative prompt" if typed else weighted
     kept = guidance_of(params).variant.kept()
-    template = f"Then {{used}} steps lead away from {away}, with CFG scale {{scale}}{', {kept}' if kept else ''}."
-    return Sentence(template, values | {"embedding": name, "kept": kept})
+    return f"Then {used} steps lead away from {away}, with CFG scale {scale}{f', {kept}' if kept else ''}."
 
 
-def _attention(params: TranslationParams, tac_steps: int, layers: int) -> Sentence:
+def _attention(params: TranslationParams, tac_steps: int, layers: int) -> str:
     if not tac_steps or not layers:
-        return Sentence("Attention control is off, so the texture may change.")
-    hold = "hold" if params.tac_blend == 1 else "hold {share} % of"
-    return Sentence(
-        f"In the first {{steps}} of them, {{layers}} of 16 attention layers {hold} the render's texture.",
-        {"steps": tac_steps, "layers": layers, "share": f"{100 * params.tac_blend:g}"},
-    )
+        return "Attention control is off, so the texture may change."
+    hold = "hold" if params.tac_blend == 1 else f"hold {100 * params.tac_blend:g} % of"
+    return f"In the first {tac_steps} of them, {layers} of 16 attention layers {hold} the render's texture."
 
 
-def _concepts(params: TranslationParams) -> list[Sentence]:
+def _concepts(params: TranslationParams) -> list[str]:
     """Which concepts there are, and what they cost."""
     concepts = params.steering.concepts
     if not concepts:
         return []
     without = replace(params, concepts="", prompt=params.steering.prompt, negative_prompt="")
-    template = "Concepts: {names}. They add {rows} to the model calls of each step."
-    rows = guided_rows(params) - guided_rows(without)
-    return [Sentence(template, {"names": "; ".join(map(written, concepts)), "rows": rows})]
+    names, rows = "; ".join(map(written, concepts)), guided_rows(params) - guided_rows(without)
+    return [f"Concepts: {names}. They add {rows} to the model calls of each step."]
 
 
 def _layers(params: TranslationParams) -> int:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.webui.looks import english
+
 T = "#negtrans_train_"
 
 
@@ -23,8 +25,8 @@ def renders(tmp_path_factory):
     return folder
 
 
-def open_training(page) -> None:
-    page.get_by_role("tab", name="Train Negative Embedding").click()
+def open_training(page, tab: str = "Train Negative Embedding") -> None:
+    page.get_by_role("tab", name=tab).click()
     page.wait_for_selector(f"{T}start")
 
 
@@ -34,7 +36,7 @@ def fill_in(page, folder, name: str, steps: int) -> None:
     for option, value in (("steps", steps), ("size", 64)):
         page.fill(f"{T}{option} input[type=number]", str(value))
         page.locator(f"{T}{option} input[type=number]").blur()
-    page.wait_for_selector(f"{T}name_hint >> text=Trigger word")
+    page.wait_for_selector(f"{T}name_hint b")
 
 
 def captions_below(page) -> list[bool]:
@@ -85,6 +87,21 @@ def test_from_a_folder_to_the_embedding_in_the_translation_tab(page, site, rende
     page.wait_for_function("document.querySelector('#negtrans_page_summary').innerText.includes('away from neg-page')")
     dropdown.click()
     assert "neg-page" in page.inner_text("ul.options")
+
+
+def test_what_it_says_is_japanese_where_the_browser_is(page, site, renders):
+    page.goto(f"{site.url}?lang=ja")
+    open_training(page, "ネガティブ埋め込みの学習")
+    page.fill(f"{T}folder textarea, {T}folder input", "/no/such/folder")
+    page.click(f"{T}start")
+    page.wait_for_selector(f"{T}folder .negtrans-beside >> text=フォルダー/no/such/folderがありません。")
+    fill_in(page, renders, "neg-japanese", 40)
+    page.click(f"{T}start")
+    page.wait_for_selector(f"{T}message >> text=neg-japaneseの学習を始めました。 このページを閉じても学習は続きます。")
+    page.wait_for_selector(f"{T}status [data-phase=finished] .negtrans-verdict >> text=まだ効果がありません")
+    page.wait_for_selector(f"{T}previews .caption-label >> text=ステップ40")
+    page.wait_for_selector(f"{T}status >> text=ステップ40/40: 損失")
+    assert english(page, f"{T}status") == english(page, f"{T}previews") == []
 
 
 def test_a_reloaded_page_finds_the_running_training(page, site, renders):

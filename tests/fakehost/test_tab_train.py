@@ -168,7 +168,7 @@ def test_presets_set_the_fields_that_any_of_them_names(panel):
 
 def test_name_hint(panel, manager):
     assert panel.check_name("", False) == ""
-    assert "Trigger word: <b>neg-render</b>" in panel.check_name(" neg-render ", False)
+    assert "Trigger word:</span> <b>neg-render</b>" in panel.check_name(" neg-render ", False)
     assert "use neg-x" in panel.check_name("Neg-X", False)
     assert "&lt;" in panel.check_name("<script>", False)
     manager.workplace.embeddings_folder.mkdir(parents=True)
@@ -340,7 +340,7 @@ def test_the_verdict_is_said_in_words_that_can_be_translated():
     assert verdict_html(TrainingSnapshot()) == ""
     state = TrainingSnapshot(verdict=LEARNING, verdict_text="Learning: renders are explained <5 %> better.")
     line = verdict_html(state)
-    assert "<b>Learning.</b> <span>Renders are explained &lt;5 %&gt; better.</span>" in line
+    assert "<b>Learning:</b> <span>renders are explained &lt;5 %&gt; better.</span>" in line
     bad = TrainingSnapshot(verdict=DIVERGING, verdict_text="Diverging: lower the learning rate.")
     assert "negtrans-error" in verdict_html(bad) and line in status_html(state)
     assert [duration(s) for s in (0, 89, 90, 3600, 12000)] == ["0 s", "89 s", "2 min", "1 h 00 min", "3 h 20 min"]

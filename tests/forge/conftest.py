@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,9 +14,9 @@ import yaml
 from safetensors import safe_open
 
 from tests.webui.client import Client
-from tests.webui.conftest import demo_model  # noqa: F401
+from tests.webui.conftest import demo_model, webui  # noqa: F401
 from tests.webui.files import make_embedding, make_lora
-from tests.webui.server import WebuiServer, make_data_folder
+from tests.webui.server import WebuiServer, make_data_folder, running
 
 FLAGS = (
     "--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-python-version-check", "--skip-install",
@@ -70,18 +71,22 @@ def forge_installation() -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def webui(forge_installation, demo_model, tmp_path_factory):  # noqa: F811
-    """A running Forge with this extension and the demonstration model, for the tests of one file."""
-    data = tmp_path_factory.mktemp("forge")
-    make_forge_folder(data, forge_installation[0], demo_model)
-    server = WebuiServer(data, *forge_installation, usual=FLAGS, ready=("Startup time",))
-    server.start()
-    # it loads the checkpoint with the first picture, A1111 at its start
-    assert server.post("/sdapi/v1/txt2img", {"width": 64, "height": 64, "steps": 1}).status_code == 200
-    yield server
-    server.stop()
+def start_webui(forge_installation, demo_model, tmp_path_factory):  # noqa: F811
+    """with start_webui(**settings) as server: a Forge with this extension, the demonstration model and settings."""
+
+    @contextlib.contextmanager
+    def started(**settings):
+        data = tmp_path_factory.mktemp("forge")
+        make_forge_folder(data, forge_installation[0], demo_model)
+        forge = WebuiServer(data, *forge_installation, usual=FLAGS, ready=("Startup time",))
+        with running(forge, settings) as server:
+            # it loads the checkpoint with the first picture, A1111 at its start
+            assert server.post("/sdapi/v1/txt2img", {"width": 64, "height": 64, "steps": 1}).status_code == 200
+            yield server
+
+    return started
 
 
 @pytest.fixture(scope="module")
-def client(webui):
+def client(webui):  # noqa: F811
     return Client(webui)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.webui.client import Client, arguments, difference
-from tests.webui.conftest import webui as a1111  # noqa: F401
+from tests.webui.conftest import start_webui as start_a1111  # noqa: F401
 from tests.webui.conftest import webui_installation  # noqa: F401
 
 LORA, AND = "<lora:test-lora:0.8>", "a photo AND a shirt :0.5"
@@ -19,8 +19,14 @@ PROMPTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def a1111(start_a1111):  # noqa: F811
+    with start_a1111() as server:
+        yield server
+
+
 @pytest.mark.parametrize("name", PROMPTS)
-def test_one_request_gives_one_picture(client, a1111, name):  # noqa: F811
+def test_one_request_gives_one_picture(client, a1111, name):
     """To two grey levels: each agrees with the command line to one."""
     request = {"negative_prompt": "cg", **PROMPTS[name]}
     clients = client, Client(a1111)

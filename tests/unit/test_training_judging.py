@@ -179,26 +179,27 @@ def measurement(renders, photos=None, error=0.01):
     return Measurement(Gain(1.0, renders, error), None if photos is None else Gain(1.0, photos, error))
 
 
-@pytest.mark.parametrize(
-    ("values", "photos", "norm", "kind", "says"),
-    [
-        ([0.0, 0.001], None, 1.0, NO_EFFECT, "as well without"),
-        ([0.0, 0.05], None, 1.0, LEARNING, "5.0 % better"),
-        (
-            [0.05],
-            None,
-            1.0,
-            NO_EFFECT,
-            "With the initialisation text, the model predicts held-out renders 5.0 % better than without it.",
-        ),
-        ([0.0, 0.05], 0.0, 1.0, LEARNING, "photos 0.0 % worse"),
-        ([0.0, 0.05], 0.045, 1.0, CONTENT, "what both show"),
-        ([0.0, 0.05, -0.2], None, 1.0, DIVERGING, "20.0 % worse"),
-        ([0.05, 0.9, 0.5, 0.5, 0.5], None, 1.0, SETTLED, "best was step 1"),
-        ([0.0, 0.05], None, 40.0, DIVERGING, "40 times as long as real tokens"),
-        ([0.0, math.nan], None, 1.0, DIVERGING, "Diverging"),
-    ],
-)
+VERDICTS = [
+    ([0.0, 0.001], None, 1.0, NO_EFFECT, "as well without"),
+    ([0.0, 0.05], None, 1.0, LEARNING, "5.0 % better"),
+    (
+        [0.05],
+        None,
+        1.0,
+        NO_EFFECT,
+        "With the initialisation text, the model predicts held-out renders 5.0 % better than without it.",
+    ),
+    ([-0.05], None, 1.0, NO_EFFECT, "renders 5.0 % worse than without it."),
+    ([0.0, 0.05], 0.0, 1.0, LEARNING, "photos 0.0 % worse"),
+    ([0.0, 0.05], 0.045, 1.0, CONTENT, "what both show"),
+    ([0.0, 0.05, -0.2], None, 1.0, DIVERGING, "20.0 % worse"),
+    ([0.05, 0.9, 0.5, 0.5, 0.5], None, 1.0, SETTLED, "best was step 1"),
+    ([0.0, 0.05], None, 40.0, DIVERGING, "40 times as long as real tokens"),
+    ([0.0, math.nan], None, 1.0, DIVERGING, "Diverging"),
+]
+
+
+@pytest.mark.parametrize(("values", "photos", "norm", "kind", "says"), VERDICTS)
 def test_verdicts(values, photos, norm, kind, says):
     said = verdict(len(values) - 1, measurement(values[-1], photos), best_of(values), norm, vectors_of(1.0))
     assert said.kind == kind and says in said.text

@@ -164,7 +164,7 @@ def test_existing_embeddings_are_not_hidden_or_replaced(manager, renders, tmp_pa
     other = tmp_path / "embeddings/old/Neg-render.safetensors"
     other.parent.mkdir(parents=True)
     other.write_bytes(b"")
-    with pytest.raises(TrainingRefused, match="same trigger word"):
+    with pytest.raises(TrainingRefused, match="same name"):
         manager.check_name("neg-render")
     (tmp_path / "embeddings/neg-b.pt").write_bytes(b"")
     with pytest.raises(TrainingRefused, match="exists already"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ import pytest
 from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.standalone import default_model_path
 from tests.webui.files import make_controlnet, make_embedding, make_lora
-from tests.webui.server import WebuiServer, make_data_folder
+from tests.webui.server import WebuiServer, make_data_folder, running
 
 
 @pytest.fixture(scope="session")
@@ -53,16 +54,26 @@ def add_script(data: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def webui(webui_installation, demo_model, tmp_path_factory):
-    """A running webui with this extension and the demonstration model, for the tests of one file."""
-    data = tmp_path_factory.mktemp("webui")
-    make_data_folder(data, demo_model)
-    make_embedding(data / "embeddings", demo_model)
-    make_lora(data / "models" / "Lora", demo_model)
-    for name in ("saboteur", "counter"):
-        add_script(data, name)
-    add_neighbours(data, demo_model)
-    server = WebuiServer(data, *webui_installation)
-    server.start()
-    yield server
-    server.stop()
+def start_webui(webui_installation, demo_model, tmp_path_factory):
+    """with start_webui(**settings) as server: a webui with this extension, the demonstration model and settings."""
+
+    @contextlib.contextmanager
+    def started(**settings):
+        data = tmp_path_factory.mktemp("webui")
+        make_data_folder(data, demo_model)
+        make_embedding(data / "embeddings", demo_model)
+        make_lora(data / "models" / "Lora", demo_model)
+        for name in ("saboteur", "counter"):
+            add_script(data, name)
+        add_neighbours(data, demo_model)
+        with running(WebuiServer(data, *webui_installation), settings) as server:
+            yield server
+
+    return started
+
+
+@pytest.fixture(scope="module")
+def webui(start_webui):
+    """A running webui for the tests of one file."""
+    with start_webui() as server:
+        yield server

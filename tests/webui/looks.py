@@ -1,6 +1,8 @@
-"""What can be seen to be wrong with the extension's own texts on a page: cut off, or too faint to read."""
+"""What can be seen to be wrong with our own texts on a page: cut off, too faint to read, left in English."""
 
 from __future__ import annotations
+
+import re
 
 CONTRAST = 3.0  # WCAG's least, for large texts and parts of controls
 
@@ -79,3 +81,8 @@ def faint(page) -> list[str]:
         }""",
         CONTRAST,
     )
+
+
+def english(page, place: str) -> list[str]:
+    """Where two English words follow each other in an element of a Japanese page, outside quotations."""
+    return re.findall(r"[A-Za-z]{3,} [a-z]{3,}.*", re.sub("'[^']*'", "", page.inner_text(place)))

@@ -6,12 +6,14 @@ The host's folder is only read. What the tests need lies in a temporary folder t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -121,3 +123,14 @@ class WebuiServer:
         session = requests.Session()
         session.trust_env = False
         return session
+
+
+@contextlib.contextmanager
+def running(server: WebuiServer, settings: dict) -> Iterator[WebuiServer]:
+    """The server with these of the webui's settings, started and in the end stopped."""
+    (server.data / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -11,8 +11,6 @@ import pytest
 from PIL import Image
 
 from tests.webui.client import SIZE, Client, arguments, difference, infotext, render, restored
-from tests.webui.files import make_embedding
-from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import (
     PANEL,
     SCRIPTS,
@@ -24,6 +22,7 @@ from tests.webui.test_script_page import (
     open_groups,
     open_page,
     opened,
+    same_file,
     send_to_img2img,
     upload,
 )
@@ -43,16 +42,10 @@ def before(webui):
 
 
 @pytest.fixture(scope="module")
-def always_on(before, webui_installation, demo_model, tmp_path_factory):
+def always_on(before, start_webui):
     """A second webui, with the setting."""
-    data = tmp_path_factory.mktemp("always-on")
-    make_data_folder(data, demo_model)
-    make_embedding(data / "embeddings", demo_model)
-    (data / "config.json").write_text(json.dumps({"negtrans_always_on": True}), encoding="utf-8")
-    server = WebuiServer(data, *webui_installation)
-    server.start()
-    yield server
-    server.stop()
+    with start_webui(negtrans_always_on=True) as server:
+        yield server
 
 
 def ours(**values):
@@ -132,7 +125,7 @@ def test_a_grid_by_clicks_and_a_cell_of_it_back_from_its_text(always_on, tmp_pat
         upload(page, source)
         generate(page)
         again = newest(always_on)
-        assert again not in cells and again.read_bytes() == cells[3].read_bytes()
+        assert again not in cells and same_file(again, cells[3])
         assert page.errors == []
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.webui.client import render
 from tests.webui.files import copy_renders
-from tests.webui.looks import cut_off, faint
+from tests.webui.looks import cut_off, english, faint
 from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import PANEL, fill_number, generate, newest, open_page, opened, upload
 from tests.webui.test_train_page import fill, wait_for
@@ -59,6 +59,7 @@ def test_from_the_tab_to_the_picture(fresh, tmp_path):
         page.click("#negtrans_train_start")
         wait_for(page, "finished")
         look("2-trained")
+        assert language == "english" or english(page, "#negtrans_train_status") == []
         page.click("#negtrans_train_use")
         page.wait_for_function(f"() => document.querySelector('{PANEL}embedding input').value == 'neg-render'")
         upload(page, source)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.webui.client import SIZE, difference, render
+from tests.webui.client import SIZE, Client, arguments, difference, render
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -138,6 +138,13 @@ def newest(webui) -> Path:
     return max((webui.data / "outputs").rglob("*.png"), key=lambda file: file.stat().st_mtime)
 
 
+def same_file(one: Path, other: Path) -> bool:
+    """By bytes, but for the alpha channel into which Forge writes a copy of the text with the time."""
+    with Image.open(one) as first, Image.open(other) as second:
+        same = first.text == second.text and difference(first, second) == 0
+        return same and (first.mode == "RGBA" or one.read_bytes() == other.read_bytes())
+
+
 def send_to_img2img(page, webui, picture, says="NegTrans"):
     """On a page loaded anew, by the tab PNG Info; says: what is waited for in the picture's text."""
     open_img2img(page, webui)
@@ -199,9 +206,41 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
     generate(page)
     again = newest(webui)
     assert again != first
-    with Image.open(first) as one, Image.open(again) as other:
-        # not the files' bytes: Forge writes a copy of the text with the time into an alpha channel
-        assert one.text == other.text and difference(one, other) == 0
+    assert same_file(first, again)
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("preset", ["default", "fast"])
+def test_a_preset_by_clicks_is_the_apis_picture_and_plain_ones_stay_as_they_are(page, webui, tmp_path, preset):
+    client, source = Client(webui), tmp_path / "render.png"
+    client.plain()  # the host's VAE draws from torch's global generator: begin from a known state
+    plain = client.plain()["images"]
+    render().save(source)
+    upload(page, source)
+    choose(page, SCRIPTS, "Realistic Translation")
+    page.wait_for_selector(f"{PANEL}preset")
+    if preset == "default":  # it is chosen
+        page.click(f"{PANEL}summary button:has-text('Put all back')")
+    else:
+        choose(page, f"{PANEL}preset", preset)
+    page.wait_for_function("() => document.querySelector('#img2img_steps input[type=number]').value == 50")
+    choose(page, f"{PANEL}embedding", "neg-test")
+    for name, value in (("width", SIZE), ("height", SIZE), ("seed", 1)):
+        fill_number(page, f"#img2img_{name}", value)
+    generate(page)
+    made = client.translate(arguments(preset=preset, embedding="neg-test"), steps=50)["images"][0]
+    assert difference(made, Image.open(newest(webui))) == 0
+    assert client.plain()["images"] == plain
+
+    for name, value in (("width", 512), ("height", 512), ("steps", 150)):
+        fill_number(page, f"#img2img_{name}", value)
+    page.wait_for_timeout(2000)
+    page.click("#img2img_generate")
+    page.wait_for_selector("#img2img_interrupt", state="visible")
+    page.wait_for_timeout(2500)
+    page.click("#img2img_interrupt")
+    page.wait_for_function("() => /Time taken/.test(document.querySelector('#html_log_img2img').innerText)")
+    assert client.plain()["images"] == plain
     assert page.errors == []
 
 

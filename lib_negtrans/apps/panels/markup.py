@@ -36,10 +36,11 @@ def bar_html(fraction: float, text: str, remaining: float | None = None) -> str:
     """A progress bar; fraction in [0, 1], remaining in seconds."""
     percent = f"{100 * fraction:.1f}%"
     if remaining is not None:
-        text += f", {duration(remaining)} left"
+        text = f"{text}, {duration(remaining)} left"
     return (
         f"<div class='negtrans-bar' role='progressbar' aria-valuenow='{100 * fraction:.0f}' aria-valuemin='0' "
-        f"aria-valuemax='100'><div style='width:{percent}'></div><span>{percent} ({html.escape(text)})</span></div>"
+        f"aria-valuemax='100'><div style='width:{percent}'></div><span>{percent} (<span>{html.escape(text)}</span>)"
+        "</span></div>"
     )
 
 

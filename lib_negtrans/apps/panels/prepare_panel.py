@@ -95,7 +95,8 @@ def prepare_html(state: PrepareSnapshot) -> str:
     """Progress or report; its root carries data-phase for the page's script and for tests."""
     parts = [f"<div class='negtrans-prepare' data-prepare='{state.phase}'>"]
     if state.busy:
-        parts.append(f"<p>{html.escape(state.doing or 'Looking for pictures')}</p>")
+        doing = html.escape(state.doing or "Looking for pictures")
+        parts.append(f"<p>{doing}</p>")
     elif state.phase == STOPPED:
         parts.append("<p>Stopped; nothing was written.</p>")
     elif state.error:

@@ -227,9 +227,9 @@ class TrainingPanel(TrainingActions):
             self.manager.check_name(name, overwrite, kind=kind)
         except TrainingRefused as error:
             return message_html(str(error), good=False)
-        file = html.escape(str(self.manager.out(name, kind)))
-        trigger = f"Trigger word: <b>{html.escape(name)}</b>. " if kind == "negative" else ""
-        return f"<p class='negtrans-message'>{trigger}It will be {file}.</p>"
+        file = f"It will be {self.manager.out(name, kind)}."
+        trigger = f"<span>Trigger word:</span> <b>{html.escape(name)}</b>. " if kind == "negative" else ""
+        return f"<p class='negtrans-message'>{trigger}<span>{html.escape(file)}</span></p>"
 
     def apply_kind(self, kind: str) -> list[Any]:
         """Shows a kind's own options, with its values where the kinds differ."""

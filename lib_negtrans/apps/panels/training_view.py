@@ -8,7 +8,7 @@ from collections import Counter
 from lib_negtrans.jobs.background import FAILED, FINISHED, IDLE, STOPPED, WAITING
 from lib_negtrans.jobs.training_snapshot import READING, TRAINING, TrainingSnapshot
 from lib_negtrans.training.data.dataset import DatasetReport
-from lib_negtrans.training.judging.verdict import CONTENT, DIVERGING, LEARNING, NO_EFFECT, SETTLED
+from lib_negtrans.training.judging.verdict import DIVERGING
 from lib_negtrans.training.kinds import KINDS
 
 from .curves import gain_curve, loss_curve
@@ -24,15 +24,6 @@ HEADLINES = {
     FINISHED: "Finished.",
     STOPPED: "Stopped. What was learnt so far is saved.",
     FAILED: "Failed.",
-}
-
-# shown before the sentence, whole, so that the webui translates them
-VERDICTS = {
-    NO_EFFECT: "No effect yet.",
-    LEARNING: "Learning.",
-    SETTLED: "Settled.",
-    CONTENT: "Content only so far.",
-    DIVERGING: "Diverging.",
 }
 
 
@@ -69,8 +60,10 @@ def _bar(state: TrainingSnapshot) -> str:
     if state.phase == IDLE:
         return ""
     if state.phase == READING and state.to_read:
-        what = "class picture" if state.making else "picture"
-        return bar_html(state.read / state.to_read, f"{what} {state.read} of {state.to_read}")
+        text = f"picture {state.read} of {state.to_read}"
+        if state.making:
+            text = f"class picture {state.read} of {state.to_read}"
+        return bar_html(state.read / state.to_read, text)
     return bar_html(state.fraction, f"step {state.step} of {state.steps}", state.eta)
 
 
@@ -122,11 +115,10 @@ def verdict_html(state: TrainingSnapshot) -> str:
     if not state.verdict:
         return ""
     kind = "negtrans-error" if state.verdict == DIVERGING else "negtrans-message"
-    _, _, rest = (state.verdict_text or "").partition(": ")
-    sentence = rest or state.verdict_text or ""
+    head, mark, rest = html.escape(state.verdict_text or "").partition(": ")
     return (
         f"<p class='{kind} negtrans-verdict' data-verdict='{html.escape(state.verdict)}'>"
-        f"<b>{VERDICTS[state.verdict]}</b> <span>{html.escape(sentence[:1].upper() + sentence[1:])}</span></p>"
+        f"<b>{head}{mark.strip()}</b> <span>{rest}</span></p>"
     )
 
 
@@ -147,5 +139,6 @@ def dataset_html(report: DatasetReport, suggested_size: int) -> str:
         sentences.append(("info", f"Most are smaller than {report.size}: Size {suggested_size} would suit them."))
     items = "".join(f"<li class='negtrans-{level}'>{html.escape(sentence)}</li>" for level, sentence in sentences[:20])
     if len(sentences) > 20:
-        items += f"<li>and {len(sentences) - 20} more.</li>"
+        more = f"and {len(sentences) - 20} more."
+        items += f"<li>{more}</li>"
     return f"<div class='negtrans-dataset'>{numbers_html(cells)}<ul>{items}</ul></div>"

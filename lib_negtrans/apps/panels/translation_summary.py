@@ -1,19 +1,15 @@
-"""What a translation will do, and how its options differ from the preset, as HTML. Pure functions, no gradio.
-
-Sentences carry their template and values, from which the page's script makes those of another language.
-"""
+"""What a translation will do, and how its options differ from the preset, as HTML. Pure functions, no gradio."""
 
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from lib_negtrans.embeddings import chosen_embedding
 from lib_negtrans.options import ParamError
 from lib_negtrans.translation.params import OF_PICTURE, TRANSLATION_PRESETS, TranslationParams
-from lib_negtrans.translation.wording import Sentence, cannot_work, translation_sentences
+from lib_negtrans.translation.wording import cannot_work, translation_sentences
 
 ALL = "all"  # stands for every option where one is named to be reset
 DIFFERS = "These differ from the preset; a click puts one back:"
@@ -40,20 +36,14 @@ def summary_html(preset: str | None, embedding: str | None, weight: float | None
         sentences = translation_sentences(params, chosen_embedding(embedding), float(weight or 0.0))
     except ParamError as error:
         params, sentences = None, [cannot_work(error)]
-    text = " ".join(map(sentence_html, sentences))
+    # each in an element of its own, in which the page's script puts it into another language
+    text = " ".join(f"<span>{html.escape(sentence)}</span>" for sentence in sentences)
     changed = differences(preset, params, values) if preset in TRANSLATION_PRESETS else {}
     groups = {TranslationParams.options()[name].group for name in changed} - {None}
     return (
         f"<div class='negtrans-summary' data-changed='{' '.join(sorted(g.lower() for g in groups if g))}'>"
         f"<p>{text}</p>{_chips_html(changed)}</div>"
     )
-
-
-def sentence_html(sentence: Sentence) -> str:
-    """A sentence in English, with what it was made from."""
-    values = html.escape(json.dumps(sentence.values), quote=True)
-    template = html.escape(sentence.template, quote=True)
-    return f"<span data-negtrans-template='{template}' data-values='{values}'>{html.escape(str(sentence))}</span>"
 
 
 def differences(preset: str, params: TranslationParams | None, values: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -117,8 +117,10 @@ def spare(data: Dataset, params: CommonParams, kind: str) -> Generator[Event, No
     """(to train on, held out for validation); the same twice where there are too few, which is said."""
     kept, held = split(data, params.holdout, params.seed)
     if held is None:
-        text = f"There are too few {kind} ({len(data)}) to keep some for validation"
-        yield Notice(f"{text}: it uses the trained ones, so its result is too good.", "warning")
+        yield Notice(
+            f"There are too few {kind} ({len(data)}) to keep some for validation: it uses the trained ones, so its "
+            "result is too good.", "warning"
+        )  # fmt: skip
         return data, data
     yield Notice(f"{len(held)} of {len(data)} {kind} are kept for validation and not trained on.")
     return kept, held

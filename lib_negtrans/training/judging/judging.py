@@ -64,9 +64,9 @@ class Judging:
             )
         ]  # fmt: skip
         if self.exhausted:
-            count = self.validations.since_best
-            text = f"The last {count} validations brought no improvement: stopped early; the best was step"
-            events.append(Notice(f"{text} {self.validations.best_step}."))
+            count, best = self.validations.since_best, self.validations.best_step
+            text = f"The last {count} validations brought no improvement: stopped early; the best was step {best}."
+            events.append(Notice(text))
         return events
 
     def _look(self, step: int, history: Sequence[HistoryRow]) -> list[Event]:

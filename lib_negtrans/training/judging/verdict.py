@@ -98,20 +98,18 @@ def verdict(
         )  # fmt: skip
     if own.value <= SURE * own.error:
         return Verdict(NO_EFFECT, f"No effect yet: the model predicts held-out {kind} as well without the {noun}.")
-    gains = f"with the {noun}, the model predicts held-out {kind} {_percent(own.value)} better"
+    gains = f"with the {noun}, the model predicts held-out {kind} {_percent(own.value)} better."
     if other is not None:
         word = "better" if other.value > 0 else "worse"
-        gains += f" and {other_domain(trainable)} {_percent(abs(other.value))} {word}"
+        gains = f"{gains[:-1]} and {other_domain(trainable)} {_percent(abs(other.value))} {word}."
         if (measurement.gap or 0.0) <= SURE * (measurement.gap_error or 0.0):
             look = "rendered" if kind == "renders" else "photographed"
             return Verdict(
-                CONTENT, f"Content only so far: {gains}. So they hold what both show, not the {look} look."
+                CONTENT, f"Content only so far: {gains} So they hold what both show, not the {look} look."
             )  # fmt: skip
     if validations.since_best >= SETTLED_AFTER:
-        return Verdict(
-            SETTLED, f"Settled: {gains}. The best was step {validations.best_step}; more steps bring little."
-        )
-    return Verdict(LEARNING, f"Learning: {gains}.")
+        return Verdict(SETTLED, f"Settled: {gains} The best was step {validations.best_step}; more steps bring little.")
+    return Verdict(LEARNING, f"Learning: {gains}")
 
 
 def verdict_without_validation(history: Sequence[HistoryRow], trainable: Trainable) -> Verdict | None:

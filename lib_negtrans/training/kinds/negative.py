@@ -71,8 +71,10 @@ class NegativeEmbedding:
         text, vectors = self.params.init_text, self.params.vectors
         tokens = len(self.host.token_vectors(text)) if text.strip() else 0
         if tokens > vectors:
-            text = f"The initialisation text has {tokens} tokens, but the embedding has {vectors} vectors: some of the"
-            yield Notice(f"{text} tokens are not used.", "warning")
+            yield Notice(
+                f"The initialisation text has {tokens} tokens, but the embedding has {vectors} vectors: some of the "
+                "tokens are not used.", "warning"
+            )  # fmt: skip
         if self.params.weight_decay:
             yield Notice("Weight decay pulls the vectors towards zero; Norm decay keeps them as long as real tokens.")
 
