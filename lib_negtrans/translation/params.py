@@ -303,7 +303,11 @@ _PUBLISHED: dict[str, Any] = {
 
 # Each preset with a sentence for the user; None in `values` never occurs, fields left out keep the caller's value.
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "default": ("The published method with its inversion corrected and the render's colours brought back.", {}),
+    "default": (
+        "The published method with its inversion corrected, its push spread evenly, and the render's colours and "
+        "details kept.",
+        {},
+    ),
     "fast": (
         "Needs two thirds of the default's model calls, because it takes fewer steps.",
         {"step_share": 0.4},

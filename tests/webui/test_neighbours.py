@@ -51,7 +51,7 @@ def alone(webui_installation, demo_model, tmp_path_factory):
     answers = {
         "plain": client.plain(**PROMPT),
         "translated": client.translate(arguments(**OURS), **PROMPT),
-        "concept": client.translate(arguments(**OURS), **TOPK),
+        "concept": client.translate(arguments(**OURS, guidance_limit=0), **TOPK),
     }
     server.stop()
     return {name: answer["images"][0] for name, answer in answers.items()}
