@@ -150,8 +150,18 @@ def test_prodigy_wants_the_rate_1(tmp_path, host, folders):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_autocast_computes_in_half_and_is_over_afterwards(tmp_path, folders, precision):
+def test_autocast_computes_in_half_and_is_over_afterwards(tmp_path, folders, precision, monkeypatch):
+    gradients, step = [], torch.optim.AdamW.step
+
+    def recorded(self, *args, **options):
+        gradients.append(self.param_groups[0]["params"][0].grad.flatten().clone())
+        return step(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
     host = tiny_host()
+    with torch.no_grad():  # random weights of full size amplify what is rounded, layer by layer
+        for weight in host.unet.parameters():
+            weight.mul_(0.5)
     seen = []
     host.unet.conv_out.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
     run = Run(tmp_path, host, folders)
@@ -163,9 +173,10 @@ def test_autocast_computes_in_half_and_is_over_afterwards(tmp_path, folders, pre
     host.predict_noise(torch.zeros(1, 4, 8, 8), 5, host.encode_prompts([""]))
     assert seen[-1] == torch.float32
     full = Run(tmp_path / "full", host, folders)
+    first = len(gradients)
     full.finish(small())
-    learnt, wanted = read_embedding(run.out).vectors, read_embedding(full.out).vectors
-    assert torch.nn.functional.cosine_similarity(learnt.flatten(), wanted.flatten(), dim=0) > 0.95
+    # AdamW steps equally far for a gradient that is all rounding: so not what was learnt, but what it was learnt from
+    assert torch.nn.functional.cosine_similarity(gradients[0], gradients[first], dim=0) > 0.95
 
 
 def test_full_precision_of_half_weights_is_refused(tmp_path, folders):
