@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -136,17 +137,18 @@ def fidelity_table(model: str | None, device: str | None, count: int, threads: i
     for path in files:
         image = pad_to_multiple(fit_within(flatten_alpha(load_picture(path)), SIZE)[None])
         latents.append(host.encode_image(image.to(host.device)))
-    fine = []
-    for latent in latents:
-        result, trajectory, _ = finish(
-            translate_latent(host, latent, TranslationParams(negative_prompt=negative, **FINE))
-        )
-        fine.append((result, trajectory))
+
+    @cache
+    def fine(limit: float) -> list[tuple[Tensor, Trajectory]]:
+        params = TranslationParams(negative_prompt=negative, guidance_limit=limit, **FINE)
+        return [finish(translate_latent(host, latent, params))[:2] for latent in latents]
+
     print(f"{len(files)} renders of at most {SIZE[0]} px, {host.checkpoint_name}, negative prompt {negative!r}\n")
     print("| configuration | forwards | dB to the fine grid | round trip, dB | path to fine grid | to exact inverse |")
     print("|---|---:|---:|---:|---:|---:|", flush=True)
     for name, values in (CURVE if curve else PRESETS).items():
-        found = [measure(host, z, f, negative, values) for z, f in zip(latents, fine, strict=True)]
+        limit = translation_preset(values.get("preset", "default")).guidance_limit
+        found = [measure(host, z, f, negative, values) for z, f in zip(latents, fine(limit), strict=True)]
         rows = torch.tensor([astuple(f) for f in found], dtype=torch.float64)
         forwards, near, back, path, inverse = rows.mean(0).tolist()
         exact = "exact" if back == float("inf") else f"{back:.1f}"
