@@ -11,7 +11,7 @@ from lib_negtrans.pictures.feature_network import SIZE
 from lib_negtrans.pictures.images import to_pil
 from lib_negtrans.pictures.sheet import contact_sheet
 
-from .run import Evaluation, TableRow
+from .run import RENDERS, Evaluation, TableRow
 
 SHEET_PICTURES = 8
 HEADER = (
@@ -94,6 +94,6 @@ def evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
 def evaluation_sheet(evaluation: Evaluation, pictures: int = SHEET_PICTURES, cell: int = 192) -> Image.Image:
     """Rows: the source and every configuration; columns: the first `pictures` renders."""
     columns = [name.rpartition("/")[2] for name in evaluation.names[:pictures]]
-    sets = {"render": evaluation.sources, **evaluation.crops}
+    sets = {RENDERS: evaluation.sources, **evaluation.crops}
     rows = [[to_pil(image) for image in crops[:pictures]] for crops in sets.values()]
     return contact_sheet(rows, columns, list(sets), cell=cell)
