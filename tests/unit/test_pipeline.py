@@ -109,7 +109,8 @@ def test_the_prompts_of_a_large_picture_are_computed_one_after_the_other(exact_h
     values, calls = {**TRANSLATION_PRESETS[preset][1], **more}, []
     handle = exact_host.unet.register_forward_pre_hook(lambda _m, args: calls.append(args[0].shape[0]))
     together = translate(exact_host, image.double(), params(**values))
-    assert max(calls) > 1
+    # the only guided call of a single step has one row where the source's own is known to the bit
+    assert max(calls) > 1 or preset == "single"
     calls.clear()
     monkeypatch.setattr(denoiser, "LARGE", 8 * 8 - 1)
     apart = translate(exact_host, image.double(), params(**values))
@@ -120,9 +121,11 @@ def test_the_prompts_of_a_large_picture_are_computed_one_after_the_other(exact_h
 
 
 def test_captured_and_recomputed_features_agree_better_the_better_the_inversion(host, image):
+    plain = {"guidance_limit": 0}  # it divides by the push's strength: small differences grow on a random network
+
     def gap(iterations: int) -> float:
         results = [
-            translate(host, image, params(solver="ddim", fixed_point=iterations, features=features)).latent
+            translate(host, image, params(solver="ddim", fixed_point=iterations, features=features, **plain)).latent
             for features in ("captured", "recomputed")
         ]
         return float((results[0] - results[1]).norm() / results[0].norm())
