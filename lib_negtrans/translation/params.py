@@ -96,8 +96,8 @@ class TranslationParams(Params):
     )  # fmt: skip
     guidance_limit: float = option(
         0.5, "Guidance limit",
-        "No place of the picture is pushed more than this many times the average; what is cut off is spread over the "
-        "whole picture. It keeps edges and patterns whole. 0 sets no limit.",
+        "Where the push is stronger than this many times its average, it is cut to that; then all of it is "
+        "strengthened until the whole is as strong as before. It keeps edges and patterns whole. 0 sets no limit.",
         minimum=0.0, maximum=10.0, step=0.05, infotext="NegTrans guidance limit", group="Guidance", before=0.0,
     )  # fmt: skip
     cfg_rescale: float = option(

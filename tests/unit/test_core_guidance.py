@@ -157,6 +157,9 @@ def test_a_limited_push_is_as_strong_as_before_and_nowhere_far_above_its_average
     )
     assert torch.allclose(limited(torch.full((1, 4, 8, 8), 0.3), 1.0), torch.tensor(0.3))  # the same everywhere
     assert torch.equal(limited(torch.zeros(1, 4, 8, 8), 0.5), torch.zeros(1, 4, 8, 8))
+    # half precision cannot hold the sums of a large picture
+    large = 4 * push[:1].repeat(1, 1, 10, 10)
+    assert torch.allclose(limited(large.half(), 0.5).float(), limited(large, 0.5), rtol=5e-3, atol=5e-3)
     # what lies around without any push does not count
     wide = torch.nn.functional.pad(push[:1], (40, 40, 40, 40))
     assert torch.allclose(limited(wide, 0.5)[..., 40:-40, 40:-40], held[:1], rtol=1e-4)

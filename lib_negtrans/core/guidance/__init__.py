@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .classifier_free import ClassifierFree
@@ -43,17 +44,18 @@ def rescale(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
 
 
 def limited(push: Tensor, most: float) -> Tensor:
-    """A push (B, C, H, W) that is nowhere stronger than `most` times its average, and on the whole as strong as before.
+    """A push (B, C, H, W) cut at each place to `most` times its average, and then scaled to be as strong as before.
 
     Its strength at a place is its norm n over the channels; the average is weighted by itself, sum n^2 / sum n, so that
     places without any push do not count. Guidance is strongest by far at edges and in patterns, and breaks them up
     before plain cloth has changed. Ours; a limit on the norm of the whole is in arXiv 2410.02416.
     """
-    norm = push.norm(dim=1, keepdim=True)
+    wide = push.to(torch.promote_types(push.dtype, torch.float32))  # the sums are too large for half precision
+    norm = wide.norm(dim=1, keepdim=True)
     total = norm.sum((2, 3), keepdim=True)
     average = norm.square().sum((2, 3), keepdim=True) / total.clamp_min(1e-12)
-    held = push * (most * average / norm.clamp_min(1e-12)).clamp_max(1)
-    return held * (_length(push) / _length(held).clamp_min(1e-12))
+    held = wide * (most * average / norm.clamp_min(1e-12)).clamp_max(1)
+    return (held * (_length(wide) / _length(held).clamp_min(1e-12))).to(push.dtype)
 
 
 def _length(values: Tensor) -> Tensor:
