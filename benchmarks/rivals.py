@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--renders", type=Path, required=True, help="renders, with a mask_NAME.png beside each")
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--negative", action="append", required=True, metavar="FILE[:WEIGHT]")
+    parser.add_argument("--negative", action="append", required=True, metavar="FILE")
     parser.add_argument("--lora", action="append", default=[], metavar="FILE[:WEIGHT]")
     parser.add_argument("--model", help="a checkpoint (default: the demonstration model)")
     parser.add_argument("--peer", type=Path, metavar="DIR")

@@ -99,6 +99,7 @@ class TranslationJob:
         """Where neutral-prompt's keywords combine the predictions, plain guidance; and what that is instead of."""
         if not self._neutral_acts:
             return params, None
+        params = replace(params, guidance_limit=0.0)
         negative = any(CONCEPT_WORD.search(text) for text in self.p.all_negative_prompts)
         parts = [
             params.guidance if params.guidance != "cfg" else "",
@@ -107,11 +108,11 @@ class TranslationJob:
         ]
         asked = ", ".join(filter(None, parts))
         if not asked:
-            return replace(params, guidance_limit=0.0), None
+            return params, None
         self.p.comment(
             f"{TITLE}: the prompt has keywords of neutral-prompt, which guide this picture; {asked} was not used."
         )
-        return replace(params, guidance="cfg", guidance_limit=0.0, cfg_rescale=0.0, concepts=""), asked
+        return replace(params, guidance="cfg", cfg_rescale=0.0, concepts=""), asked
 
     def _asked(self, params: TranslationParams, prompt: str, negative_prompt: str) -> Steering:
         """An image's prompts and concepts; neutral-prompt's keywords stay in the prompt where it acts."""

@@ -50,12 +50,17 @@ class Keeper:
         """
         self._find_mask()
         p, ground = self.p, shared.opts.img2img_background_color
+        holds = p.image_mask is None and self.params.flat_background == "hold"
+        encoded = p.resize_mode != 3 and (p.image_mask is None or (not p.inpaint_full_res and p.inpainting_fill == 1))
+        adds = encoded and self.params.adds_to_render
+        if not (holds or adds):
+            return
         whole = (..., slice(p.height // MULTIPLE * MULTIPLE), slice(p.width // MULTIPLE * MULTIPLE))
         pictures = torch.stack([_tensor(self._fitted(images.flatten(image, ground))) for image in p.init_images])[whole]
-        if p.image_mask is None and self.params.flat_background == "hold":
+        if holds:
             mask = None if self._mask is None else self._mask[whole]
             self._free = free_share(self.params, pictures, mask)
-        if p.resize_mode != 3 and (p.image_mask is None or (not p.inpaint_full_res and p.inpainting_fill == 1)):
+        if adds:
             self._pictures = pictures
 
     def _find_mask(self) -> None:
