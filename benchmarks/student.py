@@ -1,11 +1,11 @@
 """How near a student comes to its teacher, and what its one call costs.
 
-    python benchmarks/student.py --renders DIR --teacher DIR --student DIR [--photos DIR] [--lora FILE] [--sheet PNG]
+    python benchmarks/student.py --renders DIR --teacher DIR --student DIR [--photos DIR] [--sheet PNG]
     python benchmarks/student.py --cost [--size 512]
 
 The first compares folders that `translate` wrote of the same renders (which have masks beside them): garment KID, the
 share of the teacher's gain in it, SSIM and CIEDE2000 inside the garment against the teacher's picture and against the
-render through the VAE. --sheet puts render, teacher and student side by side.
+render. --sheet puts render, teacher and student side by side.
 
 The second counts FLOPs at SD1.5's size on torch's meta device: of the student's UNet call, skips and VAE, beside the
 published code's rows, which `benchmarks/translate.py --peer` counts; that too encodes and decodes a picture once.
@@ -30,8 +30,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", type=Path, help="their translations by the teacher")
     parser.add_argument("--student", type=Path, nargs="+", default=[], help="and by students, a folder each")
     parser.add_argument("--photos", type=Path, help="photographs (default: features of 200)")
-    parser.add_argument("--model", help="whose VAE the renders pass (default: the demonstration model)")
-    parser.add_argument("--lora", action="append", default=[], help="LoRAs of that model")
     parser.add_argument("--sheet", type=Path, metavar="PNG")
     parser.add_argument("--cost", action="store_true")
     parser.add_argument("--size", type=int, help="side in pixels: of the judged crops (256), with --cost (512)")
@@ -47,9 +45,7 @@ def quality_table(args: argparse.Namespace) -> None:
     from lib_negtrans.evaluation.judged_pair import pairs_of
     from lib_negtrans.evaluation.reference import load_photo_features
     from lib_negtrans.evaluation.report import cell_table
-    from lib_negtrans.evaluation.run import THROUGH_VAE, judge_pictures, round_trip
-    from lib_negtrans.lora.apply import load_model
-    from lib_negtrans.models.standalone import default_model_path
+    from lib_negtrans.evaluation.run import RENDERS, judge_pictures
     from lib_negtrans.pictures.feature_network import Lite0
     from lib_negtrans.pictures.images import fit_within, flatten_alpha, load_picture, save_png, to_pil
     from lib_negtrans.pictures.sheet import contact_sheet
@@ -67,12 +63,11 @@ def quality_table(args: argparse.Namespace) -> None:
             sys.exit(f"{folder} has no translation of {without[0]}: translate the same renders.")
         sets[name] = [flatten_alpha(load_picture(pair.target)) for pair in pairs]
     renders = [load_render(args.renders / name, name) for name in names]
-    host = load_model(args.model or default_model_path(), loras=args.lora)
     shrunk = [
         fit_within(render.rgb, (picture.shape[2], picture.shape[1]))
         for render, picture in zip(renders, sets[args.teacher.name], strict=True)
     ]
-    base = THROUGH_VAE, round_trip(host, shrunk)
+    base = RENDERS, shrunk
     network = Lite0()
     photos = network(load_photos(sorted(args.photos.iterdir()), size)) if args.photos else load_photo_features()
     to_render = judge_pictures(renders, base, sets, photos, network, size=size)

@@ -2,8 +2,9 @@
 
 The design is img2img-turbo's (arXiv 2403.12036, section 3), written anew: what the VAE's encoder has before each of its
 levels goes through a 1x1 convolution, zero at first, and is added before the decoder's level of the same size, so that
-detail does not have to pass through the latent; LoRAs act on the UNet and on the decoder. With zero weights it is the
-base model's one-call output.
+detail does not have to pass through the latent; LoRAs act on the UNet and on the decoder. Unlike there, the decoder's
+last convolution is one of the student's own, zero at first, and what it gives is added to the render: as a translation
+with `details` "render" adds its change. So with zero weights the picture is the render, and only a change is learnt.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.models.vae_tiles import CELL, in_pieces
 
 DECODER_PREFIX = "lora_vae_decoder_"
-StudentWeights = dict[str, Tensor]  # LoRA matrices by module name + DOWN or UP, and kernels (out, in, 1, 1) of skips
+CHANGE = "change.weight"  # the kernel (3, in, 3, 3) of the last convolution
+StudentWeights = dict[str, Tensor]  # LoRA matrices by module name + DOWN or UP, and the kernels: `kernel_shapes`
 
 
 @dataclass(frozen=True)
@@ -64,38 +66,39 @@ class StudentNetwork:
         decoder = {
             f"{DECODER_PREFIX}{name.replace('.', '_')}": module
             for name, module in vae.decoder.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
+            if isinstance(module, nn.Linear | nn.Conv2d) and module is not vae.decoder.conv_out
         }
         unet = lora_targets(host, text=False)
         self.targets: dict[str, Layer] = unet | decoder
         self._ranks = {id(module): design.decoder_rank for module in decoder.values()}
         self.live = LiveLora(self.targets, lambda module: self._ranks.get(id(module), design.rank), 1.0)
-        self._skips: Mapping[str, Tensor] | None = None  # those that act now
+        self._kernels: Mapping[str, Tensor] | None = None  # those that act now
 
     def initial(self, generator_of: Callable[[str], torch.Generator]) -> StudentWeights:
         """Weights with which nothing is changed, float32 (float64 on such a model), with gradient."""
         dtype = torch.float64 if self.host.dtype == torch.float64 else torch.float32
         weights = self.live.initial(generator_of, self.host.device, dtype)
-        for name, shape in self.skip_shapes.items():
+        for name, shape in self.kernel_shapes.items():
             weights[name] = torch.zeros(shape, device=self.host.device, dtype=dtype, requires_grad=True)
         return weights
 
     @cached_property
-    def skip_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The kernels of the skips, by their names: from what a level of the encoder takes to the decoder's."""
+    def kernel_shapes(self) -> dict[str, tuple[int, ...]]:
+        """By name: the skips, from what a level of the encoder takes to what the decoder's takes, and the change."""
         takes = [block.resnets[0].in_channels for block in self.vae.encoder.down_blocks]
         wants = [block.resnets[0].in_channels for block in self.vae.decoder.up_blocks]
-        return {skip_name(n): (wants[n], takes[-1 - n], 1, 1) for n in range(self.levels)}
+        shapes = {skip_name(n): (wants[n], takes[-1 - n], 1, 1) for n in range(self.levels)}
+        return shapes | {CHANGE: tuple(self.vae.decoder.conv_out.weight.shape)}
 
     @contextmanager
     def applied(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
         """Inside, the networks work with these weights, differentiably; None: as if there were none."""
-        former, self._skips = self._skips, weights
+        former, self._kernels = self._kernels, weights
         try:
             with self.live.applied(weights):
                 yield
         finally:
-            self._skips = former
+            self._kernels = former
 
     @torch.no_grad()
     def merge(self, weights: Mapping[str, Tensor]) -> None:
@@ -105,15 +108,18 @@ class StudentNetwork:
             name + UP: (len(m.weight), self.live.rank_of(m), *(1,) * (m.weight.ndim - 2))
             for name, m in self.targets.items()
         }
-        shapes |= self.skip_shapes
+        shapes |= self.kernel_shapes
         if {name: tuple(tensor.shape) for name, tensor in weights.items()} != shapes:
-            raise HostError("The student was made for a model of other layers: use it with its own base model.")
+            raise HostError(
+                "The student was made for a model of other layers, or by an older version: use it with its own base "
+                "model, or train it again."
+            )
         for name, module in self.targets.items():
             rank, weight = self.live.rank_of(module), module.weight
             dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
             delta = LoraPair(weights[name + DOWN], weights[name + UP], None, rank).delta(weight.device, dtype)
             weight.copy_(weight.to(dtype) + delta.reshape(weight.shape))
-        self._skips = weights
+        self._kernels = weights
 
     @cached_property
     def context(self) -> Tensor:
@@ -138,30 +144,34 @@ class StudentNetwork:
         output = self.host.predict_noise(noisy, self.design.timestep, self.context.expand(len(latent), -1, -1))
         return self.schedule.clean(noisy, self.schedule.epsilon(noisy, output, 1), 1)
 
-    def decode(self, latent: Tensor, taken: list[Tensor]) -> Tensor:
-        """The picture of a latent and of the features of `encode`, not clamped, so that gradient is never lost."""
-        with ExitStack() as undo:
-            for level, block in enumerate(self.vae.decoder.up_blocks):
-                hook = self._skip(level, taken)
-                undo.callback(block.register_forward_pre_hook(hook).remove)
-            value = (latent / self.host.scaling_factor).to(self.vae.device, self.vae.dtype)
-            image = in_pieces(lambda z: self.vae.decode(z).sample, value, 1, CELL)
-        wide = image if image.dtype == torch.float64 else image.float()
-        return wide.contiguous() / 2 + 0.5
+    def decode(self, latent: Tensor, taken: list[Tensor], image: Tensor) -> Tensor:
+        """The picture of a latent, of the features of `encode` and of the render that they are from.
 
-    def _skip(self, level: int, taken: list[Tensor]) -> Any:
-        pieces = iter(taken[self.levels - 1 - level :: self.levels])  # the decoder has the encoder's pieces, in order
+        It is not clamped, so that gradient is never lost.
+        """
+        if self._kernels is None:
+            return image
+        kernels, decoder = self._kernels, self.vae.decoder
+        pieces = [iter(taken[n :: self.levels]) for n in range(self.levels)]  # as the encoder's, in the same order
 
-        def add(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-            features = next(pieces)
-            if self._skips is None:
-                return None
-            kernel = self._skips[skip_name(level)].to(features.device, features.dtype)
+        def skip(level: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            features = next(pieces[self.levels - 1 - level])
+            kernel = kernels[skip_name(level)].to(features.device, features.dtype)
             return (args[0] + F.conv2d(features, kernel), *args[1:])
 
-        return add
+        def change(features: Tensor) -> Tensor:
+            return F.conv2d(features, kernels[CHANGE].to(features.device, features.dtype), padding=1)
+
+        with ExitStack() as undo:
+            for level, block in enumerate(decoder.up_blocks):
+                hook = block.register_forward_pre_hook(lambda _module, args, level=level: skip(level, args))
+                undo.callback(hook.remove)
+            undo.callback(decoder.conv_out.register_forward_hook(lambda _module, args, _out: change(args[0])).remove)
+            value = (latent / self.host.scaling_factor).to(self.vae.device, self.vae.dtype)
+            changed = in_pieces(lambda z: self.vae.decode(z).sample, value, 1, CELL)
+        return image + changed.to(image)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Translate images, differentiably in the applied weights; not clamped."""
         latent, taken = self.encode(image)
-        return self.decode(self.clean(latent), taken)
+        return self.decode(self.clean(latent), taken, image)

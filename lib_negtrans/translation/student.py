@@ -25,9 +25,10 @@ from .params import TranslationParams
 from .pipeline import Forwards
 from .preservation import finished_picture
 
-# the options of a translation that a student's has too; colours are left as it has learnt them from the teacher's
+# the options of a translation that a student's has too; colours are left as it has learnt them from the teacher's, and
+# its change is added to the render already
 OPTIONS = ("colour", "colour_strength", "mask", "background")
-DEFAULTS = {"colour": "off"}
+DEFAULTS = {"colour": "off", "details": "model"}
 
 
 def student_params(**given: Any) -> TranslationParams:
@@ -51,7 +52,7 @@ def translate_with_student(
     latent, taken = network.encode(image)
     picture = finished_picture(
         params, network.clean(latent), latent, image, mask,
-        lambda z: network.decode(z, taken).clamp(0, 1), lambda _source: image,
+        lambda z: network.decode(z, taken, image).clamp(0, 1), lambda _source: image,
     )[..., :height, :width]  # fmt: skip
     trim_memory(device)
     if not torch.isfinite(picture).all():

@@ -56,7 +56,7 @@ def translation_sentences(params: TranslationParams, embedding: str | None = Non
     elif params.mask != "none":
         sentences.append("Texture and colour are held on the garment only; the background may change freely.")
     if params.strength > _LARGE_STRENGTH:
-        sentences.append(f"Strength {params.strength:g} changes the picture a lot: the presets use 0.3 to 0.5.")
+        sentences.append(f"Strength {params.strength:g} changes the picture a lot: the presets use at most 0.5.")
     return sentences
 
 

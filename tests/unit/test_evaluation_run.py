@@ -136,6 +136,8 @@ class Reports(list):
     def event(self, kind, line=None, **fields):
         self.append((kind, line, fields))
 
+    result = event
+
     def problem(self, line, **fields):
         self.append(("error", line, fields))
 
@@ -167,17 +169,21 @@ def test_the_command(folder, tmp_path, shared_tiny_host, monkeypatch):
 
 
 @needs_features
-def test_the_command_judges_outputs_and_names_what_is_missing(folder, tmp_path):
+def test_the_command_judges_outputs_and_names_what_is_missing(folder, tmp_path, capsys):
     outputs = tmp_path / "outputs"
     outputs.mkdir()
     for path in image_files(folder)[:4]:
         with Image.open(path) as image:
             image.save(outputs / path.name)
-    code, reports = call(f"--renders {folder} --outputs {outputs} --size 64")
+    text = f"--renders {folder} --outputs {outputs} --size 64"
+    code, reports = call(text)
     assert code == 1
     assert [line for kind, line, _ in reports if kind == "error"] == [f"failed: mh_4.png: has no picture in {outputs}."]
     row = reports[-1][2]["rows"][1]
     assert row["name"] == "outputs" and row["ssim"] == pytest.approx(1.0) and row["kid_change"] == pytest.approx(0.0)
+    capsys.readouterr()
+    assert cli.main(["evaluate", *text.split(), "--quiet"]) == 1  # the table is what it was called for
+    assert capsys.readouterr().out.startswith("| configuration | KID")
 
 
 @pytest.mark.parametrize(

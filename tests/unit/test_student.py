@@ -16,7 +16,7 @@ from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.standalone import StandaloneHost, load_tokenizer
 from lib_negtrans.pictures.feature_network import PerceptualDistance
 from lib_negtrans.student.files import StudentChoice, StudentError, read_student, write_student
-from lib_negtrans.student.network import StudentDesign, StudentNetwork, skip_name
+from lib_negtrans.student.network import CHANGE, StudentDesign, StudentNetwork, skip_name
 from lib_negtrans.training.student_losses import convincing, initial_discriminator, judged, student_loss
 from lib_negtrans.translation.infotext import parse_infotext, settings_from_infotext
 from lib_negtrans.translation.student import student_params, translate_with_student
@@ -54,39 +54,35 @@ def network(host):
     return StudentNetwork(host, DESIGN)
 
 
-def one_call(host, image, timestep):
-    """The base model's one-call output, from the host's own methods and the formula alone."""
-    abar = float(host.alphas_cumprod[timestep])
-    latent = host.encode_image(image)
-    noisy = abar**0.5 * latent
-    output = host.predict_noise(noisy, timestep, host.encode_prompts([""]))
-    return host.decode_latent((noisy - (1 - abar) ** 0.5 * output) / abar**0.5)
-
-
 @torch.no_grad()
-def test_without_training_it_is_the_base_models_one_call(host, network):
+def test_without_training_it_gives_the_render_back(network):
     image, weights = picture(), network.initial(generator_of)
-    wanted = one_call(host, image, DESIGN.timestep)
-    with network.applied(weights):
-        assert torch.equal(network(image).clamp(0, 1), wanted)
-    with network.applied(None):
-        assert torch.equal(network(image).clamp(0, 1), wanted)
-    other = tiny_host()
-    merged = StudentNetwork(other, DESIGN)
+    merged = StudentNetwork(tiny_host(), DESIGN)
     merged.merge(weights)
-    assert torch.equal(merged(image).clamp(0, 1), wanted)
+    assert torch.equal(merged(image), image)
+    for given in (weights, None):
+        with network.applied(given):
+            assert torch.equal(network(image), image)
 
 
 @torch.no_grad()
-def test_skips_lead_from_each_level_of_the_encoder_to_the_decoders(host, network):
+def test_its_latent_is_the_base_models_one_call(host, network):
+    latent, abar = host.encode_image(picture()), float(host.alphas_cumprod[DESIGN.timestep])
+    noisy = abar**0.5 * latent
+    output = host.predict_noise(noisy, DESIGN.timestep, host.encode_prompts([""]))
+    with network.applied(network.initial(generator_of)):
+        torch.testing.assert_close(network.clean(latent), (noisy - (1 - abar) ** 0.5 * output) / abar**0.5)
+
+
+@torch.no_grad()
+def test_skips_lead_from_each_level_of_the_encoder_to_the_decoders_and_the_change_to_the_render(host, network):
     image, vae = picture(), host.vae
     weights = {name: torch.zeros_like(tensor) for name, tensor in network.initial(generator_of).items()}
-    for level in range(4):
-        kernel = weights[skip_name(level)]
-        kernel.copy_(0.3 * torch.randn(kernel.shape, generator=torch.Generator().manual_seed(level)))
+    for number, name in enumerate([*map(skip_name, range(4)), CHANGE]):
+        weights[name].copy_(0.3 * torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(number)))
     latent, taken = network.encode(image)
     with network.applied(weights):
-        found = network.decode(latent, taken)
+        found = network.decode(latent, taken, image)
     x, features = vae.encoder.conv_in(image * 2 - 1), []
     for block in vae.encoder.down_blocks:
         features.append(x)
@@ -94,9 +90,9 @@ def test_skips_lead_from_each_level_of_the_encoder_to_the_decoders(host, network
     z = vae.decoder.mid_block(vae.decoder.conv_in(vae.post_quant_conv(latent / host.scaling_factor)))
     for level, block in enumerate(vae.decoder.up_blocks):
         z = block(z + F.conv2d(features[3 - level], weights[skip_name(level)]))
-    wanted = vae.decoder.conv_out(F.silu(vae.decoder.conv_norm_out(z))) / 2 + 0.5
+    wanted = image + F.conv2d(F.silu(vae.decoder.conv_norm_out(z)), weights[CHANGE], padding=1)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(found, network.decode(latent, taken))
+    assert not torch.allclose(found, image, atol=0.05)
 
 
 @torch.no_grad()
@@ -156,7 +152,7 @@ def directional(function, tensors, step=1e-6):
     return analytic, (values[0] - values[1]) / (2 * step)
 
 
-@pytest.mark.parametrize("part", ["skip_", "lora_vae_decoder_", "lora_unet_"])
+@pytest.mark.parametrize("part", ["skip_", "change.", "lora_vae_decoder_", "lora_unet_"])
 def test_gradients_of_the_network(part):
     host = smooth_host()
     network = StudentNetwork(host, DESIGN)

@@ -232,12 +232,12 @@ def _translate(
         batch=args.batch, background=args.judged_background, on_progress=on_progress, on_row=on_row,
     )  # fmt: skip
     if rows:
-        report.event("ablation", ablation_table(evaluation, rows) + "\n")
+        report.result("ablation", ablation_table(evaluation, rows) + "\n")
     return evaluation, len(files) - len(renders)
 
 
 def _tell(args: argparse.Namespace, report: Reporter, evaluation: Evaluation) -> None:
-    report.event("evaluation", markdown_table(evaluation, args.judged_background), **evaluation_data(evaluation))
+    report.result("evaluation", markdown_table(evaluation, args.judged_background), **evaluation_data(evaluation))
     if args.sheet:
         try:
             save_png(Path(args.sheet), evaluation_sheet(evaluation))

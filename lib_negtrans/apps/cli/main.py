@@ -51,7 +51,7 @@ def _common_options() -> argparse.ArgumentParser:
         help="memory for a picture's captured attention; what does not fit is computed again (default: half of what is "
         "free)",
     )  # fmt: skip
-    common.add_argument("--quiet", action="store_true", help="print only what went wrong")
+    common.add_argument("--quiet", action="store_true", help="print tables and what went wrong only")
     common.add_argument("--json", action="store_true", help="print one JSON object per event")
     return common
 

@@ -32,6 +32,13 @@ class Reporter:
         elif line is not None and not self.quiet:
             tqdm.write(line, file=self._out)
 
+    def result(self, kind: str, line: str, **fields: Any) -> None:
+        """An event whose line is what the command was called for: people get it with --quiet too."""
+        if self.as_json:
+            self.event(kind, **fields)
+        else:
+            tqdm.write(line, file=self._out)
+
     def problem(self, line: str, **fields: Any) -> None:
         """A failure that does not end the run: always on standard error, and an event with --json."""
         if self.as_json:

@@ -107,7 +107,7 @@ class StudentTraining:
             loss = loss + params.latent_weight * (clean - wanted).square().flatten(1).mean(1)
         if params.decodes:
             loss = loss + student_loss(
-                rows.render, rows.translation, network.decode(clean, taken),
+                rows.render, rows.translation, network.decode(clean, taken, rows.render),
                 self.perceptual if params.perceptual_weight else None, self._split(self.weights)[1],
                 params.l2_weight, params.perceptual_weight, params.adversarial_weight,
             )  # fmt: skip
