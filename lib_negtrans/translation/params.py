@@ -198,7 +198,15 @@ class TranslationParams(Params):
         except ValueError as error:
             raise ParamError(str(error)) from error
         self.depth_ratios()
-        self.steering  # noqa: B018, raises
+        warmups = {f'the concept "{concept.text}"': concept.warmup for concept in self.steering.concepts}
+        if self.guidance == "sega":
+            warmups["SEGA guidance"] = self.sega_warmup
+        for what, warmup in warmups.items():
+            if warmup >= len(self.timesteps):
+                raise ParamError(
+                    f"A warm-up of {warmup} leaves {what} out of all {len(self.timesteps)} steps: make it smaller, 0 "
+                    "for all of them."
+                )
         if self.order == "published" and (self.fixed_point or self.features == "captured"):
             raise ParamError("The published inversion order needs 0 fixed-point iterations and recomputed features.")
         if self.order == "published" and (self.solver != "ddim" or self.step_share != 1):

@@ -28,6 +28,8 @@ def test_defaults_are_valid_and_every_field_has_an_option(params):
         ({"strength": 0}, "Strength must be above 0"),
         ({"strength": 1.5}, "Strength must lie between"),
         ({"strength": 0.01}, "leaves no step"),
+        ({"guidance": "sega", "sega_warmup": 9}, "A warm-up of 9 leaves SEGA guidance out of all 9 steps: make it sm"),
+        ({"concepts": "wool | warmup=9"}, 'A warm-up of 9 leaves the concept "wool" out of all 9 steps'),
         ({"steps": 0}, "Steps must lie between"),
         ({"cfg_scale": "7"}, "CFG scale must lie between"),
         ({"start": "middle"}, "Start from must be one of"),
