@@ -17,7 +17,7 @@ WIDTH = 64
 TOOLS = Path(__file__).resolve().parents[1] / "tools" / "demo_model"
 
 
-def tiny_networks(seed: int = 0, heads: int = 8, norm_groups: int = 32) -> Networks:
+def tiny_networks(seed: int = 0, norm_groups: int = 32) -> Networks:
     """SD1's four levels, attention in three of them, with 32..64 channels; predictions of about unit size.
 
     norm_groups: with the default, at the lowest level of a picture of 64x64 two numbers are normalised together and
@@ -30,7 +30,7 @@ def tiny_networks(seed: int = 0, heads: int = 8, norm_groups: int = 32) -> Netwo
             block_out_channels=(32, 32, 64, 64),
             layers_per_block=2,
             cross_attention_dim=WIDTH,
-            attention_head_dim=heads,
+            attention_head_dim=8,
             norm_num_groups=norm_groups,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
