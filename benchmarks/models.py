@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lib_negtrans.models.single_file import Networks, scaled_linear_alphas
+from lib_negtrans.core.schedule import sd1_alphas_cumprod
+from lib_negtrans.models.single_file import Networks
 from lib_negtrans.models.standalone import StandaloneHost, default_model_path, load_model, load_tokenizer
 
 RANDOM_SD15 = "random-sd15"
@@ -47,7 +48,7 @@ def random_sd15() -> Networks:
         _fill(network, generator)
     # values an fp32 run stays finite with: a prediction below unit size, latents of about unit size
     unet.conv_out.weight.data.mul_(0.1)
-    return Networks(unet, vae, text_encoder, scaled_linear_alphas(0.00085, 0.012))
+    return Networks(unet, vae, text_encoder, sd1_alphas_cumprod())
 
 
 @torch.no_grad()

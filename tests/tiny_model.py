@@ -10,7 +10,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_negtrans.models.single_file import Networks, scaled_linear_alphas
+from lib_negtrans.core.schedule import sd1_alphas_cumprod
+from lib_negtrans.models.single_file import Networks
 from lib_negtrans.models.standalone import StandaloneHost, load_tokenizer
 
 WIDTH = 64
@@ -66,7 +67,7 @@ def tiny_networks(seed: int = 0, norm_groups: int = 32) -> Networks:
             unet.conv_out.weight.mul_(3.0)
             vae.decoder.conv_out.weight.mul_(3.0)
             vae.quant_conv.weight[:4].mul_(8.0)  # latents of about unit size after scaling
-    return Networks(unet, vae, text_encoder, scaled_linear_alphas(0.00085, 0.012))
+    return Networks(unet, vae, text_encoder, sd1_alphas_cumprod())
 
 
 def tiny_host(seed: int = 0, dtype: torch.dtype = torch.float32, clip_skip: int = 1) -> StandaloneHost:

@@ -16,9 +16,9 @@ from torch import Tensor
 TRAIN_STEPS = 1000
 
 
-def sd1_alphas_cumprod() -> Tensor:
-    """SD1's "scaled linear" schedule, beta .00085 to .012: alphas_cumprod (1000,) float64."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+def sd1_alphas_cumprod(start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """SD1's schedule, linear in sqrt(beta), which ldm calls "linear" and diffusers "scaled linear": (1000,) float64."""
+    betas = torch.linspace(start**0.5, end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1.0 - betas, dim=0)
 
 
