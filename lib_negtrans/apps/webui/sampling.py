@@ -64,7 +64,7 @@ def sample(
 ) -> Any:
     """What `StableDiffusionProcessingImg2Img.sample` does, with inversion and attention control: latents (B, 4, h, w).
 
-    asked: of each image, with equal concepts. Where colours are put back on pixels, the host's list of decoded pictures
+    asked: of each image, with equal concepts. Where more of the render is put back, the host's list of decoded pictures
     instead. An interrupt in the inversion gives the init latents back, one in the sampling the picture foreseen there.
     Raises TranslationRefused when another extension's changes to the sampling are incompatible.
     """

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_negtrans.embeddings.card import KIND, write_card
+from lib_negtrans.embeddings.card import write_card
 from lib_negtrans.embeddings.files import Embedding, EmbeddingError, read_embedding, validate_name, write_embedding
 from lib_negtrans.embeddings.inspection import nearest_tokens
 from lib_negtrans.models.protocol import ModelHost
@@ -29,7 +29,7 @@ class NegativeEmbedding:
     """A `Trainable`; its weights are vectors (n, width)."""
 
     options, source = TrainingParams, RowSource
-    kind, noun, suffix, domain = KIND, "vectors", ".pt", "renders"
+    kind, noun, suffix, domain = "negative embedding", "vectors", ".pt", "renders"
     copied, counted, masters = True, False, False
 
     def __init__(self, host: ModelHost, params: TrainingParams, name: str):
