@@ -35,10 +35,6 @@ from .refusal import TranslationRefused
 
 # predictions go through the host's denoiser, which turns v into noise itself
 PREDICTION_TYPE = "epsilon"
-UNEXPECTED_ROWS = (
-    "another extension changes the prompts that the model is called with: switch it off, or set the TAC ratio to 0 and "
-    "Guidance to cfg."
-)
 
 
 def distinct(latents: Tensor) -> tuple[list[int], list[int]]:
