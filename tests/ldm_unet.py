@@ -213,6 +213,10 @@ def draw_weights(module: nn.Module, seed: int) -> None:
         state[name].copy_(torch.from_numpy(values))
 
 
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 def diffusers_unet(seed: int = 0, gain: float = 1.0):
     """diffusers' SD1 UNet with 32..64 channels and drawn weights, frozen, float32; gain scales its output.
 

@@ -56,11 +56,6 @@ def make_pairs(place, count=3):
 
 
 @pytest.fixture(scope="module")
-def host():
-    return tiny_host()
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     return make_pairs(tmp_path_factory.mktemp("data"))
 
