@@ -7,7 +7,6 @@ printed and which is bounded by a budget (core/features.py).
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 from pathlib import Path
@@ -18,20 +17,13 @@ from torch.nn.functional import interpolate
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from memory import PeakMemory  # noqa: E402
 from models import RANDOM_SD15, benchmark_host  # noqa: E402
 
 from lib_negtrans.memory import allow_reuse  # noqa: E402
 from lib_negtrans.pictures.images import load_picture, parse_size  # noqa: E402
 from lib_negtrans.translation.params import TranslationParams  # noqa: E402
 from lib_negtrans.translation.pipeline import translate  # noqa: E402
-
-MIB = 2**20
-
-
-def peak_mib() -> float:
-    """The largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:
@@ -47,7 +39,8 @@ def main() -> None:
     render = next(iter(sorted(folder.glob("fl_*.jpg"))))
     allow_reuse()  # as the command line does
     host = benchmark_host(args.model, "cpu", torch.float32)
-    loaded = peak_mib()
+    peak = PeakMemory(host.device)
+    loaded = peak.whole()
     picture = load_picture(render).rgb[None]
     garment = load_picture(folder / f"mask_{render.stem}.png").rgb.mean(0)[None, None]
     picture, mask = (
@@ -60,7 +53,7 @@ def main() -> None:
     done = translate(host, picture, params, mask=mask)
     seconds = time.perf_counter() - began
     print(f"{width}x{height}, mask on, background {args.background}, one step: {done.forwards}, {seconds:.0f} s")
-    print(f"peak resident memory {peak_mib():.0f} MiB; {loaded:.0f} MiB when the model had been made")
+    print(f"peak resident memory {peak.whole():.0f} MiB; {loaded:.0f} MiB when the model had been made")
 
 
 if __name__ == "__main__":

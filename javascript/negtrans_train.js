@@ -58,10 +58,7 @@
     function listEmbeddings() {
         const panel = root().querySelector("#negtrans_img2img_embedding");
         const seen = Boolean(panel) && panel.offsetParent !== null;
-        if (seen && !panelSeen) {
-            const button = root().querySelector("#negtrans_img2img_list_embeddings");
-            if (button) button.click();
-        }
+        if (seen && !panelSeen) press("#negtrans_img2img_list_embeddings");
         panelSeen = seen;
     }
 

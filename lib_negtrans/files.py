@@ -184,9 +184,9 @@ def write_bytes_atomic(path: str | Path, content: bytes, overwrite: bool = True)
         temporary.write_bytes(content)
 
 
-def write_text_atomic(path: str | Path, content: str, overwrite: bool = True) -> None:
+def write_text_atomic(path: str | Path, content: str) -> None:
     """`atomic_write` of a text as UTF-8, with line ends as given; half a character becomes what JSON writes for it."""
-    write_bytes_atomic(path, content.encode("utf-8", "backslashreplace"), overwrite)
+    write_bytes_atomic(path, content.encode("utf-8", "backslashreplace"))
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from lib_negtrans.apps.api import PREFIX
 from lib_negtrans.preparation.params import PrepareParams
 from lib_negtrans.training.params import TrainingParams
 
+EXAMPLES = int(os.environ.get("NEGTRANS_FUZZ_EXAMPLES", "15"))  # to each route
 MAXIMUM_ANSWER = 1 << 20  # bytes
 OPTIONS = sorted({*TrainingParams.options(), *PrepareParams.options()})
 SCALARS = st.one_of(st.booleans(), st.integers(), st.floats(), st.text(), st.just("x" * 20_000), st.just("\0"))

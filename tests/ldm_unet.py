@@ -213,10 +213,12 @@ def draw_weights(module: nn.Module, seed: int) -> None:
         state[name].copy_(torch.from_numpy(values))
 
 
-def diffusers_unet(
-    channels: Sequence[int] = (32, 32, 64, 64), context: int = 16, heads: int = 4, seed: int = 0, gain: float = 1.0
-):
-    """diffusers' SD1 UNet with these widths and drawn weights, frozen, float32; gain scales its output.
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def diffusers_unet(seed: int = 0, gain: float = 1.0):
+    """diffusers' SD1 UNet with 32..64 channels and drawn weights, frozen, float32; gain scales its output.
 
     A drawn network magnifies rounding errors from step to step where a trained one does not: a small gain avoids that.
     """
@@ -224,9 +226,9 @@ def diffusers_unet(
 
     unet = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=tuple(channels),
-        cross_attention_dim=context,
-        attention_head_dim=heads,
+        block_out_channels=(32, 32, 64, 64),
+        cross_attention_dim=16,
+        attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     )

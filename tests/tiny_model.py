@@ -10,14 +10,15 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lib_negtrans.models.single_file import Networks, scaled_linear_alphas
+from lib_negtrans.core.schedule import sd1_alphas_cumprod
+from lib_negtrans.models.single_file import Networks
 from lib_negtrans.models.standalone import StandaloneHost, load_tokenizer
 
 WIDTH = 64
 TOOLS = Path(__file__).resolve().parents[1] / "tools" / "demo_model"
 
 
-def tiny_networks(seed: int = 0, heads: int = 8, norm_groups: int = 32) -> Networks:
+def tiny_networks(seed: int = 0, norm_groups: int = 32) -> Networks:
     """SD1's four levels, attention in three of them, with 32..64 channels; predictions of about unit size.
 
     norm_groups: with the default, at the lowest level of a picture of 64x64 two numbers are normalised together and
@@ -30,7 +31,7 @@ def tiny_networks(seed: int = 0, heads: int = 8, norm_groups: int = 32) -> Netwo
             block_out_channels=(32, 32, 64, 64),
             layers_per_block=2,
             cross_attention_dim=WIDTH,
-            attention_head_dim=heads,
+            attention_head_dim=8,
             norm_num_groups=norm_groups,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
@@ -66,7 +67,7 @@ def tiny_networks(seed: int = 0, heads: int = 8, norm_groups: int = 32) -> Netwo
             unet.conv_out.weight.mul_(3.0)
             vae.decoder.conv_out.weight.mul_(3.0)
             vae.quant_conv.weight[:4].mul_(8.0)  # latents of about unit size after scaling
-    return Networks(unet, vae, text_encoder, scaled_linear_alphas(0.00085, 0.012))
+    return Networks(unet, vae, text_encoder, sd1_alphas_cumprod())
 
 
 def tiny_host(seed: int = 0, dtype: torch.dtype = torch.float32, clip_skip: int = 1) -> StandaloneHost:

@@ -75,8 +75,8 @@ def load_checkpoint(path: Path):
     return model
 
 
-def random_model(data: Path, seed: int = 0):
-    """A model of SD1.5's size with random weights, the webui's current one from then on; the same for the same seed."""
+def random_model(data: Path):
+    """A model of SD1.5's size with random weights, the webui's current one from then on; always the same."""
     import torch
     from modules import sd_models, sd_models_config
     from omegaconf import OmegaConf
@@ -97,7 +97,7 @@ def random_model(data: Path, seed: int = 0):
     info = sd_models.CheckpointInfo(str(checkpoint))
     info.register()
     model = sd_models.load_model(info, already_loaded_state_dict={key: torch.zeros(49408, 768)})
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:

@@ -183,7 +183,7 @@ class _Service:
         )
         if given := next((name for name in foreign if getattr(body, name)), None):
             raise HTTPException(422, f"{given} is not for the kind {body.kind}: leave it out.")
-        return TRAINING_PRESETS[body.preset][1] if body.kind == "negative" else {}
+        return TRAINING_PRESETS[body.preset][1] if negative else {}
 
     def state(self):
         """How the training under way, or else the last one, stands."""

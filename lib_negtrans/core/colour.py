@@ -1,7 +1,8 @@
 """Colour and tone of the source put back into a translation: pure functions on pictures and latents.
 
 Guidance away from "rendered" also moves colours (METHOD.md 4). What texture is, is fine; what drifts, is coarse: so the
-coarse part is taken from the source and the fine part from the translation, in CIE L*a*b* or in the latent.
+coarse part is taken from the source and the fine part from the translation, in CIE L*a*b* or in the latent. Only
+"lightness" takes a* and b* wholly from the source.
 """
 
 from __future__ import annotations

@@ -121,8 +121,8 @@ def inversion_steps(
 
     if iterations is None:
         iterations = planned_iterations(schedule, fixed_point)
-    first_captured = 1 if capture_steps is None else total - capture_steps + 1
     trajectory = Trajectory(schedule, [latent], FeatureStore(budget))
+    read_at = _reader(trajectory, predict, capture, capture_steps)
     epsilon = None
     for index, position in enumerate(positions):
         timestep = schedule.timestep(position)
@@ -133,12 +133,7 @@ def inversion_steps(
         former = None
         for left in range(iterations[position - 1], -1, -1):
             read = estimate
-            if left == 0 and capture is not None and position >= first_captured:
-                with capture.capture() as features:
-                    output = predict(read, timestep)
-                trajectory.features[position] = features
-            else:
-                output = predict(read, timestep)
+            output = read_at(position, read, timestep) if left == 0 else predict(read, timestep)
             epsilon = schedule.epsilon(read, output, position)
             estimate = schedule.move(origin, epsilon, position - 1, position)
             if mixing:
@@ -148,6 +143,23 @@ def inversion_steps(
         trajectory.latents.append(estimate)
         yield InversionStep(index, total, timestep, estimate)
     return trajectory
+
+
+def _reader(
+    trajectory: Trajectory, predict: Predict, capture: AttentionControl | None, capture_steps: int | None
+) -> Callable[[int, Tensor, int], Tensor]:
+    """(position, latent, timestep) -> prediction; at the `capture_steps` noisiest positions its features are kept."""
+    first = 1 if capture_steps is None else max(1, len(trajectory.schedule) - capture_steps + 1)
+
+    def read(position: int, latent: Tensor, timestep: int) -> Tensor:
+        if capture is None or position < first:
+            return predict(latent, timestep)
+        with capture.capture() as features:
+            output = predict(latent, timestep)
+        trajectory.features[position] = features
+        return output
+
+    return read
 
 
 def _mixed(read: Tensor, moved: Tensor, former: tuple[Tensor, Tensor]) -> Tensor:
@@ -176,18 +188,12 @@ def second_order_steps(
     timestep: its outputs and its captured features are exactly a source branch's. Arguments as `inversion_steps`.
     """
     total = len(schedule)
-    first_captured = 1 if capture_steps is None else total - capture_steps + 1
     trajectory = Trajectory(schedule, [latent], FeatureStore(budget))
+    read_at = _reader(trajectory, predict, capture, capture_steps)
 
     def evaluate(position: int) -> Tensor:
-        z, timestep = trajectory.latents[position], schedule.level_timestep(position)
-        if capture is not None and position >= max(first_captured, 1):
-            with capture.capture() as features:
-                output = predict(z, timestep)
-            trajectory.features[position] = features
-        else:
-            output = predict(z, timestep)
-        trajectory.outputs[position] = output
+        z = trajectory.latents[position]
+        trajectory.outputs[position] = output = read_at(position, z, schedule.level_timestep(position))
         return schedule.epsilon(z, output, position)
 
     before = None  # the noise prediction of the position below

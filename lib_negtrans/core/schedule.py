@@ -16,9 +16,9 @@ from torch import Tensor
 TRAIN_STEPS = 1000
 
 
-def sd1_alphas_cumprod() -> Tensor:
-    """SD1's "scaled linear" schedule, beta .00085 to .012: alphas_cumprod (1000,) float64."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
+def sd1_alphas_cumprod(start: float = 0.00085, end: float = 0.012) -> Tensor:
+    """SD1's schedule, linear in sqrt(beta), which ldm calls "linear" and diffusers "scaled linear": (1000,) float64."""
+    betas = torch.linspace(start**0.5, end**0.5, TRAIN_STEPS, dtype=torch.float64) ** 2
     return torch.cumprod(1.0 - betas, dim=0)
 
 
@@ -39,29 +39,27 @@ def strength_steps(steps: int, strength: float) -> int:
     return used
 
 
-def timestep_grid(steps: int, strength: float = 1.0, offset: int = 1) -> tuple[int, ...]:
-    """The ascending timesteps that a strength uses: tau_i = offset + i * floor(1000 / steps), "leading" spacing.
+def timestep_grid(steps: int, strength: float = 1.0) -> tuple[int, ...]:
+    """The ascending timesteps that a strength uses: tau_i = 1 + i * floor(1000 / steps), "leading" spacing.
 
     steps in 1..999, strength in (0, 1]. 50 steps at strength .3 give (1, 21, .., 281). Raises ValueError.
     """
     if not 1 <= steps < TRAIN_STEPS:
         raise ValueError(f"steps must lie between 1 and {TRAIN_STEPS - 1}, not {steps}.")
     spacing = TRAIN_STEPS // steps
-    return tuple(offset + i * spacing for i in range(strength_steps(steps, strength)))
+    return tuple(1 + i * spacing for i in range(strength_steps(steps, strength)))
 
 
-def spaced(highest: int, count: int, through: int = 0, alphas_cumprod: Tensor | None = None) -> tuple[int, ...]:
+def spaced(highest: int, count: int, through: int = 0) -> tuple[int, ...]:
     """`count` ascending timesteps of 1..highest, as even in (s/a)^(2/3) as they can be; `highest` is among them.
 
     That spacing, between even in s/a (too coarse near the clean end) and even in its square root, keeps most decibels
     from a fine grid (`benchmarks/translate.py --fidelity --curve`). through: another timestep that is among them, where
-    something changes on the way (with two or more); 0 for none. alphas_cumprod: (1000,), SD1's by default. Raises
-    ValueError for more than there are.
+    something changes on the way (with two or more); 0 for none. Raises ValueError for more than there are.
     """
     if not 1 <= count <= highest:
         raise ValueError(f"{count} timesteps cannot be taken of {highest}.")
-    alphas = sd1_alphas_cumprod() if alphas_cumprod is None else alphas_cumprod
-    levels = [((1.0 - abar) / abar) ** (1 / 3) for abar in alphas[: highest + 1].tolist()]  # (s/a)^(2/3)
+    levels = [((1.0 - abar) / abar) ** (1 / 3) for abar in sd1_alphas_cumprod()[: highest + 1].tolist()]  # (s/a)^(2/3)
     if not 0 < through < highest or count < 2:
         return _even(levels, 0, highest, count)
     below = round(count * (levels[through] - levels[0]) / (levels[highest] - levels[0]))

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .card import save
+from .card import KIND, save
 from .files import MAX_VECTORS, Embedding, EmbeddingError, read_embedding
 
 WAYS = ("concatenate", "average")
@@ -62,7 +62,7 @@ def combine(parts: Sequence[tuple[Embedding, float]], way: str, name: str) -> Em
     checkpoint_name, checkpoint_hash = checkpoints.pop() if len(checkpoints) == 1 else (None, None)
     licences = {embedding.metadata.get("licence") for embedding, _ in parts} - {None}
     listed = ", ".join(f"{embedding.name} x {weight:g}" for embedding, weight in parts)
-    metadata: dict[str, Any] = {"kind": "negative embedding", "made_from": f"{way} of {listed}"}
+    metadata: dict[str, Any] = {"kind": KIND, "made_from": f"{way} of {listed}"}
     metadata["recommended_weight"] = 1.0
     if licences:
         metadata["licence"] = "; ".join(sorted(map(str, licences)))

@@ -9,11 +9,11 @@ from typing import Any
 
 from lib_negtrans import TITLE, __version__
 from lib_negtrans.files import atomic_write, write_text_atomic
+from lib_negtrans.models.protocol import ModelHost
 
 from .files import Embedding, write_embedding
 
 KIND = "negative embedding"
-HASH_DIGITS = 10  # as the webui shows hashes
 
 
 def save(
@@ -90,10 +90,29 @@ def describe(embedding: Embedding) -> str:
         parts.append(f"{told['images']} renders" + (f" and {told['photos']} photos" if told.get("photos") else ""))
     if told.get("made_from"):
         parts.append(str(told["made_from"]))
-    base = f" Base: {embedding.checkpoint_name}" if embedding.checkpoint_name else ""
-    if base and embedding.checkpoint_hash:
-        base += f" [{embedding.checkpoint_hash[:HASH_DIGITS]}]"
-    return f"For the negative prompt of {TITLE}{strength}. {', '.join(parts)}.{base}{'.' if base else ''}"
+    name = embedding.checkpoint_name
+    base = f" Base: {named_model(name, embedding.checkpoint_hash)}." if name else ""
+    return f"For the negative prompt of {TITLE}{strength}. {', '.join(parts)}.{base}"
+
+
+def named_model(name: str, fingerprint: str | None) -> str:
+    """A model's name and hash in words, the hash as short as the webui shows it."""
+    return f"{name} [{fingerprint[:10]}]" if fingerprint else name
+
+
+def trained_card(
+    text: str, kind: str, host: ModelHost, params: dict[str, Any], images: int, dataset: str, **fields: Any
+) -> dict[str, Any]:
+    """The card of what a training has made: a text and the base model, `fields` of the webui's, and what is known."""
+    return {
+        "description": f"{text} Base: {named_model(host.checkpoint_name, host.checkpoint_hash)}.",
+        "sd version": "SD1",
+        **fields,
+        "negtrans": {
+            "kind": kind, "version": __version__, "checkpoint": host.checkpoint_name,
+            "checkpoint_hash": host.checkpoint_hash, "images": images, "dataset": dataset, **params,
+        },
+    }  # fmt: skip
 
 
 def _former(card: Path) -> dict:

@@ -69,8 +69,8 @@ class PairMeasures:
 class PairJob(Job[PairItem, PairMeasures]):
     """How pairs are judged: the crops' side in pixels, and the background as in `same_background`.
 
-    model: whose VAE the renders pass first; without it SSIM and CIEDE2000 contain the VAE's own loss. device: of both
-    networks, by default what the runner says, else cuda where there is one.
+    model: whose VAE the renders pass first; without it SSIM and CIEDE2000 contain the VAE's own loss, where the details
+    are the model's. device: of both networks, by default what the runner says, else cuda where there is one.
     """
 
     size: int = 128

@@ -86,8 +86,8 @@ def _kid(rows_x: np.ndarray, rows_y: np.ndarray, rows_xy: np.ndarray, columns_xy
     )
 
 
-def kid_floor(photos: np.ndarray, count: int | None = None, splits: int = 50, seed: int = 0) -> tuple[float, float]:
-    """KID between disjoint random parts of one set (m, d): mean and deviation over `splits`.
+def kid_floor(photos: np.ndarray, count: int | None = None) -> tuple[float, float]:
+    """KID between disjoint random parts of one set (m, d): mean and deviation over 50 splits.
 
     count: size of the one part, as many as there are renders; by default, and at most, half. Below mean + 2 deviations
     two sets cannot be told apart. Raises ValueError below 6 rows.
@@ -96,10 +96,10 @@ def kid_floor(photos: np.ndarray, count: int | None = None, splits: int = 50, se
         raise ValueError(f"the floor needs at least 6 photos, not {len(photos)}.")
     half = len(photos) // 2
     count = max(3, min(count or half, half))
-    kernel, rng = polynomial_kernel(photos, photos), np.random.default_rng(seed)
+    kernel, rng = polynomial_kernel(photos, photos), np.random.default_rng(0)
     np.fill_diagonal(kernel, 0)
     values = []
-    for _ in range(splits):
+    for _ in range(50):
         order = rng.permutation(len(photos))
         a, b = order[:count], order[count:]
         within_a, within_b, between = kernel[np.ix_(a, a)], kernel[np.ix_(b, b)], kernel[np.ix_(a, b)]
@@ -148,14 +148,14 @@ class PhotoProbe:
     photos (m, d); renders (n, d): the untranslated ones. Folds divide the renders; both classes weigh the same.
     """
 
-    def __init__(self, photos: np.ndarray, renders: np.ndarray, folds: int = 5, seed: int = 0, ridge: float = 0.1):
-        rng = np.random.default_rng(seed)
+    def __init__(self, photos: np.ndarray, renders: np.ndarray):
+        rng, folds = np.random.default_rng(0), 5
         self.fold = rng.permutation(len(renders)) % folds
         photo_fold = rng.permutation(len(photos)) % folds
         models, right = [], []
         for k in range(folds):
             photo_rows, render_rows = photos[photo_fold != k], renders[self.fold != k]
-            models.append(_fit_ridge(photo_rows, render_rows, ridge))
+            models.append(_fit_ridge(photo_rows, render_rows, 0.1))
             right.append(_score(models[-1], photos[photo_fold == k]) > 0)
         self.models = models
         self.accuracy = float((np.concatenate(right).mean() + 1 - self.photo_share(renders)) / 2)

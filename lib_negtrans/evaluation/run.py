@@ -1,4 +1,4 @@
-"""Evaluation: renders through configurations, each judged against photographs and against the VAE's own round trip."""
+"""Evaluation: renders through configurations, each judged against photographs and against the renders themselves."""
 
 from __future__ import annotations
 
@@ -279,17 +279,16 @@ def judge_pictures(
     *,
     size: int = 128,
     background: str = "same",
-    costs: Mapping[str, Cost] | None = None,
 ) -> Evaluation:
     """Judge the garment crops of pictures that are there already: whole ones (3, H, W), in the renders' order.
 
-    base: name and pictures of the row that SSIM and CIEDE2000 refer to; sets: row
-    name -> pictures, of any size of the same shape; photos as in `evaluate`.
+    base: name and pictures of the row that SSIM and CIEDE2000 refer to; sets: row name -> pictures, of any size of
+    the same shape; photos as in `evaluate`.
     """
     sources, masks = source_crops(renders, size)
     judge = Judge(photos if isinstance(photos, np.ndarray) else network(photos))
     crops = {name: cut_all(pictures, renders, size) for name, pictures in (base, *sets.items())}
     for name, cropped in crops.items():
         measures = measure(cropped, crops[base[0]], masks, network, background)
-        judge.add(name, measures, (costs or {}).get(name))
+        judge.add(name, measures)
     return judge.evaluation([r.name for r in renders], sources, crops, masks)

@@ -166,20 +166,14 @@ class TrainingManager(BackgroundJob[TrainingSnapshot]):
                 found.append(SavedRun(folder.name, step, request.params.steps, request.kind))
         return found
 
-    def loras(self) -> list[str]:
-        """The names of the LoRA files that a training can be asked to have in the model."""
-        return sorted(path.stem for path in self._lora_files())
-
-    def _lora_files(self) -> list[Path]:
-        return list(self.workplace.results_folder("lora").rglob("*.safetensors"))
-
     def named_loras(self, names: Sequence[str]) -> tuple[str, ...]:
         """NAME or NAME:WEIGHT of files in the folder of LoRAs -> FILE:WEIGHT. Raises TrainingRefused."""
-        files, found = {path.stem: path for path in self._lora_files()}, []
+        folder, found = self.workplace.results_folder("lora"), []
+        files = {path.stem: path for path in folder.rglob("*.safetensors")}
         for text in filter(None, map(str.strip, names)):
             path, weight = file_and_weight(text)
             if path.name not in files:
-                raise TrainingRefused(f"There is no LoRA {text} in {self.workplace.results_folder('lora')}.")
+                raise TrainingRefused(f"There is no LoRA {text} in {folder}.")
             found.append(f"{files[path.name]}:{weight!r}")
         return tuple(found)
 

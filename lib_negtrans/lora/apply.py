@@ -11,9 +11,7 @@ import torch
 from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, StandaloneHost
 
-from .merge import Loras, merge, merged
-
-__all__ = ["Loras", "load_model", "merge", "merged"]
+from .merge import Loras
 
 
 def load_model(

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch
 
+from lib_negtrans.core.schedule import sd1_alphas_cumprod
+
 from .protocol import HostError
-from .single_file import Networks, refuse_other_families, scaled_linear_alphas
+from .single_file import SD1_BY_CHANNELS, Networks, refuse_other_families
 
 
 def load_folder(path: Path) -> Networks:
@@ -24,7 +26,7 @@ def load_folder(path: Path) -> Networks:
 
     kind = config("model_index.json").get("_class_name", "")
     sizes = config("unet/config.json")
-    family = {4: "SD1", 9: "SD1 inpainting", 8: "SD1 InstructPix2Pix"}.get(sizes.get("in_channels", 0), "unknown")
+    family = SD1_BY_CHANNELS.get(sizes.get("in_channels", 0), "unknown")
     if (path / "text_encoder_2").exists() or "XL" in kind:
         family = "SDXL"
     elif "StableDiffusion3" in kind or "Flux" in kind:
@@ -45,7 +47,7 @@ def load_folder(path: Path) -> Networks:
         raise HostError(f"{path} cannot be loaded, it may be incomplete: {str(error).splitlines()[0]}") from error
     start, end = scheduler.get("beta_start", 0.00085), scheduler.get("beta_end", 0.012)
     return Networks(
-        unet, vae, text_encoder, alphas_cumprod=scaled_linear_alphas(start, end),
+        unet, vae, text_encoder, alphas_cumprod=sd1_alphas_cumprod(start, end),
         scaling_factor=vae.config.scaling_factor, prediction_type=scheduler.get("prediction_type", "epsilon"),
         tokenizer_folders=[path / "tokenizer"],
     )  # fmt: skip

@@ -20,12 +20,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lib_negtrans.core.schedule import sd1_alphas_cumprod
+
 from .protocol import HostError
 
 UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 TEXT_PREFIX = "cond_stage_model.transformer."
 SUFFIXES = (".safetensors", ".ckpt", ".pt")
+SD1_BY_CHANNELS = {4: "SD1", 9: "SD1 inpainting", 8: "SD1 InstructPix2Pix"}  # by what the UNet takes
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def family(shapes: dict[str, tuple[int, ...]]) -> str:
         return "SD2"
     if 2048 in contexts or 1280 in contexts:
         return "SDXL"
-    return {4: "SD1", 9: "SD1 inpainting", 8: "SD1 InstructPix2Pix"}.get(first[1], "unknown")
+    return SD1_BY_CHANNELS.get(first[1], "unknown")
 
 
 def refuse_other_families(path: Path, name: str) -> None:
@@ -161,7 +164,7 @@ def load_single_file(path: Path) -> Networks:
     text_encoder = CLIPTextModel(text_config)
     _load(path, "text encoder", text_encoder, text)
     return Networks(
-        unet, vae, text_encoder, scaled_linear_alphas(config.linear_start, config.linear_end), config.scaling_factor,
+        unet, vae, text_encoder, sd1_alphas_cumprod(config.linear_start, config.linear_end), config.scaling_factor,
         "v_prediction" if v_prediction else "epsilon", folders,
     )  # fmt: skip
 
@@ -176,12 +179,6 @@ def _load(path: Path, part: str, module: Any, state: dict[str, Tensor]) -> None:
         raise HostError(
             f"The {part} of {path} lacks {len(missing)} tensors, such as {missing[0]}: copy the file again."
         )
-
-
-def scaled_linear_alphas(start: float, end: float, steps: int = 1000) -> Tensor:
-    """alphas_cumprod (steps,) float64 of ldm's "linear" schedule, which is linear in sqrt(beta)."""
-    betas = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64) ** 2
-    return torch.cumprod(1.0 - betas, dim=0)
 
 
 def unet_config_of(state: dict[str, Tensor], config: LdmConfig) -> dict:

@@ -188,7 +188,7 @@ class StandaloneHost:
             for name, child in module.named_children():
                 if isinstance(child, nn.SiLU):
                     setattr(module, name, nn.SiLU(inplace=True))
-        text_dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+        text_dtype = torch.promote_types(self.dtype, torch.float32)
         self.text_encoder = networks.text_encoder.to(self.device, text_dtype).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._encoding = threading.Lock()
@@ -305,7 +305,7 @@ class StandaloneHost:
         with torch.autocast(self.device.type, dtype=self._autocast, enabled=self._autocast is not None):
             latent, context = latent.to(self.device, self.dtype), context.to(self.device, self.dtype)
             out = self.unet(latent, timestep, encoder_hidden_states=context).sample
-        return out if out.dtype == torch.float64 else out.float()
+        return out.to(torch.promote_types(out.dtype, torch.float32))
 
     @contextlib.contextmanager
     def training(self, gradient_checkpointing: bool = False, autocast: torch.dtype | None = None) -> Iterator[None]:

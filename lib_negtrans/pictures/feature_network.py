@@ -66,8 +66,8 @@ class Lite0:
     Numbers made from these do not compare with published ones, which use Inception-v3. Raises MissingPackages.
     """
 
-    def __init__(self, device: str | torch.device = "cpu", batch: int = 16):
-        self.device, self.batch = torch.device(device), batch
+    def __init__(self, device: str | torch.device = "cpu"):
+        self.device = torch.device(device)
         self.network: Any = lite0(self.device)
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class Lite0:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must be (B, 3, H, W), not {tuple(images.shape)}.")
         rows = []
-        for given in images.float().split(self.batch):
+        for given in images.float().split(16):
             part = resized(given, (SIZE, SIZE))
             part = normalised(part.to(self.device))
             rows.append(self.network.extract_features(part).mean((2, 3)).cpu().numpy())

@@ -154,10 +154,10 @@ def fit_within(image: Tensor, size: tuple[int, int]) -> Tensor:
     return resized(image, (max(1, round(image.shape[2] * scale)), max(1, round(image.shape[1] * scale))))
 
 
-def pad_to_multiple(image: Tensor, multiple: int = MULTIPLE) -> Tensor:
-    """Pad (B, C, H, W) at the right and bottom with the border's values to a multiple; crop with the old size later."""
+def pad_to_multiple(image: Tensor) -> Tensor:
+    """Pad (B, C, H, W) at the right and bottom with the border's values to a multiple of 8; crop it off later."""
     height, width = image.shape[-2:]
-    pad = (0, -width % multiple, 0, -height % multiple)
+    pad = (0, -width % MULTIPLE, 0, -height % MULTIPLE)
     return torch.nn.functional.pad(image, pad, mode="replicate") if any(pad) else image
 
 

@@ -49,9 +49,9 @@ def look_through(folder: Path, exclude: Path | None = None) -> Tree:
     return tree
 
 
-def image_files(folder: Path, exclude: Path | None = None) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """The pictures of `look_through`, as paths in the order of paths; what cannot be looked into is passed over."""
-    return [folder / name for name in in_path_order(look_through(folder, exclude).pictures)]
+    return [folder / name for name in in_path_order(look_through(folder).pictures)]
 
 
 def pictures_in(folder: Path, exclude: Path | None = None, without: Path | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .claims import Claims
 from .passing import Pass, Turn
-from .runner import ItemDone, Items, ItemT, Job, MadeT, OnStep, still_to_make, those_there_first
+from .runner import ItemDone, Items, ItemT, Job, MadeT, OnStep, is_done, still_to_make, those_there_first
 
 
 class Local:
@@ -70,12 +70,7 @@ class Local:
         self.claims.fail(target)
 
     def _is_done(self, target: Path) -> bool:
-        """Whether a target need not be made; with `overwrite`, what was written since the run began is the run's."""
-        try:
-            written = target.stat().st_mtime
-        except OSError:
-            return False
-        return not self.overwrite or written >= self.began
+        return is_done(target, self.overwrite, self.began)
 
 
 class LocalToStore(Local):

@@ -27,7 +27,7 @@ from lib_negtrans.memory import is_out_of_memory
 
 from .journal import Answer, Journal, Owner
 from .passing import Pass, Turn
-from .runner import ItemDone, ItemFailed, Items, OnStep, Worker
+from .runner import ItemDone, ItemFailed, Items, OnStep, Worker, is_done
 
 NO_START = -1  # the number of a row that says why the job cannot start here
 
@@ -109,13 +109,13 @@ class _Ledger:
         self.careful = False  # an item that may have ended a process has nothing read beside it
 
     def begin(self, index: int, target: Path) -> Turn:
-        number = self.numbers[index]
+        number, order = self.numbers[index], self.actor.order
         answer: Answer = ray.get(self.journal.begin.remote(number, self.actor.owner))
         if answer.error is not None:
             return Turn(settled={"error": answer.error})
         if answer.made is not None:
             return Turn(settled={"made": pickle.loads(answer.made)})
-        if self.actor.writes and (not answer.work or (answer.look and self._is_there(target))):
+        if self.actor.writes and (not answer.work or (answer.look and is_done(target, order.overwrite, order.began))):
             return Turn(settled={"skipped": True, "elsewhere": True})
         self.careful = answer.alone
         self.actor.watch.begin(number)
@@ -131,13 +131,6 @@ class _Ledger:
     def fail(self, index: int, _target: Path, error: str) -> None:
         self.actor.watch.end(self.numbers[index])
         self.journal.fail.remote(self.numbers[index], error)
-
-    def _is_there(self, target: Path) -> bool:
-        try:
-            written = target.stat().st_mtime
-        except OSError:
-            return False
-        return not self.actor.order.overwrite or written >= self.actor.order.began
 
 
 class Watch:

@@ -2,7 +2,7 @@
 
 A `Job` is a picklable value. Every process that works starts a `Worker` from it, which loads the model once. Runners
 differ in where that is: in this process (`local.py`), in each of several started together (`launched.py`), or on the
-machines of a Ray cluster (`cluster.py`).
+machines of a Ray cluster (`ray_cluster.py`).
 """
 
 from __future__ import annotations
@@ -78,6 +78,15 @@ def still_to_make(items: Items[Any], overwrite: bool = False) -> list[int]:
         return list(range(len(items)))
     there = {f"{below}/{name}" if below else name for below, names in walk(items.out) for name in names}
     return [index for index, name in enumerate(items.names) if items.target_name(name) not in there]
+
+
+def is_done(target: Path, overwrite: bool, began: float) -> bool:
+    """Whether a target need not be made; with `overwrite`, what was written since the run began is the run's."""
+    try:
+        written = target.stat().st_mtime
+    except OSError:
+        return False
+    return not overwrite or written >= began
 
 
 class ItemFailed(UserError):

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lib_negtrans.embeddings.card import named_model
 from lib_negtrans.files import atomic_write, fetched, place, sha256_of
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.models.safetensors_writer import write_safetensors
@@ -20,7 +21,6 @@ from lib_negtrans.models.safetensors_writer import write_safetensors
 from .network import StudentDesign, StudentNetwork
 
 KIND, SUFFIX = "student", ".safetensors"
-HASH_DIGITS = 10
 
 
 class StudentError(HostError):
@@ -50,7 +50,7 @@ class Student:
         if facts["model_hash"] != host.model_hash:
             loras = f" with --lora {facts['loras']}" if facts.get("loras") else " without LoRAs"
             raise StudentError(
-                f"{self.path.name} is a student of {facts['checkpoint']} [{facts['checkpoint_hash'][:HASH_DIGITS]}]"
+                f"{self.path.name} is a student of {named_model(facts['checkpoint'], facts['checkpoint_hash'])}"
                 f"{loras}, and not of the model that was loaded: use it with that one."
             )
         network = StudentNetwork(host, self.design)

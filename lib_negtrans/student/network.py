@@ -76,7 +76,7 @@ class StudentNetwork:
 
     def initial(self, generator_of: Callable[[str], torch.Generator]) -> StudentWeights:
         """Weights with which nothing is changed, float32 (float64 on such a model), with gradient."""
-        dtype = torch.float64 if self.host.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(self.host.dtype, torch.float32)
         weights = self.live.initial(generator_of, self.host.device, dtype)
         for name, shape in self.kernel_shapes.items():
             weights[name] = torch.zeros(shape, device=self.host.device, dtype=dtype, requires_grad=True)

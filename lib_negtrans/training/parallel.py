@@ -55,11 +55,11 @@ class Workers:
 ALONE = Workers()
 
 
-def local_device(device: str | None) -> str | None:
-    """The device of this process where `accelerate launch` or torchrun started several and none was named."""
-    if device is None and torch.cuda.is_available() and "LOCAL_RANK" in os.environ and _count() > 1:
+def local_device() -> str | None:
+    """The device of this process where `accelerate launch` or torchrun started several; elsewhere None."""
+    if torch.cuda.is_available() and "LOCAL_RANK" in os.environ and _count() > 1:
         return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    return device
+    return None
 
 
 def _count() -> int:

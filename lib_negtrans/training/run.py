@@ -294,8 +294,3 @@ class Training:
             return TrainingError(f"Step {step} failed. {text} Its checkpoint could not be written either ({problem}).")
         good = f"The {self._files.saved_step} good steps are kept in {where}." if where else "No step was done."
         return TrainingError(f"Step {step} failed. {text} {good}")
-
-
-def run(request: TrainingRequest, host: ModelHost, run_folder: Path, out: Path, **options: Any) -> Iterator[Event]:
-    """All of a training's events; options as in `Training`."""
-    return Training(request, host, run_folder, out, **options).run()

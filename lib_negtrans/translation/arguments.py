@@ -16,7 +16,7 @@ from lib_negtrans import TITLE
 from lib_negtrans.embeddings import NO_EMBEDDING, chosen_embedding
 from lib_negtrans.options import ParamError, is_text
 
-from .params import OF_PICTURE, TRANSLATION_PRESETS, TranslationParams
+from .params import TRANSLATION_PRESETS, TranslationParams, preset_values, translation_preset
 
 VERSION, LIST_VERSION = 2, 1
 # what the host has controls of its own for, by its names
@@ -56,10 +56,7 @@ class PanelValues:
 def parse(arguments: Sequence[Any]) -> PanelValues:
     """What `named` takes, with the preset's values for what is left out. Raises ParamError in words."""
     values = named(arguments)
-    preset = values.get("preset") or "default"
-    if not isinstance(preset, str) or preset not in TRANSLATION_PRESETS:
-        raise ParamError(f"unknown preset {preset!r}; there are {', '.join(TRANSLATION_PRESETS)}.")
-    defaults = {**_panel_defaults(), **TRANSLATION_PRESETS[preset][1]}
+    defaults = translation_preset(values.get("preset") or "default").to_dict()
     options = {name: TranslationParams.typed(name, values.get(name, defaults[name])) for name in PANEL_OPTIONS}
     weight = values.get("embedding_weight", 1.0)
     low, high = WEIGHT_RANGE
@@ -126,13 +123,8 @@ def wrong_length(count: int) -> str:
 
 def preset_of(options: dict[str, Any]) -> str | None:
     """The preset whose panel values these are, if any."""
-    for name, (_text, values) in TRANSLATION_PRESETS.items():
-        wanted = {**_panel_defaults(), **values}
-        if all(options[key] == wanted[key] for key in PANEL_OPTIONS if key not in OF_PICTURE):
+    for name in TRANSLATION_PRESETS:
+        wanted = preset_values(name)
+        if all(options[key] == wanted[key] for key in PANEL_OPTIONS if key in wanted):
             return name
     return None
-
-
-def _panel_defaults() -> dict[str, Any]:
-    defaults = TranslationParams()
-    return {name: getattr(defaults, name) for name in PANEL_OPTIONS}

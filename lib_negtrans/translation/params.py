@@ -39,7 +39,7 @@ def _with_guidance_options(params: type[_Class]) -> type[_Class]:
 @dataclass
 @_with_guidance_options
 class TranslationParams(Params):
-    """One translation. Defaults are ours; `preset("fashionr2r")` is the published code's behaviour."""
+    """One translation. Defaults are ours; `translation_preset("fashionr2r")` is the published code's behaviour."""
 
     prompt: str = option("", "Prompt", "What the photograph should show. Leave it empty to work as the paper does.")
     negative_prompt: str = option(
@@ -309,7 +309,7 @@ _PUBLISHED: dict[str, Any] = {
     "guidance": "cfg", "cfg_rescale": 0.0, "tac_halves": "cond", "tac_blend": 1.0, "tac_depths": "",
 }  # fmt: skip
 
-# Each preset with a sentence for the user; None in `values` never occurs, fields left out keep the caller's value.
+# each preset with a sentence for the user; options left out have their defaults
 TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "default": (
         "The published method with its inversion corrected, its push spread evenly, and the render's colours and "
@@ -344,6 +344,11 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def translation_preset(name: str, **overrides: Any) -> TranslationParams:
     """The parameters of a preset, with overrides on top. Raises ParamError for an unknown name."""
-    if name not in TRANSLATION_PRESETS:
+    if not isinstance(name, str) or name not in TRANSLATION_PRESETS:
         raise ParamError(f"unknown preset {name!r}; there are {', '.join(TRANSLATION_PRESETS)}.")
     return TranslationParams.from_dict({**TRANSLATION_PRESETS[name][1], **overrides})
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """Every option that presets set, as this one has it. Raises ParamError for an unknown one."""
+    return {key: value for key, value in translation_preset(name).to_dict().items() if key not in OF_PICTURE}

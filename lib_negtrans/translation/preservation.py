@@ -1,4 +1,7 @@
-"""What a translation keeps of its source beside texture: colours, and with a mask the background. For every host."""
+"""What a translation keeps of its source beside texture: colours, details, flat ground, and with a mask the background.
+
+For every host.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def finished_picture(
     decode_source: Callable[[Tensor], Tensor] | None = None,
     free: Tensor | None = None,
 ) -> Tensor:
-    """The picture (B, 3, H, W) in [0, 1] of a translated latent, with the source's colours and kept background.
+    """The picture (B, 3, H, W) in [0, 1] of a translated latent, with what is kept of its source.
 
     source: the picture itself, mask (B or 1, 1, H, W) or None; decode: latent -> picture. Colours are compared with the
     source as the VAE shows it: what the VAE changes is not the translation's drift. That takes a decoding of its own,

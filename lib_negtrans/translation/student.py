@@ -42,8 +42,8 @@ def translate_with_student(
 ) -> Tensor:
     """Images (B, 3, H, W) in [0, 1], of any sides, translated; mask (B or 1, 1, H, W), 1 the garment, or None.
 
-    The options in `OPTIONS` apply. Colours are compared with the picture itself: the skips show it to the decoder, so
-    that the VAE's own loss is not in the way. Raises HostError for NaN.
+    The options in `OPTIONS` apply. Colours are compared with the picture itself: the change is added to it, so that the
+    VAE's own loss is not in the way. Raises HostError for NaN.
     """
     device, (height, width) = network.host.device, image.shape[-2:]
     image = pad_to_multiple(image).to(device)

@@ -25,11 +25,6 @@ def cannot_work(reason: ParamError) -> str:
     return f"This cannot work: {reason}"
 
 
-def describe_translation(params: TranslationParams, embedding: str | None = None, weight: float = 1.0) -> str:
-    """`translation_sentences` as one paragraph."""
-    return " ".join(translation_sentences(params, embedding, weight))
-
-
 def translation_sentences(params: TranslationParams, embedding: str | None = None, weight: float = 1.0) -> list[str]:
     """What a translation will do; what is wrong with the parameters, if anything is."""
     try:

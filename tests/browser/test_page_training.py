@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.webui.looks import english
+from tests.webui.looks import english, screenshot
 
 T = "#negtrans_train_"
 
@@ -217,5 +215,4 @@ def test_charts_settings_log_and_an_interrupted_run(page, site, renders, tmp_pat
     page.wait_for_function("() => document.querySelector('#negtrans_train_steps input[type=number]').value == 5000")
     named = "#negtrans_train_name textarea, #negtrans_train_name input"
     assert page.input_value(named) == "neg-part"
-    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/training.png", full_page=True)
+    screenshot(page, "training")

@@ -23,7 +23,8 @@ class OptionInfo(SimpleNamespace):
     def info(self, _text):
         return self
 
-    needs_restart = needs_reload_ui = lambda self: self
+    def needs_reload_ui(self):
+        return self
 
 
 class Script:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
-import numpy as np
 import pytest
-from PIL import Image
 
 fastapi = pytest.importorskip("fastapi", reason="fastapi comes with the webui and the page's environment")
 pytest.importorskip("schemathesis", reason="install requirements-test.lock")
@@ -17,9 +13,8 @@ from lib_negtrans.jobs.training import TrainingManager, TrainingRequest  # noqa:
 from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
 from tests.fakehost.api_server import Server  # noqa: E402
-from tests.fuzz import fuzz  # noqa: E402
-
-EXAMPLES = int(os.environ.get("NEGTRANS_FUZZ_EXAMPLES", "15"))  # to each route
+from tests.fuzz import EXAMPLES, fuzz  # noqa: E402
+from tests.unit.test_training_lora import make_photos  # noqa: E402
 
 
 class Checks(TrainingManager):
@@ -31,11 +26,7 @@ class Checks(TrainingManager):
 
 @pytest.mark.timeout(20 * EXAMPLES)
 def test_no_request_breaks_the_api(shared_tiny_host, tmp_path):
-    renders = tmp_path / "renders"
-    renders.mkdir()
-    for number in range(2):
-        colours = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(colours).save(renders / f"{number}.png")
+    renders = make_photos(tmp_path / "renders", 2)
     workplace = LocalWorkplace(shared_tiny_host, tmp_path / "embeddings", tmp_path / "runs")
     trained = TrainingManager(workplace)
     params = TrainingParams(steps=2, vectors=1, accumulation=1, size=64, preview_every=0)

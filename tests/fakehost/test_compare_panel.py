@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
@@ -20,6 +18,7 @@ from lib_negtrans.jobs.comparison import ComparisonRefused, ComparisonSnapshot  
 from lib_negtrans.jobs.training import TrainingManager, TrainingRequest  # noqa: E402
 from lib_negtrans.jobs.workplace import LocalWorkplace  # noqa: E402
 from lib_negtrans.training.params import TrainingParams  # noqa: E402
+from tests.unit.test_training_lora import make_photos  # noqa: E402
 
 NAME = "neg-run"
 
@@ -28,11 +27,7 @@ NAME = "neg-run"
 def manager(calm_tiny_host, tmp_path_factory):
     """One with a finished run of four steps."""
     base = tmp_path_factory.mktemp("comparing")
-    folder = base / "renders"
-    folder.mkdir()
-    for number in range(2):
-        values = np.random.default_rng(number).integers(0, 255, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(values).save(folder / f"{number}.png")
+    folder = make_photos(base / "renders", 2)
     manager = TrainingManager(LocalWorkplace(calm_tiny_host, base / "embeddings", base / "runs"))
     params = TrainingParams(steps=4, size=64, vectors=2, accumulation=1, save_every=2, lr="5e-2")
     manager.start(TrainingRequest(NAME, folder, params))

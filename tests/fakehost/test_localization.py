@@ -189,7 +189,7 @@ SPEAKERS = (
 NOT_SAID = {
     "Which part of the negative is subtracted.", "a checkpoint cannot hold «1»",
     "the learning-rate schedule ends at step «1», step «3» has no rate.",
-    "«0», «2» steps on «4» photographs. Base: «6»", "encode_prompts needs at least one prompt.",
+    "«0», «2» steps on «4» photographs.", "encode_prompts needs at least one prompt.",
     "An image must be (B, 3, H, W) with H and W multiples of 8, not «1».",
     "The embedding «1» is «3»; this model takes (1..75, «5»).", ".*requires_grad=True. Gradients will be None",
 }  # fmt: skip

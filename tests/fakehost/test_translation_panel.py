@@ -10,7 +10,7 @@ import pytest
 
 from lib_negtrans.translation import arguments
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
-from lib_negtrans.translation.wording import controlled_layers, describe_translation
+from lib_negtrans.translation.wording import controlled_layers, translation_sentences
 
 gr = pytest.importorskip("gradio", reason="gradio comes with the webui and the page's environment")
 
@@ -91,12 +91,12 @@ def test_layer_counts_are_those_of_the_method():
     ],
 )
 def test_the_line_says_what_will_happen(changes, words):
-    assert words in describe_translation(TranslationParams(**changes), "neg-render")
+    assert words in " ".join(translation_sentences(TranslationParams(**changes), "neg-render"))
 
 
 def test_the_line_names_what_it_leads_away_from():
     def said(embedding=None, weight=1.0, negative_prompt=""):
-        return describe_translation(TranslationParams(negative_prompt=negative_prompt), embedding, weight)
+        return " ".join(translation_sentences(TranslationParams(negative_prompt=negative_prompt), embedding, weight))
 
     assert "away from (neg-render:1.5) and the negative prompt, with" in said("neg-render", 1.5, "blurry")
     assert "away from neg-render, with CFG" in said("neg-render")

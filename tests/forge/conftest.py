@@ -13,8 +13,7 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from tests.webui.client import Client
-from tests.webui.conftest import demo_model, webui  # noqa: F401
+from tests.webui.conftest import client, demo_model, source, standalone, webui  # noqa: F401
 from tests.webui.files import make_embedding, make_lora
 from tests.webui.server import WebuiServer, make_data_folder, running
 
@@ -85,8 +84,3 @@ def start_webui(forge_installation, demo_model, tmp_path_factory):  # noqa: F811
             yield server
 
     return started
-
-
-@pytest.fixture(scope="module")
-def client(webui):  # noqa: F811
-    return Client(webui)

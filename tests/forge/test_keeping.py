@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.webui.test_script_keeping import (  # noqa: F401
-    standalone,
     test_a_kept_background_is_the_renders,
     test_agrees_with_the_command_line_to_two_grey_levels,
     test_axes_of_the_grid,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from tests.webui.client import arguments, difference
 from tests.webui.test_script_api import (  # noqa: F401
-    standalone,
     test_a_list_of_version_1_gives_the_same_bytes,
     test_a_lora_acts_in_both_directions_and_is_gone_afterwards,
     test_agrees_with_the_command_line_to_one_grey_level,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cost import source_share, whole_rows
@@ -12,15 +11,7 @@ from lib_negtrans.core.attention import AttentionControl, shallow_layers
 from lib_negtrans.translation.cache import TrajectoryCache
 from lib_negtrans.translation.params import translation_preset
 from lib_negtrans.translation.pipeline import Forwards, translate
-from tests.ldm_unet import UNetModel, diffusers_unet
-
-
-@pytest.fixture(scope="module", params=["diffusers", "ldm"])
-def sd15(request):
-    with torch.device("meta"):
-        if request.param == "ldm":
-            return UNetModel()
-        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+from tests.ldm_unet import diffusers_unet
 
 
 def share_of(unet, size, flag=256):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -102,11 +103,8 @@ def test_of_many_that_want_a_dead_ones_place_one_gets_it(tmp_path):
             if claims.take(target):
                 got.append(claims)
 
-        threads = [threading.Thread(target=want, args=(claims,)) for claims in everybody]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(len(everybody)) as pool:
+            list(pool.map(want, everybody))
         assert len(got) == 1
 
 

@@ -22,7 +22,7 @@ from lib_negtrans.translation.negatives import with_triggers
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
 from lib_negtrans.translation.pipeline import translate
 from lib_negtrans.translation.plan import guided_rows
-from lib_negtrans.translation.wording import describe_translation
+from lib_negtrans.translation.wording import translation_sentences
 from tests.tiny_model import tiny_host
 
 WOOL = Concept("wool, visible weave", ConceptTopK(), 0.6)
@@ -244,12 +244,12 @@ def same_for_brackets(encode):
 
 def test_the_summary_names_concepts_and_their_cost():
     asked = TranslationParams(prompt="a photo AND_TOPK wool :0.6", concepts="red :3\nwool :-1 | kind=perp")
-    said = describe_translation(asked, "neg")
+    said = " ".join(translation_sentences(asked, "neg"))
     assert "Concepts: wool :0.6 (topk); red :3 (sega); wool :-1 (perp)." in said
     assert "They add 3 to the model calls of each step." in said  # wool, red and the empty prompt for SEGA
-    before = describe_translation(TranslationParams(prompt="a photo"), "neg")
+    before = " ".join(translation_sentences(TranslationParams(prompt="a photo"), "neg"))
     calls = [int(text.partition("takes about ")[2].partition(" ")[0]) for text in (before, said)]
     assert calls[1] - calls[0] == 3 * len(asked.timesteps)
     assert "Concepts" not in before
-    alone = describe_translation(TranslationParams(concepts="red :3"))
+    alone = " ".join(translation_sentences(TranslationParams(concepts="red :3")))
     assert "nothing to lead away from" not in alone and "They add 1 to the model calls" in alone

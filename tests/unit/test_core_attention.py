@@ -6,14 +6,13 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, self_attention_layers, shallow_layers
 from lib_negtrans.core.inversion import inversion_steps
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod
 from lib_negtrans.core.tac import TacPlan
 from lib_negtrans.core.translate import Method, translation_steps
-from tests.ldm_unet import UNetModel, call, diffusers_unet, ldm_twin
+from tests.ldm_unet import call, diffusers_unet, drawn, ldm_twin
 
 SHALLOW = ["IN01", "IN02", "IN04", "IN05", "OUT06", "OUT07", "OUT08", "OUT09", "OUT10", "OUT11"]
 FAMILIES = ("diffusers", "ldm")
@@ -36,24 +35,11 @@ def hook_count(unet) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in unet.modules())
 
 
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def context(rows, seed=1):
     return drawn(rows, 7, 16, seed=seed)
 
 
 # --- which layers
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def sd15(request):
-    """SD1.5's shapes without memory."""
-    with torch.device("meta"):
-        if request.param == "ldm":
-            return UNetModel()
-        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
 
 
 def test_sixteen_layers_of_sd15(sd15):

@@ -76,9 +76,9 @@ def test_a_concept_keeps_as_many_values_as_neutral_prompt_does():
     for shape in ((1, 4, 16, 16), (1, 4, 64, 64), (1, 4, 13, 9)):
         v = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
         smallest = v.abs().flatten().sort().values[int(v.numel() * (1 - 0.05)) - 1]
-        kept = ConceptTopK().limited(v, v, 0)
+        kept = ConceptTopK().part_of(v, v, 0)
         assert torch.equal(kept, torch.where(v.abs() >= smallest, v, 0.0))
-    assert torch.equal(ConceptTopK(1.0).limited(v, v, 0), v)
+    assert torch.equal(ConceptTopK(1.0).part_of(v, v, 0), v)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.5, 1.0])

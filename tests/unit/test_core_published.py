@@ -33,7 +33,7 @@ def published():
 
 
 def tiny_unet():
-    return diffusers_unet(channels=(32, 32, 64, 64), context=16, heads=4, seed=20241, gain=0.15)
+    return diffusers_unet(seed=20241, gain=0.15)
 
 
 class TinyHost:

@@ -13,15 +13,11 @@ from lib_negtrans.core.inversion import Trajectory, inversion_steps, second_orde
 from lib_negtrans.core.schedule import Schedule, sd1_alphas_cumprod, spaced
 from lib_negtrans.core.translate import Method, controlled_steps, translation_steps
 from lib_negtrans.steps import finish
-from tests.ldm_unet import call, diffusers_unet, ldm_twin
+from tests.ldm_unet import call, diffusers_unet, drawn, ldm_twin
 
 SCHEDULE = Schedule.from_strength(sd1_alphas_cumprod(), 50, 0.3)
 SIZE = (8, 8)
 DIFFERENCE = Method(solver="difference")
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_published_setting_controls_thirteen_of_fifteen_steps():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -294,11 +295,8 @@ def test_two_at_once_do_everything_once(model, shared_tiny_host, tmp_path, overw
         found[which] += run(shared_tiny_host, source, out, overwrite=overwrite, began=began)
 
     time.sleep(0.02)
-    threads = [threading.Thread(target=work, args=(which,)) for which in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
     made = [[r.index for r in results if not r.skipped] for results in found]
     assert sorted(made[0] + made[1]) == list(range(12)) and min(map(len, made)) > 2
     assert [len(results) for results in found] == [12, 12] and len(model.seen) == 12

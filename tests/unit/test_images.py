@@ -18,7 +18,7 @@ from lib_negtrans.pictures.images import (
     save_png,
     to_pil,
 )
-from lib_negtrans.pictures.tree import image_files
+from lib_negtrans.pictures.tree import image_files, look_through, pictures_in
 
 
 def gradient(width: int = 80, height: int = 96) -> np.ndarray:
@@ -130,8 +130,7 @@ def test_walk_leaves_out_hidden_files_the_output_and_other_kinds(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    found = [str(p.relative_to(tmp_path)) for p in image_files(tmp_path, exclude=tmp_path / "out")]
-    assert found == ["a.png", "sub dir/ö 服.JPG"]
+    assert pictures_in(tmp_path, exclude=tmp_path / "out") == ["a.png", "sub dir/ö 服.JPG"]
 
 
 def test_linked_folders_are_walked_once_and_nothing_inside_the_output(tmp_path):
@@ -141,7 +140,7 @@ def test_linked_folders_are_walked_once_and_nothing_inside_the_output(tmp_path):
     (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
     assert image_files(tmp_path / "in") == [tmp_path / "in/linked/b.png"]
-    assert image_files(tmp_path / "elsewhere", exclude=tmp_path) == []
+    assert look_through(tmp_path / "elsewhere", exclude=tmp_path).pictures == []
 
 
 def test_png_text_survives_in_any_language(tmp_path):

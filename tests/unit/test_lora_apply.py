@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import lib_negtrans
-from lib_negtrans.lora.apply import Loras, load_model, merge, merged
+from lib_negtrans.lora.apply import load_model
 from lib_negtrans.lora.files import LoraError, LoraPair, read_lora, write_lora
+from lib_negtrans.lora.merge import Loras, merge, merged
 from lib_negtrans.lora.names import lora_modules
 from lib_negtrans.models.standalone import default_model_path
 from lib_negtrans.translation.cache import host_state

@@ -111,8 +111,8 @@ def test_the_hash_is_the_webuis(tmp_path, pairs):
     assert read_lora(tmp_path / "c.safetensors").webui_hash == "abc"
 
 
-def lora_keys(module: str, context: int = 768, rank: int = 2) -> dict[str, torch.Tensor]:
-    return {f"{module}.lora_down.weight": torch.randn(rank, context), f"{module}.lora_up.weight": torch.randn(8, rank)}
+def lora_keys(module: str, context: int = 768) -> dict[str, torch.Tensor]:
+    return {f"{module}.lora_down.weight": torch.randn(2, context), f"{module}.lora_up.weight": torch.randn(8, 2)}
 
 
 TO_K = NAME.replace("attn1_to_q", "attn2_to_k")

@@ -19,11 +19,6 @@ NEGATIVE = "a 3d render of a doll"
 
 
 @pytest.fixture
-def image():
-    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.fixture
 def host(calm_tiny_host):
     return calm_tiny_host
 

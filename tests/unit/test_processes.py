@@ -10,13 +10,12 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from lib_negtrans.runners.launched import Launched, LaunchedRunner, runner_here
 from tests.tiny_model import tiny_networks, write_folder
 from tests.unit.test_claims import dead_pid
+from tests.unit.test_training_lora import make_photos
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,10 +71,7 @@ def test_what_an_earlier_run_left_says_nothing(environment, tmp_path):
 def test_two_processes_share_a_folder(tmp_path):
     model = write_folder(tiny_networks(), tmp_path / "model")
     source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    for number in range(8):
-        values = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        Image.fromarray(values).save(source / f"{number}.png")
+    make_photos(source, 8)
     (source / "broken.png").write_bytes(b"x")
     command = [sys.executable, "-m", "lib_negtrans", "translate", "--model", model, "--input", source, "--out", out,
                "--steps", "10", "--negative-prompt", "a render", "--json"]  # fmt: skip

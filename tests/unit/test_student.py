@@ -44,11 +44,6 @@ def moved(weights, scale=0.05):
     }
 
 
-@pytest.fixture(scope="module")
-def host():
-    return tiny_host()
-
-
 @pytest.fixture
 def network(host):
     return StudentNetwork(host, DESIGN)

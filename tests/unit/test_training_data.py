@@ -22,6 +22,7 @@ from lib_negtrans.training.parallel import Workers
 from lib_negtrans.training.params import TrainingParams
 from lib_negtrans.training.run import LATENTS_FOLDER
 from tests.training_job import training_job
+from tests.unit.test_training_inputs import drain
 
 NAME = "neg-x"
 PARAMS = TrainingParams(size=64)
@@ -59,15 +60,6 @@ def mixed(tmp_path_factory):
     for stem in "abcde":
         (folder / f"{stem}.txt").write_text(f"{stem} coat, red, long, wool", encoding="utf-8")
     return folder
-
-
-def drain(generator):
-    found = []
-    while True:
-        try:
-            found.append(next(generator))
-        except StopIteration as end:
-            return found, end.value
 
 
 def dataset_of(host, folder, cache=None, **values):

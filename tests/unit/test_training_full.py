@@ -79,11 +79,7 @@ def test_the_file_predicts_what_the_trained_model_does(whole, host):
 
 def test_a_stopped_and_resumed_run_is_the_same_to_the_byte(tmp_path, whole, host, photos):
     run = Run(tmp_path, host, photos, "full")
-    for _ in range(3):
-        job = run.job(full(text_encoder=True, precision="bf16"), resume=True)
-        for event in job.run():
-            if isinstance(event, StepDone):
-                job.request_stop()
+    run.stopped_each_step(3, full(text_encoder=True, precision="bf16"))
     assert run.results == whole.results
 
 

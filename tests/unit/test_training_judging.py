@@ -6,10 +6,8 @@ import json
 import math
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.training.checkpoint import newest_intact
@@ -31,7 +29,6 @@ from lib_negtrans.training.judging.verdict import (
 )
 from lib_negtrans.training.kinds.negative import NegativeEmbedding
 from lib_negtrans.training.state import HistoryRow
-from tests.tiny_model import tiny_host
 from tests.unit.test_training_negative import NAME, Run, make_pictures, of, quick
 
 
@@ -45,20 +42,11 @@ def dataset(count, seed=0, digests=None):
 
 
 @pytest.fixture(scope="module")
-def host():
-    """Prompts matter in it as little as in any random network, but they do."""
-    return tiny_host()
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("data")
     folders = Folders(make_pictures(base / "renders"), base / "photos", base / "held")
     for folder, start in ((folders.photos, 10), (folders.validation, 20)):
-        folder.mkdir()
-        for i in range(2):
-            values = np.random.default_rng(start + i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-            Image.fromarray(values).save(folder / f"{i} coat.png")
+        make_pictures(folder, 2, start)
     return folders
 
 

@@ -16,7 +16,8 @@ from lib_negtrans.training.events import Finished, StepDone
 from lib_negtrans.training.positive_params import LoraParams
 from lib_negtrans.training.request import TrainingRequest
 from lib_negtrans.training.run import Training
-from tests.tiny_model import tiny_host
+from tests.unit.test_training_negative import Run as NegativeRun
+from tests.unit.test_training_negative import of
 
 NAME = "photo-look"
 
@@ -39,16 +40,11 @@ def make_photos(folder, count=3, start=0):
 
 
 @pytest.fixture(scope="module")
-def host():
-    return tiny_host()
-
-
-@pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     return make_photos(tmp_path_factory.mktemp("data") / "photos")
 
 
-class Run:
+class Run(NegativeRun):
     """A run folder, and jobs of one kind in it."""
 
     suffix = ".safetensors"
@@ -60,17 +56,6 @@ class Run:
     def job(self, params=None, preview=None, **options):
         request = TrainingRequest(NAME, self.photos, params or small(), kind=self.kind, **options)
         return Training(request, self.host, self.folder / "run", self.out, preview=preview)
-
-    def finish(self, params=None, **options):
-        return list(self.job(params, **options).run())
-
-    @property
-    def results(self):
-        return self.out.read_bytes(), (self.folder / "run" / "loss.csv").read_bytes()
-
-
-def of(events, kind):
-    return [event for event in events if isinstance(event, kind)]
 
 
 def model_state(host):
@@ -115,11 +100,7 @@ def test_the_file_is_kohyas(whole, host):
 
 def test_a_stopped_and_resumed_run_is_the_same_to_the_byte(tmp_path, whole, host, photos):
     run = Run(tmp_path, host, photos)
-    for _ in range(4):
-        job = run.job(resume=True)
-        for event in job.run():
-            if isinstance(event, StepDone):
-                job.request_stop()
+    run.stopped_each_step(4)
     assert run.results == whole.results
 
 

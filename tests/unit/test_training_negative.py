@@ -47,17 +47,12 @@ def quick(**values):
     return TrainingParams.from_dict(defaults | values)
 
 
-def make_pictures(folder):
+def make_pictures(folder, count=3, start=0):
     folder.mkdir()
-    for i in range(3):
-        values = np.random.default_rng(i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for i in range(count):
+        values = np.random.default_rng(start + i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(values).save(folder / f"{i} coat.png")
     return folder
-
-
-@pytest.fixture(scope="module")
-def host():
-    return tiny_host()
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +74,17 @@ class Run:
     def finish(self, params=None, **options):
         return list(self.job(params, **options).run())
 
+    def stopped_each_step(self, times, params=None):
+        """Resume so many times, and stop after one step each time."""
+        for _ in range(times):
+            job = self.job(params, resume=True)
+            for event in job.run():
+                if isinstance(event, StepDone):
+                    job.request_stop()
+
     @property
     def results(self):
-        """The bytes of the embedding and of the CSV."""
+        """The bytes of the result and of the CSV."""
         return self.out.read_bytes(), (self.folder / "run" / "loss.csv").read_bytes()
 
     @property
@@ -188,17 +191,10 @@ def test_loss_falls(tmp_path, host, pictures):
         assert after < loss(start + elsewhere * moved / elsewhere.norm()) - 0.005, "any way so far would have done"
 
 
-def test_rate_and_limit_reach_the_optimizer(run, monkeypatch):
-    real, norms = torch.optim.AdamW.step, []
-
-    def watched(self, *args, **kwargs):
-        norms.append(float(self.param_groups[0]["params"][0].grad.norm()))
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+def test_rate_and_limit_reach_the_optimizer(run, clipped_norms):
     events = run.finish(quick(steps=2, lr="5e-2:1, 1e-7", clip_grad_norm=1e-3, weight_decay=0))
     first, second = of(events, StepDone)
-    assert first.grad_norm > 1e-3 and norms == pytest.approx([1e-3] * 2, rel=1e-4)
+    assert first.grad_norm > 1e-3 and clipped_norms == pytest.approx([1e-3] * 2, rel=1e-4)
     # AdamW's first step is as long as the rate in every component
     assert first.change == pytest.approx(5e-2 * run.host.embedding_width**0.5, rel=1e-2)
     assert abs(second.change - first.change) < 1e-5
@@ -252,11 +248,7 @@ def test_stop_and_resume_equal_an_uninterrupted_run(run, whole, stop_at):
 
 def test_stop_in_another_generator_step_each_time(run, whole):
     """Stopped after every single step, seven times."""
-    for _ in range(STEPS):
-        job = run.job(resume=True)
-        for event in job.run():
-            if isinstance(event, StepDone):
-                job.request_stop()
+    run.stopped_each_step(STEPS)
     assert run.results == whole.results
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.options import ParamError
@@ -34,19 +32,11 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def host():
-    return tiny_host()
-
-
-@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     base = tmp_path_factory.mktemp("data")
     folders = Folders(make_pictures(base / "renders"), base / "photos", base / "held", base / "held photos")
     for folder, start in ((folders.photos, 10), (folders.validation, 20), (folders.validation_photos, 30)):
-        folder.mkdir()
-        for i in range(2):
-            values = np.random.default_rng(start + i).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-            Image.fromarray(values).save(folder / f"{i}.png")
+        make_pictures(folder, 2, start)
     return folders
 
 
@@ -61,11 +51,7 @@ def test_a_resumed_run_equals_a_whole_one(tmp_path, host, folders, setting):
     params = small(**SETTINGS[setting])
     whole, halved = (Run(tmp_path / name, host, folders) for name in ("whole", "halved"))
     whole.finish(params)
-    for _ in range(4):
-        job = halved.job(params, resume=True)
-        for event in job.run():
-            if isinstance(event, StepDone):
-                job.request_stop()
+    halved.stopped_each_step(4, params)
     assert halved.results == whole.results
     payloads = [newest_intact(run.folder / "run")[0] for run in (whole, halved)]
     assert torch.equal(payloads[0]["generator"], payloads[1]["generator"])
@@ -186,18 +172,10 @@ def test_full_precision_of_half_weights_is_refused(tmp_path, folders):
         Run(tmp_path, host, folders).job(small(precision="fp32"))
 
 
-def test_the_gradient_is_clipped_after_it_is_unscaled(tmp_path, host, folders, monkeypatch):
+def test_the_gradient_is_clipped_after_it_is_unscaled(tmp_path, host, folders, clipped_norms):
     """With a scale of 2^16 in play, the limit is of the true gradient."""
-    norms = []
-    real = torch.optim.AdamW.step
-
-    def watched(self, *args, **kwargs):
-        norms.append(float(self.param_groups[0]["params"][0].grad.norm()))
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
     events = Run(tmp_path, host, folders).finish(small(precision="fp16", clip_grad_norm=1e-3, steps=2))
-    assert norms == pytest.approx([1e-3] * 2, rel=1e-3)
+    assert clipped_norms == pytest.approx([1e-3] * 2, rel=1e-3)
     assert all(1e-3 < e.grad_norm < 10.0 for e in of(events, StepDone))
 
 

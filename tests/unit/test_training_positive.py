@@ -28,14 +28,8 @@ from lib_negtrans.training.parallel import Workers
 from lib_negtrans.training.positive_params import LoraParams
 from lib_negtrans.training.request import TrainingRequest, read_request
 from lib_negtrans.training.run import Training
-from tests.tiny_model import tiny_host
 from tests.unit.test_training_inputs import drain
 from tests.unit.test_training_lora import Run, make_photos, of, small
-
-
-@pytest.fixture(scope="module")
-def host():
-    return tiny_host()
 
 
 @pytest.fixture(scope="module")

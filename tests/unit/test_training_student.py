@@ -45,19 +45,14 @@ def save(path, values):
     Image.fromarray(values).save(path)
 
 
-def make_pairs(place, count=3, size=(96, 64)):
-    """renders/N.jpg of (width, height), twice as large as photos/N.png, which has the complement's colours."""
+def make_pairs(place, count=3):
+    """renders/N.jpg of 192x128, twice as large as photos/N.png, which has the complement's colours."""
     for number in range(count):
         small_one = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
         image = Image.fromarray(small_one)
-        save(place / "renders" / f"{number}.jpg", np.asarray(image.resize((2 * size[0], 2 * size[1]))))
-        save(place / "photos" / f"{number}.png", 255 - np.asarray(image.resize(size)))
+        save(place / "renders" / f"{number}.jpg", np.asarray(image.resize((192, 128))))
+        save(place / "photos" / f"{number}.png", 255 - np.asarray(image.resize((96, 64))))
     return place / "renders", place / "photos"
-
-
-@pytest.fixture(scope="module")
-def host():
-    return tiny_host()
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,6 @@ from tests.tiny_model import tiny_host
 NEGATIVES = ("a 3d render of a doll", "cgi")
 
 
-@pytest.fixture
-def image():
-    return torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-
-
 def params(preset="default", **values) -> TranslationParams:
     whole = {"step_share": 1.0} if preset == "default" else {}
     return translation_preset(preset, **{"steps": 20, **whole, **values})

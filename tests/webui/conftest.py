@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from lib_negtrans.models.protocol import HostError
-from lib_negtrans.models.standalone import default_model_path
+from lib_negtrans.models.standalone import default_model_path, load_model
+from tests.webui.client import Client, render
 from tests.webui.files import make_controlnet, make_embedding, make_lora
 from tests.webui.server import WebuiServer, make_data_folder, running
 
@@ -77,3 +79,21 @@ def webui(start_webui):
     """A running webui for the tests of one file."""
     with start_webui() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def client(webui):
+    return Client(webui)
+
+
+@pytest.fixture(scope="module")
+def standalone(demo_model):
+    return load_model(demo_model, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The file of a small render."""
+    file = tmp_path / "render.png"
+    render().save(file)
+    return file

@@ -31,16 +31,16 @@ def copy_renders(folder: Path, count: int) -> Path:
     return folder
 
 
-def make_embedding(folder: Path, model: Path, name: str = "neg-test") -> Path:
+def make_embedding(folder: Path, model: Path) -> Path:
     """Two vectors as large as token vectors are."""
     table = load_file(model)["cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"].float()
     generator = torch.Generator().manual_seed(0)
-    path = folder / f"{name}.pt"
-    save(path, Embedding(name, torch.randn(2, table.shape[1], generator=generator) * table.std()))
+    path = folder / "neg-test.pt"
+    save(path, Embedding(path.stem, torch.randn(2, table.shape[1], generator=generator) * table.std()))
     return path
 
 
-def make_lora(folder: Path, model: Path, name: str = "test-lora") -> Path:
+def make_lora(folder: Path, model: Path) -> Path:
     """kohya's layout, on three self- and cross-attentions of the UNet."""
     weights, generator, lora = load_file(model), torch.Generator().manual_seed(0), {}
     for kohya, ldm in BLOCKS.items():
@@ -51,12 +51,12 @@ def make_lora(folder: Path, model: Path, name: str = "test-lora") -> Path:
                 lora[f"{key}.lora_down.weight"] = torch.randn(RANK, weight.shape[1], generator=generator) * 0.1
                 lora[f"{key}.lora_up.weight"] = torch.randn(weight.shape[0], RANK, generator=generator) * 0.3
                 lora[f"{key}.alpha"] = torch.tensor(float(RANK))
-    path = folder / f"{name}.safetensors"
-    save_file(lora, path, metadata={"ss_output_name": name, "ss_base_model_version": "sd_v1", "ss_v2": "False"})
+    path = folder / "test-lora.safetensors"
+    save_file(lora, path, metadata={"ss_output_name": path.stem, "ss_base_model_version": "sd_v1", "ss_v2": "False"})
     return path
 
 
-def make_controlnet(folder: Path, model: Path, name: str = "test-control") -> Path:
+def make_controlnet(folder: Path, model: Path) -> Path:
     """A ControlNet in the layout of the first ones: the UNet's own way down, and a way in for a picture.
 
     As a trained one, it has outputs other than zero: of a tenth of what they are added to.
@@ -82,6 +82,6 @@ def make_controlnet(folder: Path, model: Path, name: str = "test-control") -> Pa
         convolution(f"zero_convs.{block}.0", times * width, times * width, 1, 0.1)
     convolution("middle_block_out.0", WIDTHS[-1] * width, WIDTHS[-1] * width, 1, 0.1)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.safetensors"
+    path = folder / "test-control.safetensors"
     save_file({f"control_model.{key}": tensor.contiguous() for key, tensor in control.items()}, path)
     return path

@@ -1,7 +1,8 @@
-"""What can be seen to be wrong with our own texts on a page: cut off, too faint to read, left in English."""
+"""Looking at a page: texts of ours that are cut off, too faint to read or left in English, and screenshots."""
 
 from __future__ import annotations
 
+import os
 import re
 
 CONTRAST = 3.0  # WCAG's least, for large texts and parts of controls
@@ -86,3 +87,9 @@ def faint(page) -> list[str]:
 def english(page, place: str) -> list[str]:
     """Where two English words follow each other in an element of a Japanese page, outside quotations."""
     return re.findall(r"[A-Za-z]{3,} [a-z]{3,}.*", re.sub("'[^']*'", "", page.inner_text(place)))
+
+
+def screenshot(page, name):
+    """The whole page as a file, where NEGTRANS_SCREENSHOTS names a folder."""
+    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)

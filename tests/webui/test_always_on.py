@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import os
 
 import pytest
 from PIL import Image
 
-from tests.webui.client import SIZE, Client, arguments, difference, infotext, render, restored
+from tests.webui.client import SIZE, Client, arguments, difference, infotext, restored
+from tests.webui.looks import screenshot
 from tests.webui.test_script_page import (
     PANEL,
     SCRIPTS,
@@ -89,9 +89,8 @@ def test_a_grid_over_our_axis_and_the_hosts_is_the_single_pictures(always_on):
     assert client.plain(**back, **host, cfg_scale=12)["images"][0] == cells[3]
 
 
-def test_a_grid_by_clicks_and_a_cell_of_it_back_from_its_text(always_on, tmp_path):
-    source, outputs = tmp_path / "render.png", always_on.data / "outputs" / "img2img-images"
-    render().save(source)
+def test_a_grid_by_clicks_and_a_cell_of_it_back_from_its_text(always_on, source):
+    outputs = always_on.data / "outputs" / "img2img-images"
     with opened(always_on) as page:
         page.click(f"{PANEL}always_on > .label-wrap")
         page.wait_for_selector(f"{PANEL}summary")
@@ -107,8 +106,7 @@ def test_a_grid_by_clicks_and_a_cell_of_it_back_from_its_text(always_on, tmp_pat
         choose_axes(page, {"x": ("[NegTrans] TAC ratio", "0.25,0.75"), "y": ("CFG Scale", "6.5,12.5")})
         before = set(outputs.rglob("*.png"))
         generate(page)
-        if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-            page.screenshot(path=f"{folder}/always-on-grid.png", full_page=True)
+        screenshot(page, "always-on-grid")
         cells = sorted(set(outputs.rglob("*.png")) - before)
         client, options = Client(always_on), {"embedding": "neg-test", "preset": "default", "concepts": CONCEPTS}
         singles = [(ratio, scale) for scale in (6.5, 12.5) for ratio in (0.25, 0.75)]
@@ -129,10 +127,8 @@ def test_a_grid_by_clicks_and_a_cell_of_it_back_from_its_text(always_on, tmp_pat
         assert page.errors == []
 
 
-def test_a_pictures_text_switches_it_on_whichever_way_it_was_made(always_on, before, tmp_path):
-    chosen = before[0]["images"][0]
-    source, made = tmp_path / "render.png", tmp_path / "made.png"
-    render().save(source)
+def test_a_pictures_text_switches_it_on_whichever_way_it_was_made(always_on, before, source, tmp_path):
+    chosen, made = before[0]["images"][0], tmp_path / "made.png"
     made.write_bytes(base64.b64decode(chosen))
     with opened(always_on) as page:
         open_page(page, "PNG Info")
@@ -147,8 +143,7 @@ def test_a_pictures_text_switches_it_on_whichever_way_it_was_made(always_on, bef
             fill_number(page, f"#img2img_{side}", SIZE)
         page.click(f"{PANEL}always_on > .label-wrap")
         page.wait_for_selector(f"{PANEL}summary")
-        if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-            page.screenshot(path=f"{folder}/always-on.png", full_page=True)
+        screenshot(page, "always-on")
         assert "Time taken" in generate(page)
         assert difference(chosen, Image.open(newest(always_on))) == 0
         page.uncheck(f"{PANEL}enabled input")

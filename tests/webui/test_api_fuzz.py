@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 
@@ -12,9 +11,7 @@ from tests.webui.files import copy_renders
 
 pytest.importorskip("schemathesis", reason="install requirements-test.lock")
 
-from tests.fuzz import fuzz
-
-EXAMPLES = int(os.environ.get("NEGTRANS_FUZZ_EXAMPLES", "15"))  # to each route
+from tests.fuzz import EXAMPLES, fuzz
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.webui.client import render
+from tests.webui.looks import screenshot
 from tests.webui.test_script_page import (  # noqa: F401
     PANEL,
     SCRIPTS,
@@ -91,8 +91,7 @@ def test_both_lie_on_each_other_and_nothing_else_changes(page, webui, source):  
         shown = np.asarray(Image.fromarray(seen(page).astype(np.uint8)).resize(size)).astype(float)
         assert abs(shown - wanted)[middle].mean() < 3
     split(page, 50)
-    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/before-after.png", full_page=True)
+    screenshot(page, "before-after")
     assert page.errors == []
 
 

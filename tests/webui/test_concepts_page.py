@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from tests.webui.client import SIZE, difference, render
+from tests.webui.client import SIZE, difference
 from tests.webui.test_script_page import (  # noqa: F401, the fixture
     PANEL,
     SCRIPTS,
@@ -24,9 +24,7 @@ LINES = "a red dress :8 | threshold=0.5\nstriped :-1 | kind=topk ratio=0.2"
 NEGATIVE = "cg AND_PERP a doll :0.5"  # a word that neutral-prompt, where it is installed, does not read there
 
 
-def test_concepts_typed_and_back_from_the_text(page, webui, tmp_path):  # noqa: F811
-    source = tmp_path / "render.png"
-    render().save(source)
+def test_concepts_typed_and_back_from_the_text(page, webui, source, tmp_path):  # noqa: F811
     choose(page, SCRIPTS, "Realistic Translation")
     page.wait_for_selector(f"{PANEL}preset")
     upload(page, source)

@@ -16,10 +16,11 @@ from PIL import Image
 
 from tests.webui import test_finetune_page as finetune
 from tests.webui import test_train_page as negative
-from tests.webui.client import Client, arguments, difference, render
+from tests.webui.client import Client, arguments, difference
 from tests.webui.files import copy_renders
+from tests.webui.looks import screenshot
 from tests.webui.server import REPOSITORY
-from tests.webui.test_finetune_page import T, screenshot, unfold
+from tests.webui.test_finetune_page import T, unfold
 from tests.webui.test_journey import small
 from tests.webui.test_script_page import (  # noqa: F401
     PANEL,
@@ -71,13 +72,6 @@ def translate(page, webui, source):  # noqa: F811
     small(page, source)
     generate(page)
     return newest(webui)
-
-
-@pytest.fixture
-def source(tmp_path):
-    file = tmp_path / "render.png"
-    render().save(file)
-    return file
 
 
 def test_a_lora_of_60_steps_its_card_and_the_negative_on_it(page, webui, folders):  # noqa: F811

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 import pytest
 
 from tests.webui.files import copy_renders
+from tests.webui.looks import screenshot
 from tests.webui.test_script_page import open_page
 from tests.webui.test_train_page import CHROMIUM, browser_page, open_tab
 
@@ -25,7 +25,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(webui):
-    with browser_page(300_000) as page:  # a loaded machine is slow
+    with browser_page() as page:
         open_tab(page, webui, "Finetune on Photos", f"{T}start")
         yield page
 
@@ -43,11 +43,6 @@ def wait_for(page, phase, seconds=400):
     while (found := page.get_attribute(STATE, "data-phase")) != phase:
         assert found != "failed" and time.monotonic() < ends, page.inner_text(f"{T}status")
         time.sleep(0.3)
-
-
-def screenshot(page, name):
-    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
 def choose(page, name, choice):

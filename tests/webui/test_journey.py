@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
-import pytest
 from PIL import Image
 
 from tests.webui.client import SIZE, Client, arguments, difference, encode, render
 from tests.webui.files import copy_renders
+from tests.webui.looks import screenshot
 from tests.webui.test_script_page import (  # noqa: F401
     PANEL,
     SCRIPTS,
@@ -27,18 +25,6 @@ from tests.webui.test_script_page import (  # noqa: F401
 from tests.webui.test_train_page import fill, wait_for
 
 NAME = "neg-journey"
-
-
-def screenshot(page, name):  # noqa: F811
-    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
-
-
-@pytest.fixture
-def source(tmp_path):
-    file = tmp_path / "render.png"
-    render().save(file)
-    return file
 
 
 def small(page, source=None):  # noqa: F811

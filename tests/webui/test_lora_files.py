@@ -14,16 +14,11 @@ from lib_negtrans.training.request import TrainingRequest
 from lib_negtrans.training.run import Training
 from lib_negtrans.translation.params import translation_preset
 from lib_negtrans.translation.pipeline import translate
-from tests.webui.client import Client, arguments, difference, infotext, render
+from tests.webui.client import arguments, difference, infotext, render
 from tests.webui.files import copy_renders
 
 LORA, FULL, WORD = "photo-locon", "photo-checkpoint", "neg-bundled"
 OPTIONS = {"steps": 20, "cfg_scale": 7.5, "strength": 0.3}
-
-
-@pytest.fixture(scope="module")
-def client(webui):
-    return Client(webui)
 
 
 @pytest.fixture(scope="module")

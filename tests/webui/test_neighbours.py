@@ -57,11 +57,6 @@ def alone(webui_installation, demo_model, tmp_path_factory):
     return {name: answer["images"][0] for name, answer in answers.items()}
 
 
-@pytest.fixture(scope="module")
-def client(webui):
-    return Client(webui)
-
-
 @pytest.fixture
 def unharmed(client):
     """The same picture without us before and after the test."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from PIL import Image
 
 from tests.webui.client import render
 from tests.webui.files import copy_renders
-from tests.webui.looks import cut_off, english, faint
+from tests.webui.looks import cut_off, english, faint, screenshot
 from tests.webui.server import WebuiServer, make_data_folder
 from tests.webui.test_script_page import PANEL, fill_number, generate, newest, open_page, opened, upload
 from tests.webui.test_train_page import fill, wait_for
@@ -44,8 +43,7 @@ def test_from_the_tab_to_the_picture(fresh, tmp_path):
                 page.evaluate(f"document.body.classList.toggle('dark', {json.dumps(theme == 'dark')})")
                 page.wait_for_timeout(1000)
                 assert (step, theme, cut_off(page), faint(page)) == (step, theme, [], [])
-                if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-                    page.screenshot(path=f"{folder}/new-user-{language}-{step}-{theme}.png", full_page=True)
+                screenshot(page, f"new-user-{language}-{step}-{theme}")
 
         open_page(page, said("Train Negative Embedding"))
         page.wait_for_selector("#negtrans_train_start", state="visible")

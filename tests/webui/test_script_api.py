@@ -7,29 +7,17 @@ import threading
 import time
 
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from lib_negtrans.embeddings.files import read_embedding
-from lib_negtrans.models.standalone import load_model
 from lib_negtrans.pictures.images import picture_from_pil, to_pil
 from lib_negtrans.translation.arguments import LIST_NAMES, PANEL_OPTIONS
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import TRANSLATION_PRESETS, translation_preset
 from lib_negtrans.translation.pipeline import translate
-from tests.webui.client import SIZE, Client, arguments, difference, encode, infotext, pixels, render, version_1
+from tests.webui.client import SIZE, arguments, difference, encode, infotext, pixels, render, version_1
 
 LONG = ", ".join(f"ugly word number {i}" for i in range(40))  # more than one chunk of 75 tokens
-
-
-@pytest.fixture(scope="module")
-def client(webui):
-    return Client(webui)
-
-
-@pytest.fixture(scope="module")
-def standalone(demo_model):
-    return load_model(demo_model, device="cpu", dtype=torch.float32)
 
 
 @pytest.fixture

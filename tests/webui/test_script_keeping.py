@@ -13,26 +13,15 @@ from scipy import ndimage
 
 from lib_negtrans.core.colour import rgb_to_lab
 from lib_negtrans.embeddings.files import read_embedding
-from lib_negtrans.models.standalone import load_model
 from lib_negtrans.pictures.images import picture_from_pil, to_pil
 from lib_negtrans.pictures.masks import find_mask
 from lib_negtrans.translation.negatives import Negative, with_negatives
 from lib_negtrans.translation.params import translation_preset
 from lib_negtrans.translation.pipeline import translate
-from tests.webui.client import SIZE, Client, arguments, difference, encode, infotext, pixels, render
+from tests.webui.client import SIZE, arguments, difference, encode, infotext, pixels, render
 from tests.webui.server import REPOSITORY
 
 STRONG = {"cfg_scale": 30.0, "negative_prompt": "cg"}
-
-
-@pytest.fixture(scope="module")
-def client(webui):
-    return Client(webui)
-
-
-@pytest.fixture(scope="module")
-def standalone(demo_model):
-    return load_model(demo_model, device="cpu", dtype=torch.float32)
 
 
 def on_plain_ground() -> Image.Image:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.webui.client import Client, arguments, difference, infotext, need_neighbour, pixels, restored
+from tests.webui.client import arguments, difference, infotext, need_neighbour, pixels, restored
 
 EMBEDDING = {"embedding": "neg-test", "embedding_weight": 1.3}
 PROMPT = {"prompt": "a photo of a shirt"}
@@ -28,11 +28,6 @@ OPTIONS = {
     ),
     "depths": ({"tac_depths": "0.9, 0.2"}, ['NegTrans TAC depths: "0.9, 0.2"']),
 }
-
-
-@pytest.fixture(scope="module")
-def client(webui):
-    return Client(webui)
 
 
 @pytest.fixture(scope="module")

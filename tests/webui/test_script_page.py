@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.webui.client import SIZE, Client, arguments, difference, render
+from tests.webui.client import SIZE, arguments, difference
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -154,9 +154,7 @@ def send_to_img2img(page, webui, picture, says="NegTrans"):
     page.click("#tab_pnginfo #img2img_tab")
 
 
-def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
-    source = tmp_path / "render.png"
-    render().save(source)
+def test_panel_picture_and_back_from_its_text(page, webui, source):
     choose(page, SCRIPTS, "Realistic Translation")
     page.wait_for_selector(f"{PANEL}preset")
     page.click(f"{PANEL}summary button:has-text('Put all back')")
@@ -211,11 +209,9 @@ def test_panel_picture_and_back_from_its_text(page, webui, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["default", "fast"])
-def test_a_preset_by_clicks_is_the_apis_picture_and_plain_ones_stay_as_they_are(page, webui, tmp_path, preset):
-    client, source = Client(webui), tmp_path / "render.png"
+def test_a_preset_by_clicks_is_the_apis_picture_and_plain_ones_stay_as_they_are(page, client, webui, source, preset):
     client.plain()  # the host's VAE draws from torch's global generator: begin from a known state
     plain = client.plain()["images"]
-    render().save(source)
     upload(page, source)
     choose(page, SCRIPTS, "Realistic Translation")
     page.wait_for_selector(f"{PANEL}preset")

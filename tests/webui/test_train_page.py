@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from tests.browser.test_page_training import captions_below
 from tests.webui.files import copy_renders
+from tests.webui.looks import screenshot
 from tests.webui.test_script_page import open_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -48,18 +48,18 @@ def messy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(webui):
-    with browser_page(300_000) as page:  # a loaded machine is slow
+    with browser_page() as page:
         open_tab(page, webui)
         yield page
 
 
 @contextlib.contextmanager
-def browser_page(timeout):
+def browser_page():
     """A page of a browser of its own, with the errors that it reports in `failures`."""
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1400, "height": 1100})
-        page.set_default_timeout(timeout)
+        page.set_default_timeout(300_000)  # a loaded machine is slow
         page.failures = []
         page.on("pageerror", lambda error: page.failures.append(str(error)))
         yield page
@@ -73,12 +73,8 @@ def open_tab(page, webui, title="Train Negative Embedding", start="#negtrans_tra
         "() => typeof gradio_config !== 'undefined' && document.querySelector('#tabs .tab-nav, #tabs [role=tab]')"
     )
     time.sleep(2)
-    choose(page, title)
-    page.wait_for_selector(start, state="visible")
-
-
-def choose(page, title):
     open_page(page, title)
+    page.wait_for_selector(start, state="visible")
 
 
 def fill(page, name, text):
@@ -131,8 +127,7 @@ def test_prepare_a_messy_folder_and_check_it(page, messy, tmp_path_factory):
     page.click("#negtrans_train_check")
     page.wait_for_selector('#negtrans_train_report .negtrans-dataset:has-text("128x128 (6)")')
     page.wait_for_function("() => document.querySelectorAll('#negtrans_train_thumbnails img').length >= 6")
-    if folder := os.environ.get("NEGTRANS_SCREENSHOTS"):
-        page.screenshot(path=f"{folder}/prepare.png", full_page=True)
+    screenshot(page, "prepare")
     # the same folder again is refused in a sentence
     page.click("#negtrans_train_prepare_start")
     page.wait_for_selector('#negtrans_train_prepare_report .negtrans-error:has-text("is not empty")')
@@ -225,7 +220,7 @@ def test_compare_pick_and_name(page, webui):
 
 
 def test_the_card_is_there_without_a_restart(page):
-    choose(page, "img2img")
+    open_page(page, "img2img")
     page.click('#img2img_extra_tabs button:has-text("Textual Inversion")')
     card = f'#img2img_textual_inversion_cards .card[data-name="{NAME}"]'
     page.wait_for_selector(card)
@@ -238,7 +233,7 @@ def test_the_card_is_there_without_a_restart(page):
 
 
 def test_use_in_img2img(page):
-    choose(page, "Train Negative Embedding")
+    open_page(page, "Train Negative Embedding")
     page.wait_for_selector("#negtrans_train_use", state="visible")
     page.click("#negtrans_train_use")
     page.wait_for_selector("#img2img_generate", state="visible")

@@ -71,10 +71,10 @@ class Pictures:
 
 
 class Mixture:
-    """Batches of crops from several sets of one split, each set with its share of the crops."""
+    """Batches of crops from several training sets, each set with its share of the crops."""
 
-    def __init__(self, cache: Path, shares: dict[str, float], split: str = "train"):
-        self.sets = [Pictures(cache, name, split) for name in shares]
+    def __init__(self, cache: Path, shares: dict[str, float]):
+        self.sets = [Pictures(cache, name, "train") for name in shares]
         self.shares = list(shares.values())
 
     def batch(self, n: int, height: int, width: int, rng: random.Random) -> torch.Tensor:

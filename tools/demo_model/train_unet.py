@@ -72,19 +72,17 @@ def add_noise(z: Tensor, eps: Tensor, t: Tensor, bars: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def held_out(
-    unet: nn.Module, text: nn.Module, tokens: Tokens, latents: Latents, count: int = 48, size: int = 16
-) -> str:
+def held_out(unet: nn.Module, text: nn.Module, tokens: Tokens, latents: Latents) -> str:
     """A line per domain and range of t: the loss, and how much higher it is, in per cent, under the other domain's
-    caption and under the empty one. Centre crops of size x size."""
+    caption and under the empty one. Centre crops of 16 x 16."""
     bars, lines = alphas_cumprod(), ["range: loss, with the other domain's caption, with the empty one"]
     for domain, other in (("photo", "render"), ("render", "photo")):
-        items = [i for i in latents.items[domain] if not i["words"]["worn"]][:count]
+        items = [i for i in latents.items[domain] if not i["words"]["worn"]][:48]
         crops = []
         for item in items:
             h, w = item["latent"].shape[1:]
-            y, x = (h - size) // 2, (w - size) // 2
-            crops.append(item["latent"][:, y : y + size, x : x + size])
+            y, x = (h - 16) // 2, (w - 16) // 2
+            crops.append(item["latent"][:, y : y + 16, x : x + 16])
         z, rng = torch.stack(crops).float(), random.Random(0)
         said = [[caption(i["words"], d, rng, full=True) for i in items] for d in (domain, other)]
         contexts = [text(tokens(c))[0] for c in (*said, [""] * len(items))]

@@ -10,9 +10,9 @@ from typing import Any
 
 from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.files import write_text_atomic
-from lib_negtrans.lora.apply import merge
 from lib_negtrans.lora.bundle import ENDING, write_bundle
 from lib_negtrans.lora.files import read_lora
+from lib_negtrans.lora.merge import merge
 from lib_negtrans.models.protocol import ModelHost
 from lib_negtrans.training.checkpoint import checkpoints
 from lib_negtrans.training.data.dataset import automatic_size, listed_files

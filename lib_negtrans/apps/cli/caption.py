@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from lib_negtrans.models.standalone import file_hash
 from lib_negtrans.preparation.captioning import MAX_TOKENS, Captioned, CaptionJob, captions_of
 
 from .engine import add_engine, runner_of, shared_place
-from .reporting import EXIT_DONE, CallError, Reporter
-from .telling import Telling, summary
+from .reporting import CallError, Reporter
+from .telling import Telling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,19 +48,13 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
     job = CaptionJob(captioner, prompt, args.max_tokens, args.device, dtype, elsewhere)
     with runner_of(args, items.out, args.overwrite) as runner:
         results = runner.run(job, items)
-        speaker = report if runner.is_main else report.silent()
-        with speaker.bar(total=len(items), unit="picture") as bar:
-            telling = _Telling(report, bar, "captioned")
-            for result in results:
-                telling.result(result)
-            total, lost = runner.finish(telling.counts)
-    if not runner.is_main:
-        return EXIT_DONE  # another code would make the launcher end the others
-    return summary(report, "captioned", total, lost, len(items), time.time() - runner.began, folder)
+        return _Telling(report).tell(runner, results, len(items), folder)
 
 
 class _Telling(Telling):
     """What is said of each picture."""
+
+    word = "captioned"
 
     def made(self, made: Captioned, fields: dict[str, Any]) -> None:
         self.report.event(

@@ -12,7 +12,7 @@ import torch
 
 from lib_negtrans.embeddings.files import read_embedding
 from lib_negtrans.files import file_and_weight, is_remote, place
-from lib_negtrans.lora.apply import Loras
+from lib_negtrans.lora.merge import Loras
 from lib_negtrans.memory import allow_reuse
 from lib_negtrans.models import standalone
 from lib_negtrans.models.standalone import ModelChoice, StandaloneHost

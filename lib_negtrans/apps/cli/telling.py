@@ -5,25 +5,43 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lib_negtrans.runners.runner import ItemDone
+from lib_negtrans.runners.runner import ItemDone, Runner
 
 from .reporting import EXIT_DONE, EXIT_SOME_FAILED, Reporter
 
 
 class Telling(ABC):
-    """What is said of each item, and the counts: of `made`, the word for what is done with items, and of failures."""
+    """What is said of each item, and the counts: of `word`, which is done with items, and of failures.
 
-    def __init__(self, report: Reporter, bar: tqdm, made: str) -> None:
-        self.report, self.bar, self.word = report, bar, made
-        self.counts: Counter[str] = Counter({made: 0, "failed": 0})
+    smoothing: the progress bar's, of its rate.
+    """
+
+    word: str
+    smoothing = 0.3
+    bar: tqdm
+
+    def __init__(self, report: Reporter) -> None:
+        self.report = report
+        self.counts: Counter[str] = Counter({self.word: 0, "failed": 0})
         self.seen = self.old = 0  # all that was told; outputs that were there before
         self._rate = Rate()
+
+    def tell(self, runner: Runner, results: Iterable[ItemDone[Any, Any]], items: int, out: Path) -> int:
+        """Say what becomes of each of so many items, and their sums at the end; gives the exit code."""
+        speaker = self.report if runner.is_main else self.report.silent()
+        with speaker.bar(total=items, unit="picture", smoothing=self.smoothing) as self.bar:
+            for result in results:
+                self.result(result)
+            total, lost = runner.finish(self.counts)
+        if not runner.is_main:
+            return EXIT_DONE  # another code would make the launcher end the others
+        return self._summary(total, lost, items, time.time() - runner.began, out)
 
     @abstractmethod
     def made(self, made: Any, fields: dict[str, Any]) -> None:
@@ -51,6 +69,15 @@ class Telling(ABC):
             self.counts["failed"] += 1
             self.report.problem(f"failed: {result.item.source}: {result.error}", **fields)
 
+    def _summary(self, total: dict[str, int], lost: list[int], items: int, seconds: float, out: Path) -> int:
+        for rank in lost:
+            self.report.problem(f"process {rank} ended too early; run the same command again to do what it has left.")
+        done, failed = total[self.word], total["failed"]
+        skipped = max(0, items - done - failed)
+        line = f"{done} {self.word}, {skipped} done already, {failed} failed, in {seconds:.1f} s; see {out}"
+        self.report.event("done", line, **{self.word: done}, skipped=skipped, failed=failed, seconds=seconds)
+        return EXIT_SOME_FAILED if failed or lost else EXIT_DONE
+
 
 class Rate:
     """The speed of actors, for the progress bar: how many there are, and the pictures of each in a minute."""
@@ -67,16 +94,3 @@ class Rate:
         self._actors.add(done.where)
         per_minute = 60 * self._done / max(1e-9, self._clock() - self._began) / len(self._actors)
         return f"{len(self._actors)} actors, {per_minute:.3g} a minute each"
-
-
-def summary(
-    report: Reporter, made: str, total: dict[str, int], lost: list[int], items: int, seconds: float, out: Path
-) -> int:
-    """The last line of a run, and its exit code. made: what was done with the items, the name of its count."""
-    for rank in lost:
-        report.problem(f"process {rank} ended too early; run the same command again to do what it has left.")
-    done, failed = total[made], total["failed"]
-    skipped = max(0, items - done - failed)
-    line = f"{done} {made}, {skipped} done already, {failed} failed, in {seconds:.1f} s; see {out}"
-    report.event("done", line, **{made: done}, skipped=skipped, failed=failed, seconds=seconds)
-    return EXIT_SOME_FAILED if failed or lost else EXIT_DONE

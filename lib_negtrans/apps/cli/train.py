@@ -90,7 +90,7 @@ def with_workers(
 ) -> int:
     """`work` with the call's model, in each of the processes that train together. Raises CallError."""
     try:
-        host = load_host(args, local_device(None))
+        host = load_host(args, local_device())
         with joined(host.device) as workers:
             # the others do the same work and are silent: the main process speaks and writes for all
             return work(args, report if workers.main else report.silent(), host, workers)

@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lib_negtrans.files import place
 from lib_negtrans.pictures.images import parse_size
 from lib_negtrans.pictures.masks import SOURCES
@@ -25,8 +23,8 @@ from lib_negtrans.translation.student import StudentJob, student_params
 
 from .common_options import add_concept, add_negative, add_params, given, load_negatives, model_choice, output_folder
 from .engine import add_engine, for_engine, runner_of, shared_place
-from .reporting import EXIT_DONE, CallError, Reporter
-from .telling import Telling, summary
+from .reporting import CallError, Reporter
+from .telling import Telling
 
 PRESET = "default"
 
@@ -83,16 +81,8 @@ def run(args: argparse.Namespace, report: Reporter) -> int:
                 "warning", "note: without --negative or --negative-prompt, the result is the same picture again.",
                 message="no negative: the pictures are only reconstructed",
             )  # fmt: skip
-        # the rate over the whole run: pictures differ in size
-        speaker = report if runner.is_main else report.silent()
-        with speaker.bar(total=len(items), unit="picture", smoothing=0) as bar:
-            telling = _Telling(report, bar)
-            for result in results:
-                telling.result(result)
-            total, lost = runner.finish(telling.counts)
-    if not runner.is_main:
-        return EXIT_DONE  # another code would make the launcher end the others
-    return summary(report, "translated", total, lost, len(items), time.time() - runner.began, out)
+        telling = _Telling(report)
+        return telling.tell(runner, results, len(items), out)
 
 
 def _flags(options: Iterable[str]) -> str:
@@ -123,8 +113,10 @@ def _masks(args: argparse.Namespace) -> Path | None:
 class _Telling(Telling):
     """What is said of each picture."""
 
-    def __init__(self, report: Reporter, bar: tqdm) -> None:
-        super().__init__(report, bar, "translated")
+    word, smoothing = "translated", 0  # the rate over the whole run: pictures differ in size
+
+    def __init__(self, report: Reporter) -> None:
+        super().__init__(report)
         self._began = time.perf_counter()
 
     def progress(self, progress: Progress) -> None:

@@ -29,6 +29,7 @@ from lib_negtrans.jobs.workplace import LocalWorkplace
 from lib_negtrans.options import ParamError
 from lib_negtrans.pictures.images import ImageError, Picture, load_picture
 from lib_negtrans.pictures.masks import mask_from_picture
+from lib_negtrans.translation.arguments import HOST_OPTIONS
 from lib_negtrans.translation.infotext import (
     EMBEDDING_KEY,
     WEIGHT_KEY,
@@ -51,8 +52,6 @@ FILES = (
     SCRIPT_FILE, SCRIPT_FILE.with_name("negtrans_translate.js"), Path(__file__).with_name("page.js"),
     ROOT / "localizations" / "ja_JP.json",
 )  # fmt: skip
-# these have a place of their own on the page; the others are the shared panel's
-OWN_OPTIONS = ("prompt", "negative_prompt", "strength", "steps", "cfg_scale", "seed")
 
 
 def build_page(workplace: LocalWorkplace, manager: TrainingManager, runner: TranslationRunner) -> gr.Blocks:
@@ -132,7 +131,8 @@ class _TranslationTab:
             sliders["cfg_scale"] = component("cfg_scale", minimum=1.0)
             seed = component("seed")
         # a choice of one is none
-        names = [n for n, o in options.items() if n not in OWN_OPTIONS and (o.choices is None or len(o.choices) > 1)]
+        # these have a place of their own on the page; the others are the shared panel's
+        names = [n for n, o in options.items() if n not in HOST_OPTIONS and (o.choices is None or len(o.choices) > 1)]
         self.panel = build_translation_panel(names, self.choices, self.choices, PREFIX, sliders, (0.0, 3.0), texts)
         self.controls = {**texts, "seed": seed, **sliders, **self.panel.controls}
 

@@ -17,9 +17,7 @@ _MOVE = (
 )
 
 
-def before_after_html(
-    before: str, after: str, size: tuple[int, int], labels: tuple[str, str] = ("render", "translated")
-) -> str:
+def before_after_html(before: str, after: str, size: tuple[int, int]) -> str:
     """Two pictures of one size (width, height) on top of each other; before and after are URLs, also data: ones.
 
     Where they are empty, the page's script fills them in. They are shown as wide as there is room, at most 70 % of the
@@ -27,15 +25,14 @@ def before_after_html(
     """
     width, height = size
     before, after = html.escape(before, quote=True), html.escape(after, quote=True)
-    first, second = (html.escape(label, quote=True) for label in labels)
     return (
         f"<style>{_STYLE}</style>"
         f"<div class='negtrans-compare' style='aspect-ratio:{width}/{height};"
         f"max-width:calc(70vh * {width} / {height})'>"
-        f"<img class='negtrans-after' src='{after}' alt='{second}' draggable='false'>"
-        f"<img class='negtrans-before' src='{before}' alt='{first}' draggable='false'>"
-        f"<span class='negtrans-label-before'>{first}</span><span class='negtrans-label-after'>{second}</span>"
+        f"<img class='negtrans-after' src='{after}' alt='translated' draggable='false'>"
+        f"<img class='negtrans-before' src='{before}' alt='render' draggable='false'>"
+        "<span class='negtrans-label-before'>render</span><span class='negtrans-label-after'>translated</span>"
         f"<input type='range' min='0' max='100' step='0.1' value='50' oninput=\"{_MOVE}\" "
-        f"aria-label='{first} / {second}' aria-valuetext='50 %'>"
+        "aria-label='render / translated' aria-valuetext='50 %'>"
         "<div class='negtrans-divider'></div></div>"
     )

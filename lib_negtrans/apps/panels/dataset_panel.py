@@ -70,18 +70,20 @@ class DatasetPanel:
             elem_id=self.ids("thumbnails"),
         )  # fmt: skip
 
-    def connect(self, size: Any, pattern: Any, aspect: Any) -> None:
-        """size, pattern, aspect: the training's, for the check."""
-        inputs = [self.folder, self.files, size, pattern, aspect]
+    def connect(self, *options: Any) -> None:
+        """options: the training's size, pattern, aspect and background, for the check."""
+        inputs = [self.folder, self.files, *options]
         self.check.click(self.check_dataset, inputs, [self.report, self.thumbnails], queue=False)
 
-    def check_dataset(self, folder: str, files: Any, size: Any, pattern: str, aspect: str = "buckets") -> list[Any]:
+    def check_dataset(
+        self, folder: str, files: Any, size: Any, pattern: str, aspect: str = "buckets", background: str = "grey"
+    ) -> list[Any]:
         """The report on what would be trained on, and some of it as thumbnails."""
         try:
             size = TrainingParams.from_given({"size": size}).size
             with tempfile.TemporaryDirectory() as temporary:
                 pictures = self.pictures(folder, files, Path(temporary))
-                report, thumbnails = read_with_thumbnails(pictures, size, pattern or "", aspect)
+                report, thumbnails = read_with_thumbnails(pictures, size, pattern or "", background, aspect)
                 suggested = automatic_size(training_files(pictures, pattern or ""))
         except (TrainingRefused, TrainingError, ParamError) as error:
             about = self.ids("size" if isinstance(error, ParamError) else "folder")
@@ -140,7 +142,7 @@ def keep_render(uploaded: str | None, run_folder: Path) -> Path | None:
 
 
 def read_with_thumbnails(
-    folder: Path, size: int, pattern: str, aspect: str = "buckets"
+    folder: Path, size: int, pattern: str, background: str, aspect: str
 ) -> tuple[DatasetReport, list[Any]]:
     """The report on a folder, and PIL pictures of the first ones as they are trained on. Raises as `read_folder`."""
     thumbnails: list[Any] = []
@@ -151,4 +153,4 @@ def read_with_thumbnails(
             small.thumbnail((THUMBNAIL, THUMBNAIL))
             thumbnails.append(small)
 
-    return finish(read_folder(folder, size, pattern, aspect=aspect), keep), thumbnails
+    return finish(read_folder(folder, size, pattern, background, aspect), keep), thumbnails

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lib_negtrans.options import Option
@@ -115,4 +114,3 @@ PHOTOS_TAB = TrainTab(
         "Render for the previews (if none: the first of the renders)",
     ),
 )  # fmt: skip
-TABS: Sequence[TrainTab] = (RENDERS_TAB, PHOTOS_TAB)

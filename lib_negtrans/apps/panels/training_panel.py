@@ -159,9 +159,8 @@ class TrainingPanel(TrainingActions):
         self.kind.input(self.apply_kind, [self.kind], list(self.fields.values()), **QUIET)
         if self.tab is RENDERS_TAB:
             self.preset.change(self.apply_preset, [self.preset], [self.fields[n] for n in PRESET_OPTIONS], **QUIET)
-        size, pattern, aspect = (self.fields[name] for name in ("size", "pattern", "aspect"))
-        self.dataset.connect(size, pattern, aspect)
-        self.preparation.connect(self.poll, self.dataset.folder, size)
+        self.dataset.connect(*(self.fields[name] for name in ("size", "pattern", "aspect", "background")))
+        self.preparation.connect(self.poll, self.dataset.folder, self.fields["size"])
         if self.tab is RENDERS_TAB:
             self.comparison.connect(self.poll)
         self.cancel.click(self.cancel_waiting, [self.seen, self.name], [self.message, *view], **QUIET)

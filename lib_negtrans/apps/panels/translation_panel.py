@@ -15,10 +15,10 @@ from typing import Any
 import gradio as gr
 
 from lib_negtrans.embeddings import NO_EMBEDDING
-from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, preset_values
 
 from .components import QUIET, option_component
-from .translation_summary import ALL, preset_values, summary_html
+from .translation_summary import ALL, summary_html
 
 REFRESH_SYMBOL = "\U0001f504"
 

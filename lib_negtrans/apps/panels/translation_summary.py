@@ -8,7 +8,7 @@ from typing import Any
 
 from lib_negtrans.embeddings import chosen_embedding
 from lib_negtrans.options import ParamError
-from lib_negtrans.translation.params import OF_PICTURE, TRANSLATION_PRESETS, TranslationParams
+from lib_negtrans.translation.params import TRANSLATION_PRESETS, TranslationParams, preset_values
 from lib_negtrans.translation.wording import cannot_work, translation_sentences
 
 ALL = "all"  # stands for every option where one is named to be reset
@@ -18,12 +18,6 @@ PUT_ALL_BACK = "Put all back"
 CANVAS_STRETCHES = "The render is {render} pixels and the canvas {canvas}: it would be stretched."
 CANVAS_SET = "Set {size}"
 STRENGTH = "Strength of change"  # the webui's own slider once more, in the panel
-
-
-def preset_values(preset: str) -> dict[str, Any]:
-    """Every option that presets set, as this one has it. Raises KeyError for an unknown one."""
-    values = TranslationParams().to_dict() | TRANSLATION_PRESETS[preset][1]
-    return {name: value for name, value in values.items() if name not in OF_PICTURE}
 
 
 def summary_html(preset: str | None, embedding: str | None, weight: float | None, values: Mapping[str, Any]) -> str:

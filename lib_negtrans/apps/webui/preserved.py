@@ -1,4 +1,5 @@
-"""What a translation in the webui keeps of its source: masks found in the picture, colours put back before saving.
+"""What a translation in the webui keeps of its source: masks found in the picture, colours, details and flat
+ground put back before saving.
 
 A mask that was painted (the Inpaint tab, the API's `mask`) is the host's own affair and goes before any of ours. One of
 ours with "keep" is handed to the host as if it had been painted; with "translate" it only says where the garment is.
@@ -111,7 +112,7 @@ class Keeper:
         return share if len(share) == 1 else share[first_of_source]
 
     def finish(self, samples: Tensor, source_of: list[int], sources: Tensor) -> Any:
-        """Latents (B, 4, h, w) with the source's colours and flat ground: latents again, or decoded for the host."""
+        """Latents (B, 4, h, w) with what is kept of the source: as they are, or decoded for the host."""
         # the host puts the background back itself
         params = replace(self.params, background="translate")
         if self._pictures is None:

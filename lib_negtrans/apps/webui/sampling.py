@@ -35,10 +35,6 @@ from .refusal import TranslationRefused
 
 # predictions go through the host's denoiser, which turns v into noise itself
 PREDICTION_TYPE = "epsilon"
-UNEXPECTED_ROWS = (
-    "another extension changes the prompts that the model is called with: switch it off, or set the TAC ratio to 0 and "
-    "Guidance to cfg."
-)
 
 
 def distinct(latents: Tensor) -> tuple[list[int], list[int]]:
@@ -64,7 +60,7 @@ def sample(
 ) -> Any:
     """What `StableDiffusionProcessingImg2Img.sample` does, with inversion and attention control: latents (B, 4, h, w).
 
-    asked: of each image, with equal concepts. Where colours are put back on pixels, the host's list of decoded pictures
+    asked: of each image, with equal concepts. Where more of the render is put back, the host's list of decoded pictures
     instead. An interrupt in the inversion gives the init latents back, one in the sampling the picture foreseen there.
     Raises TranslationRefused when another extension's changes to the sampling are incompatible.
     """

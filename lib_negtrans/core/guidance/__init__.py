@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .classifier_free import ClassifierFree
@@ -21,7 +20,7 @@ from .perp import Perp
 from .salience import Salience
 from .sega import Sega
 from .topk import TopK
-from .variant import Variant, cfg
+from .variant import Variant, cfg, computed, length
 
 __all__ = ["KINDS", "OPTIONS", "VARIANTS", "Concept", "Guidance", "Variant", "cfg", "limited", "rescale"]
 
@@ -50,16 +49,12 @@ def limited(push: Tensor, most: float) -> Tensor:
     places without any push do not count. Guidance is strongest by far at edges and in patterns, and breaks them up
     before plain cloth has changed. Ours; a limit on the norm of the whole is in arXiv 2410.02416.
     """
-    wide = push.to(torch.promote_types(push.dtype, torch.float32))  # the sums are too large for half precision
+    wide = computed(push)  # the sums are too large for half precision
     norm = wide.norm(dim=1, keepdim=True)
     total = norm.sum((2, 3), keepdim=True)
     average = norm.square().sum((2, 3), keepdim=True) / total.clamp_min(1e-12)
     held = wide * (most * average / norm.clamp_min(1e-12)).clamp_max(1)
-    return (held * (_length(wide) / _length(held).clamp_min(1e-12))).to(push.dtype)
-
-
-def _length(values: Tensor) -> Tensor:
-    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return (held * (length(wide) / length(held).clamp_min(1e-12))).to(push.dtype)
 
 
 class Guidance:

@@ -17,8 +17,5 @@ class ClassifierFree(Variant):
     subtracts = "all of it"
     needs_empty = False
 
-    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
-        return vector
-
     def __call__(self, empty: Tensor, cond: Tensor, negative: Tensor, scale: float, step: int) -> Tensor:
         return cfg(negative, cond, scale)

@@ -78,7 +78,7 @@ class Concepts:
                 continue
             alone = c.variant.stands_alone
             # also while it is not in force: momentum grows from the first step on
-            kept = c.variant.limited(found[c.text] - (empty if alone else negative), towards, step)
+            kept = c.variant.part_of(found[c.text] - (empty if alone else negative), towards, step)
             if in_force(step, c.warmup, c.cooldown):
                 total = total + (c.weight if alone else scale * c.weight) * kept
         rivals = self._of(Salience, step)

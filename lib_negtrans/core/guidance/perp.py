@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .variant import Variant, computed
+from .variant import Variant, computed, length
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Perp(Variant):
     name = "perp"
     subtracts = "what does not work against the prompt"
 
-    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+    def part_of(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
         return perpendicular(vector, towards)
 
     def kept(self) -> str:
@@ -32,11 +32,10 @@ def perpendicular(vector: Tensor, direction: Tensor) -> Tensor:
     direction the vector stays as it is; in between an error of eps becomes one of sqrt(eps) at most.
     """
     v, d = computed(vector), computed(direction)
-    shape = (-1, *[1] * (d.ndim - 1))
-    v_norm, d_norm = v.flatten(1).norm(dim=1).view(shape), d.flatten(1).norm(dim=1).view(shape)
+    v_norm, d_norm = length(v), length(d)
     # by the unit vector and the norms' ratio, because the squared norm underflows
     floor = d_norm.clamp_min(torch.finfo(d.dtype).tiny)
     unit = d / floor
-    along = (v * unit).flatten(1).sum(1).view(shape)
+    along = (v * unit).flatten(1).sum(1).view_as(d_norm)
     certainty = 1 / (1 + torch.finfo(vector.dtype).eps * (v_norm / floor).square())
     return (v - certainty * along * unit).to(vector.dtype)

@@ -21,7 +21,7 @@ class Salience(Variant):
     name = "salience"
     subtracts = "where it is stronger than the prompt"
 
-    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+    def part_of(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
         return salient([vector], towards)[0]
 
     def kept(self) -> str:

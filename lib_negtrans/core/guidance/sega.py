@@ -52,7 +52,7 @@ class Sega(Variant):
     )  # fmt: skip
     _nu: Tensor | None = field(default=None, init=False, repr=False, compare=False)
 
-    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+    def part_of(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
         g = vector
         if self.threshold > 0:
             magnitude = computed(g).abs().flatten(2)

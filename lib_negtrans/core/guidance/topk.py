@@ -24,7 +24,7 @@ class TopK(Variant):
         minimum=0.0, maximum=1.0, step=0.01, infotext="NegTrans top-k ratio",
     )  # fmt: skip
 
-    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+    def part_of(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
         return keep_largest(vector, self.ratio)
 
     def kept(self) -> str:
@@ -37,7 +37,7 @@ class ConceptTopK(TopK):
 
     ratio: float = setting(0.05, "Top-k ratio", "Of a concept.", minimum=0.0, maximum=1.0)
 
-    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+    def part_of(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
         # it keeps what is not below its int(size (1 - ratio))-th smallest value, and that value too
         size = vector[0].numel()
         return _largest(vector, min(size, size - int(size * (1 - self.ratio)) + 1))

@@ -23,7 +23,7 @@ class Variant:
     needs_empty: ClassVar[bool] = True
     stands_alone: ClassVar[bool] = False
 
-    def limited(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
+    def part_of(self, vector: Tensor, towards: Tensor, step: int) -> Tensor:
         """What is kept of a direction `vector` beside the prompt's own, `towards`; step as in the call."""
         raise NotImplementedError
 
@@ -33,7 +33,7 @@ class Variant:
         From those for the empty prompt, the prompt and the negative prompt; scale is the CFG scale w; step is the
         sampled step, counted from 0. Where needs_empty is False, empty is unread.
         """
-        kept = self.limited(negative - empty, cond - empty, step)
+        kept = self.part_of(negative - empty, cond - empty, step)
         return empty + scale * (cond - empty) - (scale - 1) * kept
 
     def kept(self) -> str:
@@ -59,3 +59,8 @@ def in_force(step: int, warmup: int, cooldown: int) -> bool:
 def computed(tensor: Tensor) -> Tensor:
     """In float32 at least: float64 stays, so that its rounding is not turned into float32's."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def length(tensor: Tensor) -> Tensor:
+    """The L2 norm of each picture of (B, ...), in the shape (B, 1, ..)."""
+    return tensor.flatten(1).norm(dim=1).view(-1, *[1] * (tensor.ndim - 1))

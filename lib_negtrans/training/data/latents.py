@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib_negtrans.files import sha256_of, write_bytes_atomic
 from lib_negtrans.models.protocol import ModelHost
-from lib_negtrans.pictures.images import ImageError, Picture, flatten_alpha, mask_beside
+from lib_negtrans.pictures.images import MULTIPLE, ImageError, Picture, flatten_alpha, mask_beside
 from lib_negtrans.pictures.masks import find_mask, load_mask
 from lib_negtrans.pictures.sizes import bucket_for, cover
 from lib_negtrans.training.checkpoint import decode, encode
@@ -25,7 +25,6 @@ from lib_negtrans.training.events import Caching, Event, Notice
 from .captions import WordsOf, filewords
 from .dataset import BACKGROUNDS, DatasetReport, Entry, examine, listed_files, refuse_empty
 
-FACTOR = 8  # pixels to a latent
 SUFFIX = ".latents"  # no ending that a program takes for an embedding: the folder may lie among those
 
 
@@ -154,7 +153,7 @@ def _encode(host: ModelHost, picture: Picture, params: CommonParams, path: Path)
     image = cover(flatten_alpha(picture, BACKGROUNDS[params.background]), size)
     counts, weight = _counts(picture, params, path), None
     if counts is not None:
-        weight = torch.nn.functional.avg_pool2d(cover(counts[None], size)[None], FACTOR)[0]
+        weight = torch.nn.functional.avg_pool2d(cover(counts[None], size)[None], MULTIPLE)[0]
     found = []
     for flip in (False, True) if params.flip else (False,):
         # one at a time: the result does not depend on what a batch would hold, and it fits an 8 GB card

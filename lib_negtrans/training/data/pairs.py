@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from lib_negtrans.files import sha256_of
-from lib_negtrans.pictures.images import ImageError, fit_within, flatten_alpha, load_picture
+from lib_negtrans.pictures.images import MULTIPLE, ImageError, fit_within, flatten_alpha, load_picture
 from lib_negtrans.training.errors import DatasetError
 from lib_negtrans.training.events import Caching, Event
 from lib_negtrans.translation.folder import plan
 
 from .batch import Row, RowSource
 from .dataset import DatasetReport, Entry, listed_files
-from .latents import FACTOR, Dataset
+from .latents import Dataset
 
 NAMED = 3  # files that a refusal names
 
@@ -87,7 +87,7 @@ def read_pairs(renders: Path, translations: Path, size: int) -> Generator[Event,
         shape = _fitting(source, target)
         digest = sha256_of([source, target])
         dataset.report.entries.append(Entry(name, shape, False, "", False, digest))
-        dataset.shapes.append((min(shape[1], size) // FACTOR, min(shape[0], size) // FACTOR))
+        dataset.shapes.append((min(shape[1], size) // MULTIPLE, min(shape[0], size) // MULTIPLE))
         dataset.files.append((source, target))
         yield Caching(number, len(targets))
     return dataset
@@ -116,7 +116,7 @@ class PairSource(RowSource):
     def _row(self, index: int, generator: torch.Generator) -> Row:
         """A row's latent is the render, and its noise the translation."""
         render, translation = self.dataset.pair(index)
-        height, width = (side * FACTOR for side in self.dataset.shapes[index])
+        height, width = (side * MULTIPLE for side in self.dataset.shapes[index])
         top, left = (
             int(torch.randint(whole - part + 1, (1,), generator=generator))
             for whole, part in zip(render.shape[1:], (height, width), strict=True)

@@ -51,7 +51,7 @@ class FullModel(PositiveKind[FullParams]):
                     if module._parameters[own] is not None:
                         # the webui puts its own module around the token table
                         self.places[f"{prefix}{path.removesuffix('.wrapped')}.{own}"] = module, own
-        dtype = torch.float64 if host.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(host.dtype, torch.float32)
         with torch.inference_mode(False), torch.no_grad():
             self.original = {name: getattr(module, own) for name, (module, own) in self.places.items()}
             self.weights: FullWeights = {

@@ -37,7 +37,7 @@ class Lora(PositiveKind[LoraParams]):
         super().__init__(host, params, name)
         self.targets = trained_targets(host, params)
         self.scale = params.alpha / params.rank
-        self.dtype = torch.float64 if host.dtype == torch.float64 else torch.float32
+        self.dtype = torch.promote_types(host.dtype, torch.float32)
         self.live = LiveLora(self.targets, self.rank_of, self.scale)
         with torch.inference_mode(False), torch.no_grad():
             self.weights: LoraWeights = self.live.initial(

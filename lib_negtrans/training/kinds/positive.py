@@ -12,8 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lib_negtrans import __version__
-from lib_negtrans.embeddings.card import write_files
+from lib_negtrans.embeddings.card import trained_card, write_files
 from lib_negtrans.embeddings.files import validate_name
 from lib_negtrans.errors import UserError
 from lib_negtrans.models.protocol import ModelHost
@@ -178,27 +177,12 @@ class PositiveKind(ABC, Generic[P]):
         return all(torch.equal(found[name], t.detach().to(dtype).to(found[name])) for name, t in weights.items())
 
     def write_card(self, path: Path, preview: Path | None) -> list[str]:
-        return write_files(path, self.card_content(), self.params.licence, preview)
-
-    def card_content(self) -> dict[str, Any]:
-        """The webui's fields, and under "negtrans" what is known."""
-        host, params, count = self.host, self.params, len(self.data.main)
-        text = f"{self.kind}, {params.steps} steps on {count} photographs. Base: {host.checkpoint_name}"
-        return {
-            "description": f"{text} [{host.checkpoint_hash[:10]}].",
-            "sd version": "SD1",
-            "activation text": "",
-            "preferred weight": 1.0,
-            "negtrans": {
-                "kind": self.kind,
-                "version": __version__,
-                "checkpoint": host.checkpoint_name,
-                "checkpoint_hash": host.checkpoint_hash,
-                "images": count,
-                "dataset": self.data.fingerprint,
-                **params.to_dict(),
-            },
-        }
+        params, count = self.params, len(self.data.main)
+        content = trained_card(
+            f"{self.kind}, {params.steps} steps on {count} photographs.", self.kind, self.host, params.to_dict(), count,
+            self.data.fingerprint, **{"activation text": "", "preferred weight": 1.0},
+        )  # fmt: skip
+        return write_files(path, content, params.licence, preview)
 
 
 def total_norm(tensors: Sequence[Tensor]) -> float:

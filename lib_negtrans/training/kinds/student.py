@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_negtrans import __version__
-from lib_negtrans.embeddings.card import write_files
+from lib_negtrans.embeddings.card import trained_card, write_files
 from lib_negtrans.embeddings.files import validate_name
 from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.pictures.feature_network import PerceptualDistance, missing_packages
-from lib_negtrans.student.files import HASH_DIGITS, KIND, SUFFIX, StudentError, read_student, write_student
+from lib_negtrans.student.files import KIND, SUFFIX, StudentError, read_student, write_student
 from lib_negtrans.student.network import StudentNetwork, StudentWeights
 from lib_negtrans.training.data.batch import counted_generator
 from lib_negtrans.training.data.captions import Captions
@@ -93,7 +92,7 @@ class StudentTraining:
 
     @cached_property
     def perceptual(self) -> PerceptualDistance:
-        dtype = torch.float64 if self.host.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(self.host.dtype, torch.float32)
         return PerceptualDistance(self.host.device, dtype)
 
     def loss(self, _model: object, rows: PairRows) -> Tensor:
@@ -172,15 +171,7 @@ class StudentTraining:
         )
 
     def write_card(self, path: Path, preview: Path | None) -> list[str]:
-        host, params = self.host, self.params
-        base = f"Base: {host.checkpoint_name} [{host.checkpoint_hash[:HASH_DIGITS]}]."
-        content = {
-            "description": f"A student for translate --student, {params.steps} steps on {self.count} pairs. {base}",
-            "sd version": "SD1",
-            "negtrans": {
-                "kind": KIND, "version": __version__, "checkpoint": host.checkpoint_name,
-                "checkpoint_hash": host.checkpoint_hash, "images": self.count, "dataset": self.fingerprint,
-                **params.to_dict(),
-            },
-        }  # fmt: skip
+        params = self.params
+        text = f"A student for translate --student, {params.steps} steps on {self.count} pairs."
+        content = trained_card(text, KIND, self.host, params.to_dict(), self.count, self.fingerprint)
         return write_files(path, content, params.licence, preview)

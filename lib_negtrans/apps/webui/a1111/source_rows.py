@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lib_negtrans.apps.webui import UNEXPECTED_ROWS
 from lib_negtrans.core.attention import AttentionControl, AttentionShapeError, Features
 
 
@@ -42,7 +43,7 @@ class RowDenoiser(nn.Module):
             return self.denoiser(latent, timestep, **kwargs)
         rows = self._rows[self._done : self._done + latent.shape[0]]
         if len(rows) != latent.shape[0]:
-            raise AttentionShapeError(_UNEXPECTED_ROWS)
+            raise AttentionShapeError(UNEXPECTED_ROWS)
         self._done += len(rows)
         with self._injected(rows):
             return self.denoiser(latent, timestep, **kwargs)
@@ -77,7 +78,7 @@ class RowDenoiser(nn.Module):
         try:
             yield
             if features is not None and self._done not in (len(conds), len(self._rows)):
-                raise AttentionShapeError(_UNEXPECTED_ROWS)
+                raise AttentionShapeError(UNEXPECTED_ROWS)
         finally:
             self._injection = self._calls = None
 
@@ -91,7 +92,7 @@ class RowDenoiser(nn.Module):
         first = [sum(self._conds_per_image[:image]) for image in range(len(self._conds_per_image))]
         latents = torch.cat([latent for latent, _timestep, _cond in self._calls or [_NO_CALL]])
         if latents.shape[0] <= first[-1]:
-            raise AttentionShapeError(_UNEXPECTED_ROWS)
+            raise AttentionShapeError(UNEXPECTED_ROWS)
         timesteps = torch.cat([timestep for _latent, timestep, _cond in self._calls])
         concat = torch.cat([cond["c_concat"][0] for _latent, _timestep, cond in self._calls])
         mark = _mark(self._calls[0][2]["c_crossattn"][0]).to(context)
@@ -110,10 +111,6 @@ def _mark(conds: Tensor) -> Tensor:
     return conds[:1, : conds.shape[1] % 77]
 
 
-_UNEXPECTED_ROWS = (
-    "another extension changes the prompts that the model is called with: switch it off, or set the TAC ratio to 0 and "
-    "Guidance to cfg."
-)
 _NO_CALL = (torch.empty(0), torch.empty(0), {})
 
 

@@ -12,9 +12,10 @@ from backend.sampling.sampling_function import calc_cond_uncond_batch, sampling_
 from modules import prompt_parser, scripts, sd_models
 from torch import Tensor
 
+from lib_negtrans.apps.webui import UNEXPECTED_ROWS
 from lib_negtrans.apps.webui.preserved import Keeper
 from lib_negtrans.apps.webui.refusal import TranslationRefused, refused
-from lib_negtrans.apps.webui.sampling import UNEXPECTED_ROWS, WebuiDenoiser, announce_sampling
+from lib_negtrans.apps.webui.sampling import WebuiDenoiser, announce_sampling
 from lib_negtrans.apps.webui.settings import option
 from lib_negtrans.core.attention import AttentionShapeError, Features
 from lib_negtrans.core.translate import Source
