@@ -2,13 +2,15 @@
 
 The design is img2img-turbo's (arXiv 2403.12036, section 3), written anew: what the VAE's encoder has before each of its
 levels goes through a 1x1 convolution, zero at first, and is added before the decoder's level of the same size, so that
-detail does not have to pass through the latent; LoRAs act on the UNet and on the decoder. Unlike there, the decoder's
-last convolution is one of the student's own, zero at first, and what it gives is added to the render: as a translation
-with `details` "render" adds its change. So with zero weights the picture is the render, and only a change is learnt.
+detail does not have to pass through the latent; LoRAs act on the UNet and on the decoder. Unlike there, the last
+convolutions of UNet and decoder are the student's own, zero at first: one gives what is added to the latent, the other
+what is added to the render, as a translation with `details` "render" adds its change. So with zero weights the picture
+is the render, and only a change is learnt.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lib_negtrans.core.schedule import Schedule
 from lib_negtrans.lora.files import LoraPair
 from lib_negtrans.lora.live import DOWN, UP, Layer, LiveLora
 from lib_negtrans.lora.names import lora_targets
@@ -27,7 +28,7 @@ from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.models.vae_tiles import CELL, in_pieces
 
 DECODER_PREFIX = "lora_vae_decoder_"
-CHANGE = "change.weight"  # the kernel (3, in, 3, 3) of the last convolution
+LATENT_CHANGE, CHANGE = "latent_change.weight", "change.weight"  # kernels (out, in, 3, 3) of the last convolutions
 StudentWeights = dict[str, Tensor]  # LoRA matrices by module name + DOWN or UP, and the kernels: `kernel_shapes`
 
 
@@ -38,7 +39,7 @@ class StudentDesign:
     rank, decoder_rank: of the LoRAs on the UNet and on the decoder, whose alpha is the rank.
     """
 
-    timestep: int = 20
+    timestep: int = 60
     prompt: str = ""
     rank: int = 8
     decoder_rank: int = 8
@@ -62,14 +63,13 @@ class StudentNetwork:
         self.host: Any = host
         self.design, self.vae = design, vae
         self.levels = len(vae.decoder.up_blocks)
-        self.schedule = Schedule(host.alphas_cumprod, (design.timestep,), host.prediction_type)
+        self.scale = math.sqrt(float(host.alphas_cumprod[design.timestep]))  # of a latent at that timestep
         decoder = {
             f"{DECODER_PREFIX}{name.replace('.', '_')}": module
             for name, module in vae.decoder.named_modules()
             if isinstance(module, nn.Linear | nn.Conv2d) and module is not vae.decoder.conv_out
         }
-        unet = lora_targets(host, text=False)
-        self.targets: dict[str, Layer] = unet | decoder
+        self.targets: dict[str, Layer] = lora_targets(host, text=False) | decoder
         self._ranks = {id(module): design.decoder_rank for module in decoder.values()}
         self.live = LiveLora(self.targets, lambda module: self._ranks.get(id(module), design.rank), 1.0)
         self._kernels: Mapping[str, Tensor] | None = None  # those that act now
@@ -84,11 +84,12 @@ class StudentNetwork:
 
     @cached_property
     def kernel_shapes(self) -> dict[str, tuple[int, ...]]:
-        """By name: the skips, from what a level of the encoder takes to what the decoder's takes, and the change."""
+        """By name: the skips, from what a level of the encoder takes to what the decoder's takes, and both changes."""
         takes = [block.resnets[0].in_channels for block in self.vae.encoder.down_blocks]
         wants = [block.resnets[0].in_channels for block in self.vae.decoder.up_blocks]
         shapes = {skip_name(n): (wants[n], takes[-1 - n], 1, 1) for n in range(self.levels)}
-        return shapes | {CHANGE: tuple(self.vae.decoder.conv_out.weight.shape)}
+        last = {LATENT_CHANGE: self.host.unet.conv_out, CHANGE: self.vae.decoder.conv_out}
+        return shapes | {name: tuple(module.weight.shape) for name, module in last.items()}
 
     @contextmanager
     def applied(self, weights: Mapping[str, Tensor] | None) -> Iterator[None]:
@@ -138,11 +139,27 @@ class StudentNetwork:
         # half precision that overflowed was done again in float32
         return latent, [features for features in taken if features.dtype == self.vae.dtype]
 
-    def clean(self, latent: Tensor) -> Tensor:
-        """The translated latent: what one UNet call makes of a z, a noised latent with its noise left out."""
-        noisy = self.schedule.scales(1)[0] * latent
-        output = self.host.predict_noise(noisy, self.design.timestep, self.context.expand(len(latent), -1, -1))
-        return self.schedule.clean(noisy, self.schedule.epsilon(noisy, output, 1), 1)
+    def translated(self, latent: Tensor) -> Tensor:
+        """The translated latent: z and what one UNet call adds, which reads z scaled as at its timestep, noiseless."""
+        if self._kernels is None:
+            return latent
+        with self._last_convolution(self.host.unet.conv_out, self._kernels[LATENT_CHANGE]):
+            context = self.context.expand(len(latent), -1, -1)
+            return latent + self.host.predict_noise(self.scale * latent, self.design.timestep, context)
+
+    @staticmethod
+    @contextmanager
+    def _last_convolution(module: nn.Conv2d, kernel: Tensor) -> Iterator[None]:
+        """Inside, a network's last convolution is one with this kernel."""
+
+        def instead(_module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+            return F.conv2d(args[0], kernel.to(args[0].device, args[0].dtype), padding=1)
+
+        hook = module.register_forward_hook(instead)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def decode(self, latent: Tensor, taken: list[Tensor], image: Tensor) -> Tensor:
         """The picture of a latent, of the features of `encode` and of the render that they are from.
@@ -159,14 +176,11 @@ class StudentNetwork:
             kernel = kernels[skip_name(level)].to(features.device, features.dtype)
             return (args[0] + F.conv2d(features, kernel), *args[1:])
 
-        def change(features: Tensor) -> Tensor:
-            return F.conv2d(features, kernels[CHANGE].to(features.device, features.dtype), padding=1)
-
         with ExitStack() as undo:
             for level, block in enumerate(decoder.up_blocks):
                 hook = block.register_forward_pre_hook(lambda _module, args, level=level: skip(level, args))
                 undo.callback(hook.remove)
-            undo.callback(decoder.conv_out.register_forward_hook(lambda _module, args, _out: change(args[0])).remove)
+            undo.enter_context(self._last_convolution(decoder.conv_out, kernels[CHANGE]))
             value = (latent / self.host.scaling_factor).to(self.vae.device, self.vae.dtype)
             changed = in_pieces(lambda z: self.vae.decode(z).sample, value, 1, CELL)
         return image + changed.to(image)
@@ -174,4 +188,4 @@ class StudentNetwork:
     def __call__(self, image: Tensor) -> Tensor:
         """Translate images, differentiably in the applied weights; not clamped."""
         latent, taken = self.encode(image)
-        return self.decode(self.clean(latent), taken, image)
+        return self.decode(self.translated(latent), taken, image)

@@ -51,7 +51,7 @@ def translate_with_student(
     trim_memory(device)
     latent, taken = network.encode(image)
     picture = finished_picture(
-        params, network.clean(latent), latent, image, mask,
+        params, network.translated(latent), latent, image, mask,
         lambda z: network.decode(z, taken, image).clamp(0, 1), lambda _source: image,
     )[..., :height, :width]  # fmt: skip
     trim_memory(device)

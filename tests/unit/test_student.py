@@ -16,7 +16,7 @@ from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.standalone import StandaloneHost, load_tokenizer
 from lib_negtrans.pictures.feature_network import PerceptualDistance
 from lib_negtrans.student.files import StudentChoice, StudentError, read_student, write_student
-from lib_negtrans.student.network import CHANGE, StudentDesign, StudentNetwork, skip_name
+from lib_negtrans.student.network import CHANGE, LATENT_CHANGE, StudentDesign, StudentNetwork, skip_name
 from lib_negtrans.training.student_losses import convincing, initial_discriminator, judged, student_loss
 from lib_negtrans.translation.infotext import parse_infotext, settings_from_infotext
 from lib_negtrans.translation.student import student_params, translate_with_student
@@ -61,12 +61,16 @@ def test_without_training_it_gives_the_render_back(network):
 
 
 @torch.no_grad()
-def test_its_latent_is_the_base_models_one_call(host, network):
-    latent, abar = host.encode_image(picture()), float(host.alphas_cumprod[DESIGN.timestep])
-    noisy = abar**0.5 * latent
-    output = host.predict_noise(noisy, DESIGN.timestep, host.encode_prompts([""]))
-    with network.applied(network.initial(generator_of)):
-        torch.testing.assert_close(network.clean(latent), (noisy - (1 - abar) ** 0.5 * output) / abar**0.5)
+def test_one_call_of_the_unet_is_added_to_the_latent(host, network):
+    latent, scale = host.encode_image(picture()), float(host.alphas_cumprod[DESIGN.timestep]) ** 0.5
+    weights = network.initial(generator_of)
+    weights[LATENT_CHANGE].copy_(host.unet.conv_out.weight)
+    output = host.predict_noise(scale * latent, DESIGN.timestep, host.encode_prompts([""]))
+    bias = host.unet.conv_out.bias[:, None, None]
+    with network.applied(weights):
+        torch.testing.assert_close(network.translated(latent), latent + output - bias)
+    with network.applied(None):
+        assert torch.equal(network.translated(latent), latent)
 
 
 @torch.no_grad()
@@ -147,7 +151,7 @@ def directional(function, tensors, step=1e-6):
     return analytic, (values[0] - values[1]) / (2 * step)
 
 
-@pytest.mark.parametrize("part", ["skip_", "change.", "lora_vae_decoder_", "lora_unet_"])
+@pytest.mark.parametrize("part", ["skip_", "change.", "latent_", "lora_vae_decoder_", "lora_unet_"])
 def test_gradients_of_the_network(part):
     host = smooth_host()
     network = StudentNetwork(host, DESIGN)
@@ -300,7 +304,7 @@ def test_colours_can_be_brought_back(trained, colour):
 
 
 def test_nan_is_told(trained):
-    trained.host.unet.conv_out.weight.data.fill_(float("nan"))
+    trained.host.unet.conv_in.weight.data.fill_(float("nan"))
     with pytest.raises(HostError, match="the model gave NaN: use --dtype float32"):
         translate_with_student(trained, picture(), student_params())
 

@@ -99,14 +99,14 @@ class StudentTraining:
         """Of each row, (B,), with the weights that are applied."""
         params, network = self.params, self.network
         latent, taken = network.encode(rows.render)
-        clean = network.clean(latent)
-        loss = clean.new_zeros(len(clean))
+        changed = network.translated(latent)
+        loss = changed.new_zeros(len(changed))
         if params.latent_weight:
             wanted = self.host.encode_image(rows.translation)
-            loss = loss + params.latent_weight * (clean - wanted).square().flatten(1).mean(1)
+            loss = loss + params.latent_weight * (changed - wanted).square().flatten(1).mean(1)
         if params.decodes:
             loss = loss + student_loss(
-                rows.render, rows.translation, network.decode(clean, taken, rows.render),
+                rows.render, rows.translation, network.decode(changed, taken, rows.render),
                 self.perceptual if params.perceptual_weight else None, self._split(self.weights)[1],
                 params.l2_weight, params.perceptual_weight, params.adversarial_weight,
             )  # fmt: skip
