@@ -158,7 +158,8 @@ class TrainingParams(CommonParams):
     )  # fmt: skip
     validate_every: int = option(
         0, "Validate every",
-        "How often, in steps, the vectors are measured on pictures that are not trained on. 0 never measures.",
+        "How often, in steps, and at the end too, the vectors are measured on pictures that are not trained on. 0 "
+        "never measures.",
         minimum=0, maximum=1_000_000,
     )  # fmt: skip
     holdout: float = option(

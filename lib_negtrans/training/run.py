@@ -184,7 +184,7 @@ class Training:
             )
             for name, dataset in data.learnt.items()
         }  # fmt: skip
-        self._judging = Judging(self.host, params, self.captions, trainable, data)
+        self._judging = Judging(self.host, params, self.captions, trainable, data, self.steps)
         trainable.make_room(self.run_folder)
         self._stepper = Stepper(
             self.host, params, trainable, self.rates, sources, generator, self._judging.parts, self.workers

@@ -67,8 +67,8 @@ def test_validation_leaves_the_training_as_it_was(tmp_path, host, folders):
 
 def test_events_say_what_was_measured(tmp_path, host, folders):
     run = Run(tmp_path, host, folders)
-    events = of(run.finish(small(validate_every=3)), Validated)
-    assert [event.step for event in events] == [0, 3, 6]
+    events = of(run.finish(small(validate_every=4)), Validated)
+    assert [event.step for event in events] == [0, 4, 6], "and at the end, whose verdict is the last that is seen"
     for event in events:
         assert event.gap == pytest.approx(event.gain - event.other_gain)
         assert len(event.norms) == len(event.nearest) == 2 and 0 < event.gain_error < math.inf

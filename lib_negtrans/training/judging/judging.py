@@ -20,12 +20,21 @@ EVERY = 20  # steps between looks at the losses where there is no validation
 
 
 class Judging:
-    """Validations every params.validate_every steps, or without them a look at the losses. Draws no random numbers."""
+    """Validations every params.validate_every steps and after the last of `steps`, or else a look at the losses.
+
+    It draws no random numbers.
+    """
 
     def __init__(
-        self, host: ModelHost, params: CommonParams, captions: Captions, trainable: Trainable, data: TrainingData
+        self,
+        host: ModelHost,
+        params: CommonParams,
+        captions: Captions,
+        trainable: Trainable,
+        data: TrainingData,
+        steps: int,
     ):
-        self.params, self.trainable = params, trainable
+        self.params, self.trainable, self.steps = params, trainable, steps
         self.validations = Validations()
         self.validation: Validation | None = None
         if params.validate_every:
@@ -48,7 +57,8 @@ class Judging:
         self.found_best = False
         if self.validation is None:
             return self._look(step, history)
-        if step % self.params.validate_every or step == self.validations.last_step:
+        due = step % self.params.validate_every == 0 or step == self.steps
+        if not due or step == self.validations.last_step:
             return []
         found = self.validation.measure(weights)
         self.found_best = self.validations.record(step, found, weights)
