@@ -332,7 +332,10 @@ TRANSLATION_PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "Keeps the most of the render: pushes less, with attention control in every step.",
         {"cfg_scale": 5.0, "tac_ratio": 1.0},
     ),
-    "natural": ("Moves further towards a photograph: starts from more noise.", {"strength": 0.5}),
+    "natural": (
+        "Changes more than texture, such as shading: starts from more noise, and pushes less.",
+        {"strength": 0.5, "cfg_scale": 4.0},
+    ),
     "fashionr2r": (
         "Does what the released FashionR2R code does: the inversion runs in descending order, and the render's "
         "attention is recomputed at each step.",
