@@ -191,8 +191,8 @@ def test_to_the_end(page, renders):
     page.click("#negtrans_train_start")
     wait_for(page, "finished")
     assert page.get_attribute(STATE, "data-step") == "5"
-    # measured before the first step and after the second and fourth
-    assert page.get_attribute("#negtrans_train_status svg.negtrans-gains", "data-points") == "3"
+    # measured before the first step, after the second and fourth, and at the end
+    assert page.get_attribute("#negtrans_train_status svg.negtrans-gains", "data-points") == "4"
     assert page.inner_text("#negtrans_train_status .negtrans-verdict b").endswith(":")
     page.wait_for_selector("#negtrans_train_previews img")
     assert all(captions_below(page))
