@@ -200,7 +200,7 @@ class TranslationParams(Params):
         self.depth_ratios()
         warmups = {f'the concept "{concept.text}"': concept.warmup for concept in self.steering.concepts}
         if self.guidance == "sega":
-            warmups["SEGA guidance"] = self.sega_warmup
+            warmups["SEGA guidance"] = vars(self)["sega_warmup"]  # which `_with_guidance_options` gives
         for what, warmup in warmups.items():
             if warmup >= len(self.timesteps):
                 raise ParamError(
