@@ -9,6 +9,7 @@ from PIL import Image
 from tests.webui.looks import english, screenshot
 
 T = "#negtrans_train_"
+CURVE = f"{T}status .negtrans-curve:not(.negtrans-gains)"  # of the loss
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +50,13 @@ def captions_below(page) -> list[bool]:
 
 
 def points(page) -> int:
-    curve = page.locator(f"{T}status .negtrans-curve")
+    curve = page.locator(CURVE)
     return int(curve.get_attribute("data-points")) if curve.count() else 0
 
 
 def wait_for_points(page, more_than: int) -> None:
     page.wait_for_function(
-        "n => Number(document.querySelector('#negtrans_train_status .negtrans-curve')?.dataset.points) > n",
-        arg=more_than,
+        "([curve, n]) => Number(document.querySelector(curve)?.dataset.points) > n", arg=[CURVE, more_than]
     )
 
 
