@@ -103,7 +103,7 @@ def cost_table(size: int) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from lib_negtrans.evaluation.report import cell_table
-    from lib_negtrans.student.network import CHANGE, LATENT_CHANGE, StudentDesign, StudentNetwork
+    from lib_negtrans.student.network import LATENT_CHANGE, PICTURE_CHANGE, StudentDesign, StudentNetwork
 
     networks = random_sd15()
     unet, vae = networks.unet.to("meta"), networks.vae.to("meta")
@@ -114,7 +114,7 @@ def cost_table(size: int) -> None:
 
     Host.unet, Host.vae = unet, vae
     shapes = StudentNetwork(Host(), StudentDesign()).kernel_shapes
-    del shapes[LATENT_CHANGE], shapes[CHANGE]  # they stand in the place of convolutions that are as large
+    del shapes[LATENT_CHANGE], shapes[PICTURE_CHANGE]  # they stand in the place of convolutions that are as large
 
     def flops(function, *shape: int) -> int:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:

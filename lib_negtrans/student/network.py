@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -28,7 +28,10 @@ from lib_negtrans.models.protocol import HostError, ModelHost
 from lib_negtrans.models.vae_tiles import CELL, in_pieces
 
 DECODER_PREFIX = "lora_vae_decoder_"
-LATENT_CHANGE, CHANGE = "latent_change.weight", "change.weight"  # kernels (out, in, 3, 3) of the last convolutions
+LATENT_CHANGE, PICTURE_CHANGE = (
+    "latent_change.weight",
+    "change.weight",
+)  # kernels (out, in, 3, 3) of the last convolutions
 StudentWeights = dict[str, Tensor]  # LoRA matrices by module name + DOWN or UP, and the kernels: `kernel_shapes`
 
 
@@ -88,7 +91,7 @@ class StudentNetwork:
         takes = [block.resnets[0].in_channels for block in self.vae.encoder.down_blocks]
         wants = [block.resnets[0].in_channels for block in self.vae.decoder.up_blocks]
         shapes = {skip_name(n): (wants[n], takes[-1 - n], 1, 1) for n in range(self.levels)}
-        last = {LATENT_CHANGE: self.host.unet.conv_out, CHANGE: self.vae.decoder.conv_out}
+        last = {LATENT_CHANGE: self.host.unet.conv_out, PICTURE_CHANGE: self.vae.decoder.conv_out}
         return shapes | {name: tuple(module.weight.shape) for name, module in last.items()}
 
     @contextmanager
@@ -171,16 +174,15 @@ class StudentNetwork:
         kernels, decoder = self._kernels, self.vae.decoder
         pieces = [iter(taken[n :: self.levels]) for n in range(self.levels)]  # as the encoder's, in the same order
 
-        def skip(level: int, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def skip(level: int, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             features = next(pieces[self.levels - 1 - level])
             kernel = kernels[skip_name(level)].to(features.device, features.dtype)
             return (args[0] + F.conv2d(features, kernel), *args[1:])
 
         with ExitStack() as undo:
             for level, block in enumerate(decoder.up_blocks):
-                hook = block.register_forward_pre_hook(lambda _module, args, level=level: skip(level, args))
-                undo.callback(hook.remove)
-            undo.enter_context(self._last_convolution(decoder.conv_out, kernels[CHANGE]))
+                undo.callback(block.register_forward_pre_hook(partial(skip, level)).remove)
+            undo.enter_context(self._last_convolution(decoder.conv_out, kernels[PICTURE_CHANGE]))
             value = (latent / self.host.scaling_factor).to(self.vae.device, self.vae.dtype)
             changed = in_pieces(lambda z: self.vae.decode(z).sample, value, 1, CELL)
         return image + changed.to(image)

@@ -16,7 +16,7 @@ from lib_negtrans.models.protocol import HostError
 from lib_negtrans.models.standalone import StandaloneHost, load_tokenizer
 from lib_negtrans.pictures.feature_network import PerceptualDistance
 from lib_negtrans.student.files import StudentChoice, StudentError, read_student, write_student
-from lib_negtrans.student.network import CHANGE, LATENT_CHANGE, StudentDesign, StudentNetwork, skip_name
+from lib_negtrans.student.network import LATENT_CHANGE, PICTURE_CHANGE, StudentDesign, StudentNetwork, skip_name
 from lib_negtrans.training.student_losses import convincing, initial_discriminator, judged, student_loss
 from lib_negtrans.translation.infotext import parse_infotext, settings_from_infotext
 from lib_negtrans.translation.student import student_params, translate_with_student
@@ -77,7 +77,7 @@ def test_one_call_of_the_unet_is_added_to_the_latent(host, network):
 def test_skips_lead_from_each_level_of_the_encoder_to_the_decoders_and_the_change_to_the_render(host, network):
     image, vae = picture(), host.vae
     weights = {name: torch.zeros_like(tensor) for name, tensor in network.initial(generator_of).items()}
-    for number, name in enumerate([*map(skip_name, range(4)), CHANGE]):
+    for number, name in enumerate([*map(skip_name, range(4)), PICTURE_CHANGE]):
         weights[name].copy_(0.3 * torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(number)))
     latent, taken = network.encode(image)
     with network.applied(weights):
@@ -89,7 +89,7 @@ def test_skips_lead_from_each_level_of_the_encoder_to_the_decoders_and_the_chang
     z = vae.decoder.mid_block(vae.decoder.conv_in(vae.post_quant_conv(latent / host.scaling_factor)))
     for level, block in enumerate(vae.decoder.up_blocks):
         z = block(z + F.conv2d(features[3 - level], weights[skip_name(level)]))
-    wanted = image + F.conv2d(F.silu(vae.decoder.conv_norm_out(z)), weights[CHANGE], padding=1)
+    wanted = image + F.conv2d(F.silu(vae.decoder.conv_norm_out(z)), weights[PICTURE_CHANGE], padding=1)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(found, image, atol=0.05)
 

@@ -20,7 +20,7 @@ EVERY = 20  # steps between looks at the losses where there is no validation
 
 
 class Judging:
-    """Validations every params.validate_every steps and after the last of `steps`, or else a look at the losses.
+    """Validations every params.validate_every steps and at the end of `steps`; without them, looks at the losses.
 
     It draws no random numbers.
     """
